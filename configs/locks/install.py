@@ -1,0 +1,110 @@
+"""Set up `.venv` in the project's root from the pinned locks. Needs Python 3.11 or 3.12 and pip only.
+
+Run by `make setup`. Quick when nothing changed: a stamp of the locks is written into the environment as
+the last step, so an interrupted set-up has no stamp and starts over from an empty folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCKS = ROOT / "configs" / "locks"
+VENV = ROOT / ".venv"
+STAMP = VENV / "installed.sha256"
+SUPPORTED = ((3, 11), (3, 12))
+
+
+class SetupError(Exception):
+    """What a user can act on; shown as one sentence."""
+
+
+def wanted_stamp() -> str:
+    """Digest of everything that decides what is installed: locks, project metadata, this Python."""
+    digest = hashlib.sha256(f"{sys.version_info[:3]} {ROOT}".encode())
+    for path in (LOCKS / "torch-cpu.txt", LOCKS / "dev.txt", ROOT / "pyproject.toml", Path(__file__)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def is_current(stamp: str) -> bool:
+    """Whether `.venv` was completed from exactly these inputs."""
+    return STAMP.is_file() and STAMP.read_text() == stamp
+
+
+def pip_install(what: str, packages: int, *args: str) -> None:
+    """Run pip inside `.venv`, showing how many of `packages` it has reached; its own log on failure."""
+    command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--no-deps", *args]
+    environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONUNBUFFERED": "1"}
+    started, seen, log = time.monotonic(), 0, []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            log.append(line)
+            seen += line.startswith(("Collecting", "Obtaining", "Processing"))
+            phase = "installing" if line.startswith("Installing collected") else f"{seen}/{packages}"
+            show(f"{what}: {phase}", started, end="")
+    if process.returncode != 0:
+        sys.stderr.write("\n" + "".join(log[-15:]))
+        raise SetupError(f"could not install {what}; the last lines of pip's log are above")
+    show(f"{what}: done", started)
+
+
+def show(text: str, started: float, end: str = "\n") -> None:
+    """One progress line, rewritten in place on a terminal; elsewhere only finished steps are printed."""
+    if end and not sys.stdout.isatty():
+        sys.stdout.write(f"  {text} ({time.monotonic() - started:.0f} s)\n")
+    elif sys.stdout.isatty():
+        sys.stdout.write(f"\r\033[K  {text} ({time.monotonic() - started:.0f} s){end}")
+    sys.stdout.flush()
+
+
+def count_packages(lock: Path) -> int:
+    """Number of pinned packages in a lock file."""
+    return sum(line[:1].isalnum() and "==" in line for line in lock.read_text().splitlines())
+
+
+def set_up() -> None:
+    """Create `.venv` from nothing, install everything, and stamp it.
+
+    Raises:
+        SetupError: unsupported Python or platform, or pip failed.
+    """
+    if sys.version_info[:2] not in SUPPORTED:
+        raise SetupError(
+            f"Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}; "
+            "name another one: make setup PYTHON=python3.11"
+        )
+    stamp = wanted_stamp()
+    if is_current(stamp):
+        return
+    sys.stdout.write(f"Setting up {VENV} (about two minutes and 3 GB, once)\n")
+    shutil.rmtree(VENV, ignore_errors=True)
+    try:
+        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+    except subprocess.CalledProcessError as error:
+        raise SetupError("python -m venv failed; on Debian: apt install python3-venv") from error
+    # --retries 1: where PyTorch's index cannot be reached but the wheel lies in pip's find-links, only
+    # seconds are lost.
+    pip_install("PyTorch for CPU", 1, "--retries", "1", "-r", str(LOCKS / "torch-cpu.txt"))
+    lock = LOCKS / "dev.txt"
+    pip_install("vLLM, Ray and the rest", count_packages(lock), "--require-hashes", "-r", str(lock))
+    pip_install("dear-serving", 1, "--no-build-isolation", "--editable", str(ROOT))
+    STAMP.write_text(stamp)
+
+
+if __name__ == "__main__":
+    try:
+        set_up()
+    except SetupError as error:
+        sys.exit(f"set-up stopped: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nset-up interrupted; run it again, it starts over")

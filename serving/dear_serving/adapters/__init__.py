@@ -1,0 +1,1 @@
+"""Adapters: what they must look like, and the prompt templates they name."""

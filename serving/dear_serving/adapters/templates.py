@@ -1,0 +1,40 @@
+"""Finds prompt templates: the user's folder first, then those that come with the server."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from dear_serving.errors import SettingsError
+from dear_serving.ranking.template import Template
+from dear_serving.settings import describe
+
+
+def load_template(name: str, folder: Path | None) -> Template:
+    """Read the template ``name`` from ``folder/name.yaml``, else from the server's own ones.
+
+    Raises:
+        SettingsError: there is none of that name, or its file is wrong; names the file.
+    """
+    own = resources.files("dear_serving.ranking") / "templates"
+    candidates = [own / f"{name}.yaml"]
+    if folder is not None:
+        candidates.insert(0, folder / f"{name}.yaml")
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None or "/" in name:
+        known = sorted(one.name.removesuffix(".yaml") for one in own.iterdir())
+        raise SettingsError(
+            f'no prompt template "{name}" in {folder or "the server"}; it comes with {", ".join(known)}'
+        )
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise SettingsError(f"{file} does not hold a mapping")
+        return Template.model_validate({"name": name} | data)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise SettingsError(f"{file}: {describe(error)}") from None

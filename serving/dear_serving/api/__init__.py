@@ -1,0 +1,1 @@
+"""The wire: dialects, OpenAI routes, keys and error bodies."""

@@ -1,0 +1,96 @@
+"""Request bodies: read within the limit, parsed strictly, validated with the field named."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from dear_serving.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+async def read_json(request: Request, max_bytes: int) -> dict[str, Any]:
+    """The body as a JSON object. NaN and Infinity are refused, lone surrogates become U+FFFD.
+
+    Raises:
+        UnsupportedMediaType: a content type other than JSON is declared.
+        PayloadTooLarge: more than ``max_bytes``; the rest of the body is not read.
+        InvalidRequest: not UTF-8, not JSON, or not an object.
+    """
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMediaType(f"the content type has to be application/json, not {kind[:80]}")
+    body = await _read(request, max_bytes)
+    try:
+        data = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the body is not UTF-8 text (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise InvalidRequest(f"the body is not valid JSON: {error.msg} ({where})") from None
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
+    except ValueError as error:  # refused constants, numbers of thousands of digits
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest("the body has to be a JSON object")
+    if _ESCAPED_SURROGATE.search(body):
+        data = _without_surrogates(data)
+    return data
+
+
+def validate(model: type[Model], data: dict[str, Any]) -> Model:
+    """The body as ``model``.
+
+    Raises:
+        InvalidRequest: names the first field at fault.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        # Union branches add the branch's name to the path; callers know fields and positions alone.
+        path = [str(step) for step in first["loc"] if _is_field(step)]
+        field = ".".join(path) or None
+        message = "unknown option" if first["type"] == "extra_forbidden" else first["msg"]
+        message = message.removeprefix("Value error, ")
+        raise InvalidRequest(f"{field}: {message}" if field else message, param=field) from None
+
+
+def _is_field(step: int | str) -> bool:
+    return isinstance(step, int) or (step.islower() and step not in {"str", "dict"} and "[" not in step)
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    too_large = PayloadTooLarge(f"the body is over the limit of {max_bytes} bytes")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared[:20]) > max_bytes:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise too_large
+    return bytes(body)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SURROGATES.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_without_surrogates(one) for one in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
+    return value

@@ -1,0 +1,63 @@
+"""Errors to replies. The only place that shapes error bodies."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from dear_serving.errors import MethodNotAllowed, RequestError, UnknownRoute
+
+logger = logging.getLogger(__name__)
+
+
+class InternalError(RequestError):
+    """A fault of ours. The reply says no more than that; the log has the rest."""
+
+
+def error_body(error: RequestError) -> dict[str, Any]:
+    """The three shapes at once: OpenAI clients read ``error``, Cohere's ``message``, Jina's ``detail``."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+        },
+        "message": error.message,
+        "detail": error.message,
+    }
+
+
+def error_reply(error: RequestError) -> JSONResponse:
+    """Status, body and, for errors worth a retry, Retry-After in whole seconds."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(error_body(error), error.status, headers)
+
+
+async def on_request_error(request: Request, error: Exception) -> JSONResponse:
+    """Handler for everything raised on purpose."""
+    assert isinstance(error, RequestError)
+    return error_reply(error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    """Handler for what the web framework itself refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return error_reply(MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}"))
+    return error_reply(UnknownRoute(f"there is no {request.url.path}"))
+
+
+async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
+    """Handler for faults of ours."""
+    logger.error("unexpected error on %s", request.url.path, exc_info=error)
+    return error_reply(InternalError("internal error"))

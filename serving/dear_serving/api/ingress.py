@@ -1,0 +1,58 @@
+"""The gateway as a Ray Serve deployment."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from dear_serving.adapters.templates import load_template
+from dear_serving.api.gateway import GatewayState
+from dear_serving.api.routes import create_app
+from dear_serving.engine.handle import ServeEngine
+from dear_serving.engine.tokenizer import load_tokenizer
+from dear_serving.metrics import Metrics
+from dear_serving.ranking.prompts import PromptBuilder
+from dear_serving.settings import Settings
+from dear_serving.tenancy.admission import Admission
+
+
+@serve.deployment
+@serve.ingress()
+class Gateway:
+    """One HTTP replica: cheap, without a model, as many as the traffic needs."""
+
+    def __init__(
+        self,
+        engine: DeploymentHandle[Any],
+        settings: Settings,
+        base_source: str,
+        revisions: dict[str, str],
+        key_digests: tuple[bytes, ...],
+    ) -> None:
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # no line a request
+        tokenizer = load_tokenizer(base_source, settings.model.chat_template)
+        builders = {
+            name: PromptBuilder(
+                load_template(template, settings.ranking.templates),
+                tokenizer,
+                settings.engine.max_model_len,
+            )
+            for name, template in settings.templates().items()
+        }
+        self._state = GatewayState(
+            settings=settings,
+            engine=ServeEngine(engine),
+            builders=builders,
+            revisions=revisions,
+            admission=Admission(settings.limits.max_requests_in_flight),
+            metrics=Metrics(),
+            key_digests=key_digests,
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Ray asks for the app once the replica is constructed."""
+        return create_app(self._state)

@@ -1,0 +1,142 @@
+"""Every route, on a FastAPI app that any server can run: Ray's proxy, or a test in process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import PlainTextResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from dear_serving import __version__
+from dear_serving.api import failures, openai
+from dear_serving.api.body import read_json, validate
+from dear_serving.api.gateway import GatewayState
+from dear_serving.api.middleware import Door
+from dear_serving.api.rerank import (
+    DearOptions,
+    RerankBody,
+    TeiBody,
+    check_count,
+    check_limits,
+    rerank_reply,
+    tei_reply,
+)
+from dear_serving.errors import EngineUnavailable, RequestError
+from dear_serving.types import RankTask
+
+_READY_TIMEOUT_S = 5.0
+
+router = APIRouter()
+router.include_router(openai.router)
+
+
+def create_app(gateway: GatewayState) -> FastAPI:
+    """The whole HTTP surface over one gateway."""
+    app = FastAPI(
+        title="dear-serving",
+        version=__version__,
+        summary="Listwise reranking with LoRA adapters.",
+        exception_handlers={
+            RequestError: failures.on_request_error,
+            HTTPException: failures.on_http_exception,
+            Exception: failures.on_unexpected,
+        },
+    )
+    app.state.gateway = gateway
+    app.include_router(router)
+    app.add_middleware(Door, gateway=gateway)
+    return app
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """The gateway's process is up."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(request: Request) -> dict[str, str]:
+    """An engine can answer; 503 until then."""
+    gateway: GatewayState = request.app.state.gateway
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            await gateway.engine.check_ready()
+    except TimeoutError:
+        raise EngineUnavailable("no engine is ready yet", retry_after_s=_READY_TIMEOUT_S) from None
+    return {"status": "ready"}
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> PlainTextResponse:
+    """Prometheus metrics of this gateway and, while one answers, of an engine."""
+    gateway: GatewayState = request.app.state.gateway
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            of_engine = await gateway.engine.metrics()
+    except (TimeoutError, EngineUnavailable):
+        of_engine = ""
+    return PlainTextResponse(gateway.metrics.render() + of_engine)
+
+
+@router.post("/rerank")
+async def rerank_any(request: Request) -> Response:
+    """vLLM's, Jina's and TEI's path; TEI's body has ``texts``, the others' ``documents``."""
+    gateway: GatewayState = request.app.state.gateway
+    data = await read_json(request, gateway.settings.limits.max_body_bytes)
+    if "texts" in data and data.get("documents") is None:
+        return await _rerank_texts(request, gateway, data)
+    return await _rerank_documents(request, gateway, data)
+
+
+@router.post("/v1/rerank")
+@router.post("/v2/rerank")
+@router.post("/v1/v2/rerank", include_in_schema=False)  # Cohere's client with a base URL in /v1
+@router.post("/v1/v1/rerank", include_in_schema=False)
+async def rerank(request: Request) -> Response:
+    """Cohere's, Jina's and vLLM's dialect."""
+    gateway: GatewayState = request.app.state.gateway
+    data = await read_json(request, gateway.settings.limits.max_body_bytes)
+    return await _rerank_documents(request, gateway, data)
+
+
+async def _rerank_documents(
+    request: Request, gateway: GatewayState, data: dict[str, Any]
+) -> Response:
+    limits = gateway.settings.limits
+    check_count(data, "documents", limits)
+    body = validate(RerankBody, data)
+    texts = body.texts()
+    check_limits(body.query, texts, "documents", limits)
+    model = gateway.resolve(body.model)
+    options = body.dear or DearOptions()
+    task = RankTask(
+        query=body.query,
+        passages=texts,
+        max_passage_tokens=body.max_passage_tokens,
+        deadline_s=options.deadline_ms and options.deadline_ms / 1e3,
+        priority=body.priority or 0,
+    )
+    request_id: str = request.state.request_id
+    ranking = await gateway.rank(model, task, options, request_id)
+    return rerank_reply(request_id, model, gateway.revisions[model], body, ranking)
+
+
+async def _rerank_texts(request: Request, gateway: GatewayState, data: dict[str, Any]) -> Response:
+    limits = gateway.settings.limits
+    check_count(data, "texts", limits)
+    body = validate(TeiBody, data)
+    check_limits(body.query, body.texts, "texts", limits)
+    options = body.dear or DearOptions()
+    task = RankTask(
+        query=body.query,
+        passages=body.texts,
+        deadline_s=options.deadline_ms and options.deadline_ms / 1e3,
+    )
+    model = gateway.resolve(body.model)
+    ranking = await gateway.rank(model, task, options, request.state.request_id)
+    return tei_reply(body, ranking)
+
+

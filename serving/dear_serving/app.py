@@ -1,0 +1,120 @@
+"""Builds the Serve application from settings; the one file that knows every layer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ray.serve.config import HTTPOptions
+from ray.serve.deployment import Application
+from ray.serve.llm import LLMConfig, build_llm_deployment
+
+from dear_serving.adapters.preflight import base_source, check_models, digest
+from dear_serving.api.auth import hash_keys
+from dear_serving.api.ingress import Gateway
+from dear_serving.engine.server import RerankServer
+from dear_serving.errors import SettingsError
+from dear_serving.settings import Settings, accepted_api_keys, load_settings
+
+APP_NAME = "dear"
+ENGINE_NAME = "Engine"
+GATEWAY_NAME = "Gateway"
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Entry point for ``serve run`` and ``serve deploy``: ``dear_serving.app:build config=FILE``.
+
+    Raises:
+        StartupError: the settings, a template or an adapter are wrong.
+    """
+    if "config" not in args:
+        raise SettingsError("give the settings file: serve run dear_serving.app:build config=FILE")
+    settings = load_settings(Path(args["config"]))
+    check_models(settings)
+    return build_application(settings)
+
+
+def build_application(settings: Settings) -> Application:
+    """Gateways in front of engines. Reads no weights and starts nothing."""
+    adapters = {
+        adapter.name: settings.adapters.root / adapter.path for adapter in settings.adapters.serve
+    }
+    options: dict[str, Any] = {"name": ENGINE_NAME, "max_constructor_retry_count": 1}
+    engine = build_llm_deployment(
+        llm_config(settings),
+        deployment_cls=RerankServer,
+        bind_kwargs={"adapters": adapters},
+        override_serve_options=options,
+    )
+    gateway = Gateway.options(  # type: ignore[attr-defined]  # added by serve.deployment
+        name=GATEWAY_NAME,
+        num_replicas=settings.gateway.replicas,
+        max_ongoing_requests=settings.gateway.max_ongoing_requests,
+        ray_actor_options={"num_cpus": settings.gateway.cpus},
+    )
+    revisions = {settings.model.id: settings.model.id} | {
+        name: f"{name}@{digest(folder)}" if folder.is_dir() else name
+        for name, folder in adapters.items()
+    }
+    application: Application = gateway.bind(
+        engine, settings, base_source(settings), revisions, hash_keys(accepted_api_keys())
+    )
+    return application
+
+
+def llm_config(settings: Settings) -> LLMConfig:
+    """What Ray Serve LLM is told: the settings' engine_kwargs over our defaults."""
+    engine = settings.engine
+    count = max(1, len(settings.adapters.serve))
+    engine_kwargs: dict[str, Any] = {
+        "enable_prefix_caching": True,
+        # Requests carry a priority, as Cohere's do.
+        "scheduling_policy": "priority",
+    }
+    if settings.adapters.serve:
+        engine_kwargs |= {
+            "enable_lora": True,
+            "max_lora_rank": engine.max_lora_rank,
+            "max_loras": min(count, 8),
+            # Room for all: a miss would read an adapter from disk inside an engine step.
+            "max_cpu_loras": count,
+        }
+    if settings.model.chat_template is not None:
+        engine_kwargs["chat_template"] = str(settings.model.chat_template)
+    engine_kwargs |= engine.engine_kwargs
+    hardware: dict[str, Any] = {"accelerator_config": {"kind": engine.accelerator}}
+    if engine.accelerator == "cpu":
+        hardware["placement_group_config"] = {"bundles": [{"CPU": 1}]}
+    if engine.accelerator_type is not None:
+        hardware["accelerator_type"] = engine.accelerator_type
+    return LLMConfig(
+        model_loading_config={"model_id": settings.model.id, "model_source": base_source(settings)},
+        engine_kwargs=engine_kwargs,
+        deployment_config={
+            "num_replicas": engine.replicas,
+            "max_ongoing_requests": engine.max_ongoing_requests,
+            "ray_actor_options": {"num_cpus": 0 if engine.accelerator == "cpu" else 1},
+        },
+        # vLLM's own Prometheus metrics, served by our /metrics, instead of Ray's copy of them.
+        log_engine_metrics=False,
+        runtime_env={"env_vars": _engine_environment(settings)},
+        **hardware,
+    )
+
+
+def http_options(settings: Settings) -> HTTPOptions:
+    """Where Serve's proxy listens."""
+    return HTTPOptions(host=settings.http.host, port=settings.http.port)
+
+
+def _engine_environment(settings: Settings) -> dict[str, str]:
+    """What vLLM reads from the environment. The user's own variables win."""
+    variables = {"VLLM_NO_USAGE_STATS": "1"}
+    if settings.engine.accelerator == "cpu":
+        # vLLM keeps one core back by default, half of a two-core laptop.
+        variables |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(settings.engine.kv_cache_gib),
+            "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        }
+    return {name: os.environ.get(name, value) for name, value in variables.items()}

@@ -1,0 +1,132 @@
+"""The vLLM replica: Ray Serve LLM's server, with what a reranker needs added."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import ValidationError
+from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
+from ray.serve.llm import LLMConfig, LLMServer
+from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
+
+from dear_serving.engine.protocol import EngineRequest, OpenAIRoute
+from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError, UnknownModel
+from dear_serving.settings import describe
+from dear_serving.types import Generation
+
+if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+_RESTART_S = 10.0
+
+
+class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for it
+    """One vLLM engine with all configured adapters loaded before it reports ready.
+
+    Implements the calls of engine.protocol.Engine on the replica's side; engine.handle reaches them.
+    Adapters must have passed adapters.preflight: vLLM itself does not survive every bad one.
+    """
+
+    async def __init__(self, llm_config: LLMConfig, *, adapters: dict[str, Path]) -> None:
+        """Start the engine and load ``adapters`` (engine-side name -> folder on this node)."""
+        await super().__init__(llm_config)
+        for number, (name, folder) in enumerate(adapters.items(), start=1):
+            await self.engine.resolve_lora(
+                DiskMultiplexConfig(
+                    model_id=name,
+                    local_path=str(folder),
+                    max_total_tokens=None,
+                    lora_assigned_int_id=number,
+                )
+            )
+
+    async def generate(self, request: EngineRequest) -> Generation:
+        """See the protocol."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=request.max_tokens,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        client = self._client()
+        output = None
+        try:
+            async for output in client.generate(
+                {"prompt_token_ids": list(request.token_ids)},
+                params,
+                request.request_id,
+                lora_request=self._lora(request.adapter),
+                priority=request.priority,
+            ):
+                pass
+        except EngineDeadError:
+            raise _restarting() from None
+        if output is None:
+            raise _restarting()
+        completion, stats = output.outputs[0], output.metrics
+        return Generation(
+            text=completion.text,
+            prompt_tokens=len(output.prompt_token_ids or ()),
+            completion_tokens=len(completion.token_ids),
+            queue_ms=(stats.scheduled_ts - stats.queued_ts) * 1e3,
+            engine_ms=(stats.last_token_ts - stats.scheduled_ts) * 1e3,
+        )
+
+    async def openai(
+        self, route: OpenAIRoute, body: dict[str, Any], request_id: str
+    ) -> AsyncIterator[str | dict[str, Any]]:
+        """See the protocol."""
+        request_type = ChatCompletionRequest if route == "chat" else CompletionRequest
+        try:
+            request = request_type.model_validate(body | {"request_id": request_id})
+        except ValidationError as error:
+            field = ".".join(str(step) for step in error.errors()[0]["loc"]) or None
+            raise InvalidRequest(describe(error), param=field) from None
+        answer = await (self.chat(request) if route == "chat" else self.completions(request))
+        async for item in answer:
+            if isinstance(item, list | str):
+                yield "".join(item)
+                continue
+            reply = item.model_dump(mode="json")
+            if "error" in reply:
+                raise _from_vllm(reply["error"])
+            yield reply
+
+    async def metrics(self) -> str:
+        """See the protocol."""
+        from prometheus_client import generate_latest
+
+        return generate_latest().decode()
+
+    def _client(self) -> AsyncLLM:
+        """The engine itself. Ray keeps it private; this is the one place that reaches for it."""
+        return cast("AsyncLLM", self.engine._engine_client)
+
+    def _lora(self, adapter: str | None) -> LoRARequest | None:
+        """What vLLM calls a loaded adapter, from the registry its OpenAI routes use as well."""
+        if adapter is None:
+            return None
+        try:
+            return cast("LoRARequest", self.engine._oai_models.lora_requests[adapter])
+        except KeyError:
+            raise UnknownModel(f'adapter "{adapter}" is not loaded', param="model") from None
+
+
+def _restarting() -> EngineUnavailable:
+    return EngineUnavailable("the engine is restarting", retry_after_s=_RESTART_S)
+
+
+def _from_vllm(error: dict[str, Any]) -> RequestError:
+    """vLLM's own error object as ours; what is not the caller's fault says nothing of its inside."""
+    code, message = int(error.get("code") or 500), str(error.get("message") or "")
+    if code == 404:
+        return UnknownModel(message, param=error.get("param"))
+    if code < 500:
+        return InvalidRequest(message, param=error.get("param"))
+    return EngineUnavailable("the engine could not answer", retry_after_s=_RESTART_S)

@@ -1,0 +1,81 @@
+"""The base model's tokenizer as the ranking layer needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from dear_serving.errors import SettingsError
+from dear_serving.ranking.template import render_without_chat_template
+
+if TYPE_CHECKING:
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+
+class BaseTokenizer:
+    """Implements ranking.prompts.Tokenizer over a Hugging Face fast tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        from tokenizers import Tokenizer
+
+        self._chat = tokenizer
+        self._template: tokenizers.Tokenizer = tokenizer.backend_tokenizer
+        # A second copy that takes control tokens in its input for plain characters.
+        self._untrusted: tokenizers.Tokenizer = Tokenizer.from_str(self._template.to_str())
+        self._untrusted.encode_special_tokens = True
+        begins_with_bos = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+        self.bos_token_id = cast("int", tokenizer.bos_token_id) if begins_with_bos else None
+
+    def encode(self, text: str) -> list[int]:
+        """See the protocol."""
+        return list(self._untrusted.encode(text, add_special_tokens=False).ids)
+
+    def encode_cut(self, text: str, max_tokens: int) -> list[int]:
+        """See the protocol."""
+        encoding = self._untrusted.encode(text, add_special_tokens=False)
+        end = min(max_tokens, len(encoding.ids))
+        # The bytes of one character share its offsets: step back while the cut would split one.
+        while 0 < end < len(encoding.ids) and encoding.offsets[end][0] < encoding.offsets[end - 1][1]:
+            end -= 1
+        return list(encoding.ids[:end])
+
+    def encode_template(self, text: str) -> list[int]:
+        """See the protocol."""
+        return list(self._template.encode(text, add_special_tokens=False).ids)
+
+    def render_chat(self, turns: Sequence[dict[str, str]]) -> str:
+        """See ranking.template.ChatRenderer; without a chat template, DeAR's own plain lines."""
+        if self._chat.chat_template is None:
+            return render_without_chat_template(turns)
+        return cast(
+            "str",
+            self._chat.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True),
+        )
+
+
+def load_tokenizer(source: str, chat_template: Path | None = None) -> BaseTokenizer:
+    """Load the tokenizer of a model folder or Hugging Face id.
+
+    Raises:
+        SettingsError: there is none, it is not a fast tokenizer, or the chat template cannot be read.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"cannot load a tokenizer from {source}: {_first_line(error)}") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise SettingsError(f"the tokenizer of {source} is not a fast one (tokenizer.json)")
+    if chat_template is not None:
+        try:
+            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
+        except OSError as error:
+            raise SettingsError(f"model.chat_template {chat_template}: {error.strerror}") from None
+    return BaseTokenizer(tokenizer)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,149 @@
+"""Everything that can go wrong, as one tree; each leaf knows the status a caller gets.
+
+    DearError
+    ├── StartupError                       the process ends with one sentence, exit code 1
+    │   ├── SettingsError                  a wrong or missing setting
+    │   └── AdapterError                   an adapter that does not fit the base model
+    └── RequestError                       becomes a reply, in api/failures.py only
+        ├── InvalidRequest       400       the request itself; `param` names the field
+        ├── PayloadTooLarge      413
+        ├── UnsupportedMediaType 415
+        ├── InvalidKey           401
+        ├── UnknownModel         404
+        ├── UnknownRoute         404
+        ├── MethodNotAllowed     405
+        ├── Overloaded           429       retryable, after `retry_after_s`
+        ├── EngineUnavailable    503       retryable, after `retry_after_s`
+        └── DeadlineExceeded     504       retryable
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DearError(Exception):
+    """Base of all errors raised by this server. The message is one sentence meant for people."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class StartupError(DearError):
+    """The server cannot start as configured."""
+
+
+class SettingsError(StartupError):
+    """A setting is wrong, missing or unknown."""
+
+
+class AdapterError(StartupError):
+    """An adapter folder cannot be served on the configured base model."""
+
+
+class RequestError(DearError):
+    """One request cannot be answered as asked; the server itself is fine.
+
+    Args:
+        message: one sentence for the caller, free of passage text and paths.
+        param: the request field at fault, dotted (``documents.3``), where there is one.
+        retry_after_s: seconds until a retry may succeed, for retryable errors.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Engine replicas raise these across processes; keyword arguments do not survive pickling alone.
+        return _rebuild, (self.__class__, self.message, self.param, self.retry_after_s)
+
+
+def _rebuild(
+    cls: type[RequestError], message: str, param: str | None, retry_after_s: float | None
+) -> RequestError:
+    return cls(message, param=param, retry_after_s=retry_after_s)
+
+
+class InvalidRequest(RequestError):
+    """The request breaks the contract of its dialect."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class PayloadTooLarge(InvalidRequest):
+    """Body, document count or a document's length is over the server's limit."""
+
+    status = 413
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is declared to be something other than JSON."""
+
+    status = 415
+
+
+class InvalidKey(RequestError):
+    """No API key, or one this server does not know."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class UnknownModel(RequestError):
+    """No base model or adapter of that name that the caller may use."""
+
+    status = 404
+    type = "not_found_error"
+    code = "model_not_found"
+
+
+class UnknownRoute(RequestError):
+    """No such path."""
+
+    status = 404
+    type = "not_found_error"
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, but not for this method."""
+
+    status = 405
+    type = "invalid_request_error"
+
+
+class Overloaded(RequestError):
+    """More work is queued than the server takes on."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "overloaded"
+    retryable = True
+
+
+class EngineUnavailable(RequestError):
+    """No engine can take the work now: starting, draining, restarting or dead."""
+
+    status = 503
+    type = "service_unavailable"
+    retryable = True
+
+
+class DeadlineExceeded(RequestError):
+    """The caller's deadline passed before anything was decided."""
+
+    status = 504
+    type = "timeout_error"
+    retryable = True

@@ -1,0 +1,246 @@
+"""From a query and a window of passages to token ids that fit the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+from dear_serving.errors import InvalidRequest
+from dear_serving.ranking.neutralise import neutralise
+from dear_serving.ranking.template import ChatRenderer, Template
+from dear_serving.types import RankTask
+
+# Room in the answer for what models write around the list, such as "### Final Reranking:".
+_ANSWER_SLACK_TOKENS = 16
+_MIN_PASSAGE_TOKENS = 8
+_MAX_QUERY_SHARE = 0.25
+# No tokenizer in use packs more characters into a token on average; longer text is cut before encoding.
+_MAX_CHARS_PER_TOKEN = 16
+
+_SLOT = re.compile("\ue000(q|[0-9]+)\ue001")
+# Punctuation and white space after a slot are encoded with the text that fills it, as is one space
+# before it, so that the pieces give the tokens the whole prompt would.
+_TRAIL = re.compile(r"[\s.,;:!?]*")
+
+
+class Tokenizer(Protocol):
+    """What building a prompt needs of a tokenizer. Neither method adds special tokens."""
+
+    bos_token_id: int | None
+    """Begins every prompt, where the tokenizer adds one."""
+    render_chat: ChatRenderer
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of untrusted text: what looks like a control token is encoded as plain characters."""
+        ...
+
+    def encode_cut(self, text: str, max_tokens: int) -> list[int]:
+        """As ``encode``, at most ``max_tokens`` ids, ending at a whole character."""
+        ...
+
+    def encode_template(self, text: str) -> list[int]:
+        """Token ids of the template's own text, control tokens recognised."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One window, ready for an engine: ``len(token_ids) + max_new_tokens <= max_model_len``."""
+
+    token_ids: list[int]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """A hole in the layout: the query (passage None) or one passage of the window."""
+
+    passage: int | None
+    lead: str
+    trail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A template for a number of passages: encoded pieces with slots between them."""
+
+    pieces: tuple[list[int] | _Slot, ...]
+    fixed_tokens: int
+    query_slots: int
+    max_new_tokens: int
+
+
+class PromptBuilder:
+    """Prompts of one template on one tokenizer, within one model length (tokens, prompt and answer)."""
+
+    def __init__(self, template: Template, tokenizer: Tokenizer, max_model_len: int) -> None:
+        self.template = template
+        self.tokenizer = tokenizer
+        self.max_model_len = max_model_len
+        self._layout = lru_cache(maxsize=256)(self._build_layout)
+
+    def prepare(self, task: RankTask) -> TaskPrompts:
+        """Read a task's query and passages once; windows over them are then cheap."""
+        return TaskPrompts(self, task)
+
+    def layout(self, count: int) -> _Layout:
+        """The template's pieces for ``count`` passages."""
+        return self._layout(count)
+
+    def _build_layout(self, count: int) -> _Layout:
+        marks = [f"\ue000{rank}\ue001" for rank in range(count)]
+        text = self.template.render("\ue000q\ue001", marks, self.tokenizer.render_chat)
+        pieces: list[list[int] | _Slot] = []
+        static, *rest = _SLOT.split(text)  # static, slot, static, slot, ..., static
+        for slot, following in zip(rest[::2], rest[1::2], strict=True):
+            lead = " " if static.endswith(" ") else ""
+            trail = _TRAIL.match(following)
+            assert trail is not None
+            pieces.append(self.tokenizer.encode_template(static.removesuffix(" ")))
+            pieces.append(_Slot(None if slot == "q" else int(slot), lead, trail.group()))
+            static = following[trail.end() :]
+        pieces.append(self.tokenizer.encode_template(static))
+        bos = self.tokenizer.bos_token_id
+        first = pieces[0]
+        if bos is not None and isinstance(first, list) and first[:1] != [bos]:
+            pieces.insert(0, [bos])
+        first_id = self.template.first_identifier
+        answer = " > ".join(f"[{first_id + rank}]" for rank in range(count))
+        return _Layout(
+            pieces=tuple(pieces),
+            fixed_tokens=sum(len(piece) for piece in pieces if isinstance(piece, list)),
+            query_slots=sum(isinstance(p, _Slot) and p.passage is None for p in pieces),
+            max_new_tokens=len(self.tokenizer.encode(answer)) + 1 + _ANSWER_SLACK_TOKENS,
+        )
+
+
+class TaskPrompts:
+    """The prompts of one task. Remembers encoded passages between windows and counts what was cut."""
+
+    def __init__(self, builder: PromptBuilder, task: RankTask) -> None:
+        self._builder = builder
+        self._max_passage_tokens = task.max_passage_tokens
+        self._query = neutralise(task.query.strip())
+        self._max_chars = builder.max_model_len * _MAX_CHARS_PER_TOKEN
+        whole = [builder.template.normalise(neutralise(text)) for text in task.passages]
+        self._texts = [builder.template.cut(text) for text in whole]
+        self._cut_by_template = {
+            index
+            for index, (text, full) in enumerate(zip(self._texts, whole, strict=True))
+            if len(text) < len(full)
+        }
+        self._encoded: dict[str, list[int]] = {}
+        self._cut_by_budget: set[int] = set()
+        self._query_tokens_cut_to: int | None = None
+
+    def window(self, indices: Sequence[int]) -> Prompt:
+        """The prompt that shows these passages in this order.
+
+        The query may take a quarter of the room; what is left is shared so that short passages are
+        whole and long ones are cut to the same length. The instruction is never cut.
+
+        Args:
+            indices: passages of the task, 0-based.
+
+        Raises:
+            InvalidRequest: so many passages do not fit the model's length even when cut.
+        """
+        layout = self._builder.layout(len(indices))
+        room = self._builder.max_model_len - layout.max_new_tokens - layout.fixed_tokens
+        query_limit = max(1, int(room * _MAX_QUERY_SHARE) // max(1, layout.query_slots))
+        filled = {
+            slot: self._fill(self._query, slot, query_limit)
+            for slot in layout.pieces
+            if isinstance(slot, _Slot) and slot.passage is None
+        }
+        room -= sum(len(filled[s]) for s in layout.pieces if isinstance(s, _Slot) and s in filled)
+        if room < _MIN_PASSAGE_TOKENS * len(indices):
+            raise InvalidRequest(
+                f"{len(indices)} passages in one window do not fit the model's "
+                f"{self._builder.max_model_len} tokens; choose a smaller window_size",
+                param="dear.window_size",
+            )
+        slots = [s for s in layout.pieces if isinstance(s, _Slot) and s.passage is not None]
+        wanted = [self._length(indices[slot.passage or 0], slot) for slot in slots]
+        for slot, share in zip(slots, share_budget(wanted, room), strict=True):
+            index = indices[slot.passage or 0]
+            filled[slot] = self._fill(self._texts[index], slot, share, index)
+        token_ids: list[int] = []
+        for piece in layout.pieces:
+            token_ids += filled[piece] if isinstance(piece, _Slot) else piece
+        return Prompt(token_ids, layout.max_new_tokens)
+
+    def warnings(self) -> tuple[str, ...]:
+        """What was cut so far, one sentence a reason."""
+        template = self._builder.template
+        said = []
+        if self._query_tokens_cut_to is not None:
+            said.append(f"query cut to {self._query_tokens_cut_to} tokens to fit the model's length")
+        if self._cut_by_template:
+            rule = (
+                f"{template.max_passage_words} words"
+                if template.max_passage_words
+                else f"{template.max_passage_chars} characters"
+            )
+            said.append(
+                f'{_passages(self._cut_by_template)} cut to {rule} by template "{template.name}"'
+            )
+        if self._cut_by_budget:
+            limit = self._max_passage_tokens
+            asked = f" or to max_tokens_per_doc {limit}" if limit is not None else ""
+            said.append(
+                f"{_passages(self._cut_by_budget)} cut to fit the model's "
+                f"{self._builder.max_model_len} tokens{asked}"
+            )
+        return tuple(said)
+
+    def _length(self, index: int, slot: _Slot) -> int:
+        """Tokens the passage would take in this slot, under the caller's own cap."""
+        tokens = len(self._encode(slot.lead + self._texts[index][: self._max_chars] + slot.trail))
+        if self._max_passage_tokens is not None:
+            tokens = min(tokens, self._max_passage_tokens + len(self._encode(slot.trail)))
+        return tokens
+
+    def _fill(self, text: str, slot: _Slot, limit: int, index: int | None = None) -> list[int]:
+        """Tokens of lead, text and trail, the text cut so that all fit ``limit``."""
+        whole = self._encode(slot.lead + text[: self._max_chars] + slot.trail)
+        if len(whole) <= limit and len(text) <= self._max_chars:
+            return whole
+        trail = self._encode(slot.trail)
+        kept = max(0, limit - len(trail))
+        if index is None:
+            self._query_tokens_cut_to = kept
+        else:
+            self._cut_by_budget.add(index)
+        return self._builder.tokenizer.encode_cut(slot.lead + text[: self._max_chars], kept) + trail
+
+    def _encode(self, text: str) -> list[int]:
+        if text not in self._encoded:
+            self._encoded[text] = self._builder.tokenizer.encode(text)
+        return self._encoded[text]
+
+
+def share_budget(wanted: Sequence[int], budget: int) -> list[int]:
+    """Share ``budget`` tokens: everyone gets what they want or, if they want more, the same largest share.
+
+    Args:
+        wanted: tokens each passage would like.
+        budget: tokens there are, >= 0.
+
+    Returns:
+        One share per passage, ``share <= wanted`` and ``sum(shares) <= budget``; equal to ``wanted`` when
+        all fit.
+    """
+    shares = [0] * len(wanted)
+    left = budget
+    for rank, index in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
+        shares[index] = min(wanted[index], left // (len(wanted) - rank))
+        left -= shares[index]
+    return shares
+
+
+def _passages(indices: set[int]) -> str:
+    return "1 passage" if len(indices) == 1 else f"{len(indices)} passages"

@@ -1,0 +1,147 @@
+"""The server process: a local Ray, Serve on it, our application, until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from dear_serving.errors import DearError, StartupError
+from dear_serving.settings import Settings
+
+# Before ray is imported. Quiet: a user reads our lines; Ray's and vLLM's own are in its log folder.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+_PROGRESS_S = 5.0
+_RAY_MEMORY_BYTES = 256 * 1024 * 1024
+
+
+def run(settings: Settings) -> int:
+    """Start everything, say when it answers, and wait for SIGTERM or SIGINT.
+
+    Returns:
+        The exit code: 0 after a signal, 1 where the start failed (one sentence on standard error).
+    """
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if not ready.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    ready = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    try:
+        with _Progress() as progress:
+            _start(settings, progress)
+        ready.set()
+        stop.wait()
+        say("stopping")
+    except KeyboardInterrupt:
+        say("stopped while starting")
+        return 0
+    except DearError as error:
+        say(f"cannot start: {error}")
+        return 1
+    finally:
+        _shut_down()
+    return 0
+
+
+def say(text: str) -> None:
+    """One line to the person who started the server."""
+    sys.stderr.write(f"dear: {text}\n")
+    sys.stderr.flush()
+
+
+class _Progress:
+    """Says every few seconds what is being waited for; a spinner's worth of life, also in logs."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+        self._stage = "loading Ray"
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> _Progress:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def stage(self, text: str) -> None:
+        """Enter a stage and say so."""
+        self._stage = text
+        say(f"[{self.elapsed_s():3.0f} s] {text}")
+
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started_s
+
+    def _tell(self) -> None:
+        say(f"[  0 s] {self._stage}")
+        while not self._done.wait(_PROGRESS_S):
+            say(f"[{self.elapsed_s():3.0f} s] ... {self._stage}")
+
+
+def _start(settings: Settings, progress: _Progress) -> None:
+    import ray
+    from ray import serve
+
+    from dear_serving.app import APP_NAME, build_application, http_options
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    progress.stage("starting Ray")
+    address = os.environ.get("RAY_ADDRESS")
+    local = {
+        "num_cpus": max(2, os.cpu_count() or 2),
+        "include_dashboard": False,
+        "object_store_memory": _RAY_MEMORY_BYTES,
+    }
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        **({} if address else local),
+    )
+    serve.start(http_options=http_options(settings))
+    count = len(settings.adapters.serve)
+    progress.stage(f"starting vLLM with {settings.model.id} and {count} adapters")
+    try:
+        serve.run(build_application(settings), name=APP_NAME, route_prefix="/")
+    except RuntimeError as error:
+        raise StartupError(_reason(str(error))) from None
+    where = f"http://{settings.http.host}:{settings.http.port}"
+    say(f"[{progress.elapsed_s():3.0f} s] ready at {where}, models: {', '.join(settings.templates())}")
+    say("stop with Ctrl-C")
+
+
+def _reason(message: str) -> str:
+    """The last exception line of Serve's report, which nests the tracebacks of several processes."""
+    lines = [line.strip() for line in message.replace("\\n", "\n").splitlines() if line.strip()]
+    raised = [line for line in lines if re.match(r"[\w.]*(?:Error|Exception|Interrupt)\b", line)]
+    last = (raised or lines or ["the engine did not start"])[-1]
+    return f"{last} (logs: {Path('/tmp/ray/session_latest/logs/serve')})"
+
+
+def _shut_down() -> None:
+    """Give requests in flight a moment; the supervisor ends what stays."""
+    if "ray" not in sys.modules:
+        return
+    import ray
+    from ray import serve
+
+    if ray.is_initialized():
+        serve.shutdown()
+        ray.shutdown()

@@ -1,0 +1,225 @@
+"""The one settings tree. Defaults live here, differences in YAML, secrets in the environment alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dear_serving.errors import SettingsError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+"""A public model or adapter name: letters, digits, ``. _ / -``, at most 128 characters."""
+
+API_KEYS_VARIABLE = "DEAR_API_KEYS"
+"""Environment variable with the accepted API keys, separated by commas; unset or empty: open."""
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSettings(_Settings):
+    """The base model.
+
+    ``source`` is a folder (relative to the settings file) or a Hugging Face id; where it is not given the
+    first adapter's ``base_model_name_or_path`` decides. ``template`` is used when the base model itself
+    ranks. ``chat_template`` is a Jinja file for a tokenizer that brings none.
+    """
+
+    id: Name
+    source: str | None = None
+    template: str = "plain"
+    chat_template: Path | None = None
+
+
+class AdapterSettings(_Settings):
+    """One LoRA adapter: its public name, its folder under ``adapters.root`` and its prompt template."""
+
+    name: Name
+    path: Path
+    template: str = "plain"
+
+
+class AdaptersSettings(_Settings):
+    """The adapters loaded at start; every path has to lie inside ``root``."""
+
+    root: Path = Path()
+    serve: tuple[AdapterSettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        names = [adapter.name for adapter in self.serve]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f'adapter "{name}" is named twice')
+        return self
+
+
+class EngineSettings(_Settings):
+    """vLLM replicas. ``engine_kwargs`` go to vLLM as they are and are validated by it.
+
+    ``kv_cache_gib`` sizes the CPU engine's KV cache; on GPUs vLLM's gpu_memory_utilization does.
+    ``start_timeout_s`` bounds loading; ``max_ongoing_requests`` is per replica.
+    """
+
+    accelerator: Literal["cpu", "gpu"] = "cpu"
+    accelerator_type: str | None = None
+    replicas: Annotated[int, Field(ge=1)] = 1
+    max_ongoing_requests: Annotated[int, Field(ge=1)] = 512
+    start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    kv_cache_gib: Annotated[int, Field(ge=1)] = 1
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus answer, in tokens."""
+        return int(self.engine_kwargs["max_model_len"])
+
+    @property
+    def max_lora_rank(self) -> int:
+        """Highest adapter rank the engine has room for."""
+        return int(self.engine_kwargs.get("max_lora_rank", 16))
+
+    @field_validator("engine_kwargs")
+    @classmethod
+    def _has_length(cls, value: dict[str, Any]) -> dict[str, Any]:
+        length = value.get("max_model_len")
+        if not isinstance(length, int) or length < 128:
+            raise ValueError("max_model_len (tokens, at least 128) is needed")
+        return value
+
+    @model_validator(mode="after")
+    def _hardware_fits(self) -> Self:
+        if self.accelerator == "cpu" and self.accelerator_type is not None:
+            raise ValueError("accelerator_type goes with accelerator: gpu")
+        return self
+
+
+class GatewaySettings(_Settings):
+    """HTTP replicas. ``cpus`` is what each reserves with Ray."""
+
+    replicas: Annotated[int, Field(ge=1)] = 1
+    cpus: Annotated[float, Field(ge=0)] = 1.0
+    max_ongoing_requests: Annotated[int, Field(ge=1)] = 2048
+
+
+class RankingSettings(_Settings):
+    """Defaults of the ranking layer; ``templates`` is a folder with prompt templates of your own."""
+
+    window_size: Annotated[int, Field(ge=2)] = 20
+    step: Annotated[int, Field(ge=1)] = 10
+    templates: Path | None = None
+
+    @model_validator(mode="after")
+    def _step_fits(self) -> Self:
+        if self.step > self.window_size:
+            raise ValueError("step may not exceed window_size")
+        return self
+
+
+class LimitSettings(_Settings):
+    """What one request may bring, and how many may be in flight in one gateway replica."""
+
+    max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
+    max_documents: Annotated[int, Field(gt=0)] = 1000
+    max_document_chars: Annotated[int, Field(gt=0)] = 1_000_000
+    max_query_chars: Annotated[int, Field(gt=0)] = 1_000_000
+    max_requests_in_flight: Annotated[int, Field(gt=0)] = 1024
+
+
+class HttpSettings(_Settings):
+    """Where the server listens."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+
+
+class Settings(_Settings):
+    """Everything a server is told. ``default_model`` answers calls that name no model."""
+
+    model: ModelSettings
+    adapters: AdaptersSettings = AdaptersSettings()
+    engine: EngineSettings
+    gateway: GatewaySettings = GatewaySettings()
+    ranking: RankingSettings = RankingSettings()
+    limits: LimitSettings = LimitSettings()
+    http: HttpSettings = HttpSettings()
+    default_model: Name | None = None
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        names = [self.model.id, *(adapter.name for adapter in self.adapters.serve)]
+        if self.model.id in names[1:]:
+            raise ValueError(f'adapter "{self.model.id}" has the base model\'s id')
+        if self.default_model is not None and self.default_model not in names:
+            raise ValueError(f'default_model "{self.default_model}" is neither the model nor an adapter')
+        if self.model.source is None and not self.adapters.serve:
+            raise ValueError("model.source is needed where no adapter names its base model")
+        return self
+
+    def templates(self) -> dict[str, str]:
+        """Every public model name, the base model's first, with the name of its prompt template."""
+        adapters = {adapter.name: adapter.template for adapter in self.adapters.serve}
+        return {self.model.id: self.model.template} | adapters
+
+
+def load_settings(path: Path) -> Settings:
+    """Read a settings file; relative paths in it start from its own folder.
+
+    Raises:
+        SettingsError: no such file, not YAML, an unknown or a wrong setting; one line that names it.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read settings file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise SettingsError(f"{path} does not hold a mapping of settings")
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {describe(error)}") from None
+    return _resolve_paths(settings, path.resolve().parent)
+
+
+def describe(error: ValidationError) -> str:
+    """A pydantic error as one line: ``engine.replicas: Input should be ...; ...``."""
+    parts = []
+    for one in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(step) for step in one["loc"])
+        message = one["msg"].removeprefix("Value error, ")
+        if one["type"] == "extra_forbidden":
+            message = "unknown setting"
+        parts.append(f"{where}: {message}" if where else message)
+    return "; ".join(parts)
+
+
+def accepted_api_keys() -> tuple[str, ...]:
+    """The API keys from the environment; empty means that the server is open."""
+    keys = os.environ.get(API_KEYS_VARIABLE, "").split(",")
+    return tuple(key.strip() for key in keys if key.strip())
+
+
+def _resolve_paths(settings: Settings, folder: Path) -> Settings:
+    """Make paths absolute. A source that is no folder stays as it is: a Hugging Face id."""
+    model, adapters, ranking = settings.model, settings.adapters, settings.ranking
+    source = model.source
+    if source is not None and (source.startswith((".", "/")) or (folder / source).is_dir()):
+        source = str((folder / source).resolve())
+    chat_template = model.chat_template and (folder / model.chat_template).resolve()
+    templates = ranking.templates and (folder / ranking.templates).resolve()
+    return settings.model_copy(
+        update={
+            "model": model.model_copy(update={"source": source, "chat_template": chat_template}),
+            "adapters": adapters.model_copy(update={"root": (folder / adapters.root).resolve()}),
+            "ranking": ranking.model_copy(update={"templates": templates}),
+        }
+    )
