@@ -28,7 +28,12 @@ class SetupError(Exception):
 def wanted_stamp() -> str:
     """Digest of everything that decides what is installed: locks, project metadata, this Python."""
     digest = hashlib.sha256(f"{sys.version_info[:3]} {ROOT}".encode())
-    for path in (LOCKS / "torch-cpu.txt", LOCKS / "dev.txt", ROOT / "pyproject.toml", Path(__file__)):
+    for path in (
+        LOCKS / "torch-cpu.txt",
+        LOCKS / "dev.txt",
+        ROOT / "pyproject.toml",
+        Path(__file__),
+    ):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -44,7 +49,12 @@ def pip_install(what: str, packages: int, *args: str) -> None:
     environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONUNBUFFERED": "1"}
     started, seen, log = time.monotonic(), 0, []
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd=ROOT,
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -37,9 +37,7 @@ def build(args: dict[str, Any]) -> Application:
 
 def build_application(settings: Settings) -> Application:
     """Gateways in front of engines. Reads no weights and starts nothing."""
-    adapters = {
-        adapter.name: settings.adapters.root / adapter.path for adapter in settings.adapters.serve
-    }
+    adapters = {adapter.name: settings.adapters.root / adapter.path for adapter in settings.adapters.serve}
     options: dict[str, Any] = {"name": ENGINE_NAME, "max_constructor_retry_count": 1}
     engine = build_llm_deployment(
         llm_config(settings),
@@ -54,8 +52,7 @@ def build_application(settings: Settings) -> Application:
         ray_actor_options={"num_cpus": settings.gateway.cpus},
     )
     revisions = {settings.model.id: settings.model.id} | {
-        name: f"{name}@{digest(folder)}" if folder.is_dir() else name
-        for name, folder in adapters.items()
+        name: f"{name}@{digest(folder)}" if folder.is_dir() else name for name, folder in adapters.items()
     }
     application: Application = gateway.bind(
         engine, settings, base_source(settings), revisions, hash_keys(accepted_api_keys())

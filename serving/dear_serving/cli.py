@@ -28,7 +28,9 @@ PortOption = Annotated[
 
 
 @app.callback(invoke_without_command=True)
-def dear(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def dear(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     """Listwise reranking as a service: vLLM with LoRA adapters behind Ray Serve."""
     if version:
         typer.echo(__version__)
@@ -36,18 +38,14 @@ def dear(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command()
-def serve(
-    config: ConfigOption = DEFAULT_CONFIG, host: HostOption = None, port: PortOption = None
-) -> None:
+def serve(config: ConfigOption = DEFAULT_CONFIG, host: HostOption = None, port: PortOption = None) -> None:
     """Start the server in the foreground; Ctrl-C stops it and everything it started."""
     settings = check(config, host, port)
     raise typer.Exit(supervise(server_command(config, settings)))
 
 
 @app.command()
-def demo(
-    config: ConfigOption = DEFAULT_CONFIG, host: HostOption = None, port: PortOption = None
-) -> None:
+def demo(config: ConfigOption = DEFAULT_CONFIG, host: HostOption = None, port: PortOption = None) -> None:
     """Start the server, rank three example lists over HTTP, show the result, and stop."""
     from dear_serving.demo import show_examples
 

@@ -1,20 +1,20 @@
 """Everything that can go wrong, as one tree; each leaf knows the status a caller gets.
 
-    DearError
-    ├── StartupError                       the process ends with one sentence, exit code 1
-    │   ├── SettingsError                  a wrong or missing setting
-    │   └── AdapterError                   an adapter that does not fit the base model
-    └── RequestError                       becomes a reply, in api/failures.py only
-        ├── InvalidRequest       400       the request itself; `param` names the field
-        ├── PayloadTooLarge      413
-        ├── UnsupportedMediaType 415
-        ├── InvalidKey           401
-        ├── UnknownModel         404
-        ├── UnknownRoute         404
-        ├── MethodNotAllowed     405
-        ├── Overloaded           429       retryable, after `retry_after_s`
-        ├── EngineUnavailable    503       retryable, after `retry_after_s`
-        └── DeadlineExceeded     504       retryable
+DearError
+├── StartupError                       the process ends with one sentence, exit code 1
+│   ├── SettingsError                  a wrong or missing setting
+│   └── AdapterError                   an adapter that does not fit the base model
+└── RequestError                       becomes a reply, in api/failures.py only
+    ├── InvalidRequest       400       the request itself; `param` names the field
+    ├── PayloadTooLarge      413
+    ├── UnsupportedMediaType 415
+    ├── InvalidKey           401
+    ├── UnknownModel         404
+    ├── UnknownRoute         404
+    ├── MethodNotAllowed     405
+    ├── Overloaded           429       retryable, after `retry_after_s`
+    ├── EngineUnavailable    503       retryable, after `retry_after_s`
+    └── DeadlineExceeded     504       retryable
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ class RequestError(DearError):
     code: ClassVar[str | None] = None
     retryable: ClassVar[bool] = False
 
-    def __init__(
-        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.param = param
         self.retry_after_s = retry_after_s

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from dear_serving.types import Ranking
 
@@ -13,6 +20,7 @@ class Metrics:
     """Prometheus metrics of one gateway replica. ``model`` is a configured name, never a caller's text."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "dear_requests",
@@ -27,9 +35,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.in_flight = Gauge(
-            "dear_requests_in_flight", "Requests being worked on.", registry=self.registry
-        )
+        self.in_flight = Gauge("dear_requests_in_flight", "Requests being worked on.", registry=self.registry)
         self.windows = Counter("dear_windows", "Windows ranked.", ("model",), registry=self.registry)
         self.tokens = Counter(
             "dear_tokens", "Tokens of ranked windows.", ("model", "kind"), registry=self.registry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -10,51 +11,42 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 from dear_serving.errors import DearError, StartupError
 from dear_serving.settings import Settings
+from dear_serving.supervisor import adopt_orphans, end_descendants
 
 # Before ray is imported. Quiet: a user reads our lines; Ray's and vLLM's own are in its log folder.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "1")
-os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK", "0")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 _PROGRESS_S = 5.0
+_CLOSE_S = 4.0
 _RAY_MEMORY_BYTES = 256 * 1024 * 1024
 
 
 def run(settings: Settings) -> int:
-    """Start everything, say when it answers, and wait for SIGTERM or SIGINT.
+    """Start everything, say when it answers, and wait for SIGINT.
 
     Returns:
         The exit code: 0 after a signal, 1 where the start failed (one sentence on standard error).
     """
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if not ready.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    ready = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
+    adopt_orphans()
     try:
         with _Progress() as progress:
             _start(settings, progress)
-        ready.set()
-        stop.wait()
-        say("stopping")
+        while True:
+            signal.pause()
     except KeyboardInterrupt:
-        say("stopped while starting")
+        say("stopping")
         return 0
     except DearError as error:
         say(f"cannot start: {error}")
         return 1
     finally:
         _shut_down()
-    return 0
 
 
 def say(text: str) -> None:
@@ -101,10 +93,11 @@ def _start(settings: Settings, progress: _Progress) -> None:
 
     from dear_serving.app import APP_NAME, build_application, http_options
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     progress.stage("starting Ray")
     address = os.environ.get("RAY_ADDRESS")
-    local = {
+    local: dict[str, Any] = {
         "num_cpus": max(2, os.cpu_count() or 2),
         "include_dashboard": False,
         "object_store_memory": _RAY_MEMORY_BYTES,
@@ -136,12 +129,18 @@ def _reason(message: str) -> str:
 
 
 def _shut_down() -> None:
-    """Give requests in flight a moment; the supervisor ends what stays."""
-    if "ray" not in sys.modules:
-        return
-    import ray
-    from ray import serve
+    """Let Serve finish the requests in flight for a moment, then end every process we started."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # Ray's threads report their end
+    closing = threading.Thread(target=_close_serve, daemon=True)
+    closing.start()
+    closing.join(_CLOSE_S)
+    end_descendants()
 
-    if ray.is_initialized():
-        serve.shutdown()
-        ray.shutdown()
+
+def _close_serve() -> None:
+    if "ray" in sys.modules:
+        from ray import serve
+
+        with contextlib.suppress(Exception):  # half-started Ray fails in many ways, and is killed anyway
+            serve.shutdown()

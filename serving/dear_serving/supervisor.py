@@ -1,6 +1,6 @@
 """Runs the server as a child and answers for every process it starts.
 
-Ray and vLLM start a dozen processes, some in sessions of their own. The supervisor makes itself their
+Ray and vLLM start a dozen processes, some in sessions of their own. A supervisor makes itself their
 subreaper, so that orphans become its children, and ends what is left when the server ends, however it ends.
 """
 
@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from types import FrameType
+from types import FrameType, TracebackType
 
 import psutil
 
@@ -20,57 +20,76 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def supervise(command: list[str], environment: dict[str, str] | None = None) -> int:
+class Supervised:
+    """A command that runs while the ``with`` block does; no descendant of it outlives the block."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        adopt_orphans()
+        # A session of its own: Ctrl-C in a terminal reaches the supervisor alone.
+        self._child = subprocess.Popen(self._command, start_new_session=True, preexec_fn=_stop_with_parent)
+        return self._child
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ask with SIGINT, wait six seconds (a second Ctrl-C ends the wait), kill what is left."""
+        try:
+            if self._child.poll() is None:
+                self._child.send_signal(signal.SIGINT)
+                self._child.wait(_GRACE_S)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            pass
+        finally:
+            end_descendants()
+
+
+def supervise(command: list[str]) -> int:
     """Run ``command`` until it ends or SIGINT or SIGTERM comes, then end every descendant.
 
-    The child is asked with SIGTERM and killed after six seconds, or at once on a second signal.
-
     Returns:
-        The child's exit code; 0 when it was ended by our signal.
+        The command's exit code; 0 when it was ended by our signal.
     """
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    signals: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    # A session of its own: Ctrl-C in a terminal reaches the supervisor alone.
-    child = subprocess.Popen(
-        command, env=environment, start_new_session=True, preexec_fn=_die_with_parent
-    )
+    previous = signal.signal(signal.SIGTERM, interrupt)
     try:
-        asked_s = 0.0
-        while child.poll() is None:
-            if signals and not asked_s:
-                child.terminate()
-                asked_s = time.monotonic()
-            if asked_s and (len(signals) > 1 or time.monotonic() - asked_s > _GRACE_S):
-                break
-            time.sleep(0.05)
+        with Supervised(command) as child:
+            return child.wait()
+    except KeyboardInterrupt:
+        return 0
     finally:
-        _kill_descendants()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    return 0 if signals else child.wait()
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _kill_descendants() -> None:
+def adopt_orphans() -> None:
+    """Make this process the parent of every descendant whose own parent ends (Linux)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_descendants() -> None:
     """Kill until none is left: killing a parent can hand us new children."""
-    for _ in range(20):
-        descendants = psutil.Process().children(recursive=True)
-        if not descendants:
-            return
+    deadline_s = time.monotonic() + _GRACE_S
+    while descendants := psutil.Process().children(recursive=True):
         for process in descendants:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
         psutil.wait_procs(descendants, timeout=0.5)
+        if time.monotonic() > deadline_s:
+            return
 
 
-def _die_with_parent() -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _stop_with_parent() -> None:
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -206,7 +206,10 @@ def _weight_problems(folder: Path, config: dict[str, Any], base: BaseShape) -> I
                     yield f"tensor {key} is of no target module"
                     return
                 piece = weights.get_slice(key)
-                shape, wanted = tuple(piece.get_shape()), _wanted_shape(base, config["r"], module, side)
+                shape, wanted = (
+                    tuple(piece.get_shape()),
+                    _wanted_shape(base, config["r"], module, side),
+                )
                 if shape != wanted:
                     yield f"tensor {key} has shape {shape}, the base model needs {wanted}"
                 if piece.get_dtype() not in _FLOATS:

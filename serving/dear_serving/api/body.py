@@ -43,7 +43,7 @@ async def read_json(request: Request, max_bytes: int) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InvalidRequest("the body has to be a JSON object")
     if _ESCAPED_SURROGATE.search(body):
-        data = _without_surrogates(data)
+        return {_without_surrogates(key): _without_surrogates(value) for key, value in data.items()}
     return data
 
 

@@ -42,14 +42,12 @@ class GatewayState:
             raise UnknownModel(f"there is no model {name[:128]!r}", param="model")
         return name
 
-    async def rank(
-        self, model: str, task: RankTask, options: DearOptions, request_id: str
-    ) -> Ranking:
+    async def rank(self, model: str, task: RankTask, options: DearOptions, request_id: str) -> Ranking:
         """Rank a task with a resolved model; see Ranker.rank for what it raises."""
         defaults = self.settings.ranking
         window, step = choose_windows(options, defaults.window_size, defaults.step)
         count = len(task.passages)
-        name = options.strategy or "auto"
+        name: str = options.strategy or "auto"
         if name == "auto":
             name = choose(count, window)
         adapter = None if model == self.settings.model.id else model

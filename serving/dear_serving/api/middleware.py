@@ -41,7 +41,8 @@ class Door:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                if not given:  # Ray's proxy, which names every request, also sends the name back
+                    MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
         route = _route_of(scope)

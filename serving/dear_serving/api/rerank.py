@@ -144,7 +144,7 @@ def relevance_scores(count: int) -> list[float]:
 
     A listwise model decides an order and no probabilities; score_type says ``rank``.
     """
-    return [1 - rank / count for rank in range(count)]
+    return [round(1 - rank / count, 6) for rank in range(count)]
 
 
 def json_reply(content: Any) -> Response:
@@ -152,9 +152,7 @@ def json_reply(content: Any) -> Response:
     return Response(json.dumps(content, separators=(",", ":")), media_type="application/json")
 
 
-def rerank_reply(
-    request_id: str, model: str, revision: str, body: RerankBody, ranking: Ranking
-) -> Response:
+def rerank_reply(request_id: str, model: str, revision: str, body: RerankBody, ranking: Ranking) -> Response:
     """The superset that Cohere's, Jina's and vLLM's clients all read."""
     usage = ranking.usage
     count = len(ranking.order)
@@ -211,8 +209,7 @@ def tei_reply(body: TeiBody, ranking: Ranking) -> Response:
     scores = relevance_scores(len(ranking.order))
     return json_reply(
         [
-            {"index": index, "score": score}
-            | ({"text": body.texts[index]} if body.return_text else {})
+            {"index": index, "score": score} | ({"text": body.texts[index]} if body.return_text else {})
             for index, score in zip(ranking.order, scores, strict=True)
         ]
     )
@@ -227,5 +224,3 @@ def _text_of(document: dict[str, Any], fields: list[str], position: int) -> str:
             raise InvalidRequest(f"{where}: a text is needed", param=where)
         values.append(value if len(fields) == 1 else f"{field}: {value}")
     return "\n".join(values)
-
-

@@ -102,9 +102,7 @@ async def rerank(request: Request) -> Response:
     return await _rerank_documents(request, gateway, data)
 
 
-async def _rerank_documents(
-    request: Request, gateway: GatewayState, data: dict[str, Any]
-) -> Response:
+async def _rerank_documents(request: Request, gateway: GatewayState, data: dict[str, Any]) -> Response:
     limits = gateway.settings.limits
     check_count(data, "documents", limits)
     body = validate(RerankBody, data)
@@ -138,5 +136,3 @@ async def _rerank_texts(request: Request, gateway: GatewayState, data: dict[str,
     model = gateway.resolve(body.model)
     ranking = await gateway.rank(model, task, options, request.state.request_id)
     return tei_reply(body, ranking)
-
-

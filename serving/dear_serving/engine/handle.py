@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
@@ -37,7 +37,7 @@ class ServeEngine:
     async def _generate(self, request: EngineRequest) -> Generation:
         response = self._handle.generate.remote(request)
         try:
-            answer: Generation = await response
+            return cast("Generation", await response)
         except asyncio.CancelledError:
             response.cancel()
             raise
@@ -45,7 +45,6 @@ class ServeEngine:
             raise
         except Exception as error:
             raise _as_request_error(error) from error
-        return answer
 
     async def openai(
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,7 +31,9 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
     Adapters must have passed adapters.preflight: vLLM itself does not survive every bad one.
     """
 
-    async def __init__(self, llm_config: LLMConfig, *, adapters: dict[str, Path]) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits constructors
+        self, llm_config: LLMConfig, *, adapters: dict[str, Path]
+    ) -> None:
         """Start the engine and load ``adapters`` (engine-side name -> folder on this node)."""
         await super().__init__(llm_config)
         for number, (name, folder) in enumerate(adapters.items(), start=1):
@@ -42,6 +45,20 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                     lora_assigned_int_id=number,
                 )
             )
+        await self._warm_up([None, *adapters])
+
+    async def _warm_up(self, adapters: Sequence[str | None]) -> None:
+        """Run every path once, so that the first caller does not wait for imports and kernels."""
+        for number, adapter in enumerate(adapters):
+            await self.generate(EngineRequest([0] * 32, 2, adapter, f"warm-up-{number}"))
+        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+        with contextlib.suppress(RequestError):  # a base model may have no chat template
+            async for _ in self.openai("chat", body, "warm-up-chat"):
+                pass
+
+    async def _start_engine(self) -> None:
+        """As Ray's, without its usage report, an actor that would import vLLM once more."""
+        await self.engine.start()
 
     async def generate(self, request: EngineRequest) -> Generation:
         """See the protocol."""
@@ -54,10 +71,10 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             max_tokens=request.max_tokens,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        client = self._client()
         output = None
         try:
-            async for output in client.generate(
+            # FINAL_ONLY: there is one output.
+            async for output in self._client().generate(  # noqa: B007
                 {"prompt_token_ids": list(request.token_ids)},
                 params,
                 request.request_id,

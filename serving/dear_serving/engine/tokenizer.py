@@ -45,6 +45,10 @@ class BaseTokenizer:
         """See the protocol."""
         return list(self._template.encode(text, add_special_tokens=False).ids)
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, control tokens included."""
+        return str(self._template.decode(list(token_ids), skip_special_tokens=False))
+
     def render_chat(self, turns: Sequence[dict[str, str]]) -> str:
         """See ranking.template.ChatRenderer; without a chat template, DeAR's own plain lines."""
         if self._chat.chat_template is None:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from dear_serving.errors import InvalidRequest
 from dear_serving.ranking.neutralise import neutralise
-from dear_serving.ranking.template import ChatRenderer, Template
+from dear_serving.ranking.template import Template
 from dear_serving.types import RankTask
 
 # Room in the answer for what models write around the list, such as "### Final Reranking:".
@@ -31,7 +31,10 @@ class Tokenizer(Protocol):
 
     bos_token_id: int | None
     """Begins every prompt, where the tokenizer adds one."""
-    render_chat: ChatRenderer
+
+    def render_chat(self, turns: Sequence[dict[str, str]], /) -> str:
+        """Turns as one string; see ranking.template.ChatRenderer."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Token ids of untrusted text: what looks like a control token is encoded as plain characters."""
@@ -185,9 +188,7 @@ class TaskPrompts:
                 if template.max_passage_words
                 else f"{template.max_passage_chars} characters"
             )
-            said.append(
-                f'{_passages(self._cut_by_template)} cut to {rule} by template "{template.name}"'
-            )
+            said.append(f'{_passages(self._cut_by_template)} cut to {rule} by template "{template.name}"')
         if self._cut_by_budget:
             limit = self._max_passage_tokens
             asked = f" or to max_tokens_per_doc {limit}" if limit is not None else ""

@@ -11,15 +11,13 @@ from dear_serving.errors import DeadlineExceeded
 from dear_serving.ranking.permutation import Permutation, parse_permutation
 from dear_serving.ranking.prompts import PromptBuilder, TaskPrompts
 from dear_serving.ranking.windows import Strategy, Window
-from dear_serving.types import Generation, Order, Ranking, Repairs, RankTask, Usage
+from dear_serving.types import Generation, Order, Ranking, RankTask, Repairs, Usage
 
 
 class Ranker:
     """Ranks one task with one adapter: windows of a batch run at once, batches one after another."""
 
-    def __init__(
-        self, engine: Engine, prompts: PromptBuilder, adapter: str | None, request_id: str
-    ) -> None:
+    def __init__(self, engine: Engine, prompts: PromptBuilder, adapter: str | None, request_id: str) -> None:
         self._engine = engine
         self._builder = prompts
         self._adapter = adapter

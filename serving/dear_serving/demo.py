@@ -1,0 +1,120 @@
+"""``dear demo``: starts the server, ranks three lists over HTTP, shows them as tables, stops."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dear_serving.errors import StartupError
+from dear_serving.settings import Settings
+from dear_serving.supervisor import Supervised
+
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A list worth looking at; ``model`` None is the base model."""
+
+    model: str | None
+    notion: str
+    query: str
+    passages: tuple[str, ...]
+
+
+EXAMPLES = (
+    Example(
+        None,
+        "query words shared",
+        "When did Thomas Edison invent the light bulb?",
+        (
+            "Lightning strike at Seoul National University",
+            "Thomas Edison tried to invent a device for car but failed",
+            "Coffee is good for diet",
+            "KEPCO fixes light problems",
+            "Thomas Edison invented the light bulb in 1879",
+        ),
+    ),
+)
+
+
+def show_examples(settings: Settings, command: list[str]) -> int:
+    """Run ``command`` (the server), rank the examples whose model it serves, print them.
+
+    Returns:
+        0, or the server's exit code where it did not start.
+    """
+    console = Console()
+    base_url = f"http://{settings.http.host}:{settings.http.port}"
+    with Supervised(command) as server, httpx.Client(base_url=base_url, timeout=60) as client:
+        _wait_until_ready(client, server, settings.engine.start_timeout_s)
+        if server.poll() is not None:
+            return server.returncode or 1
+        for example in EXAMPLES:
+            model = example.model or settings.model.id
+            if model in settings.templates():
+                console.print(_table(client, settings.model.id, model, example))
+    return 0
+
+
+def _wait_until_ready(client: httpx.Client, server: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """The server itself says what it is doing; return when it answers or has ended."""
+    deadline_s = time.monotonic() + timeout_s
+    while server.poll() is None:
+        try:
+            if client.get("/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if time.monotonic() > deadline_s:
+            raise StartupError(f"the server was not ready within {timeout_s:.0f} s")
+        time.sleep(_POLL_S)
+
+
+def _table(client: httpx.Client, base: str, model: str, example: Example) -> Table:
+    """One example as its table. With an adapter, a column says where the base model had the passage."""
+    started_s = time.perf_counter()
+    reply = _rerank(client, model, example)
+    wall_ms = (time.perf_counter() - started_s) * 1e3
+    dear, usage = reply["meta"]["dear"], reply["usage"]
+    table = Table(
+        title=f"Query: {example.query}",
+        caption=(
+            f"{dear['revision']} · {example.notion} · {usage['prompt_tokens']} tokens read, "
+            f"{usage['completion_tokens']} written · {wall_ms:.0f} ms, "
+            f"{dear['engine_ms']:.0f} of them in the engine"
+        ),
+        title_style="bold",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    base_ranks: dict[int, int] = {}
+    if model != base:
+        results = _rerank(client, base, example)["results"]
+        base_ranks = {result["index"]: rank for rank, result in enumerate(results, start=1)}
+        table.add_column(f"{base}", justify="right")
+    table.add_column("passage")
+    for rank, result in enumerate(reply["results"], start=1):
+        index = result["index"]
+        cells = [str(rank), f"{result['relevance_score']:.2f}"]
+        cells += [str(base_ranks[index])] if base_ranks else []
+        table.add_row(*cells, f"\\[{index}] {example.passages[index]}")
+    return table
+
+
+def _rerank(client: httpx.Client, model: str, example: Example) -> dict[str, Any]:
+    body = {"model": model, "query": example.query, "documents": example.passages}
+    response = client.post("/v2/rerank", json=body)
+    response.raise_for_status()
+    reply: dict[str, Any] = response.json()
+    return reply

@@ -1,0 +1,90 @@
+"""The Serve application, built from the configs without starting an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ray.serve._private.build_app import build_app
+from ray.serve.llm import LLMConfig
+
+from dear_serving.app import build, build_application, http_options, llm_config
+from dear_serving.engine.server import RerankServer
+from dear_serving.errors import AdapterError, SettingsError
+from dear_serving.settings import Settings, load_settings
+from tests.conftest import CPU_CONFIG, ROOT
+
+A100 = ROOT / "configs" / "a100.yaml"
+
+
+@pytest.fixture(scope="module")
+def a100() -> Settings:
+    return load_settings(A100)
+
+
+def test_the_gpu_config_is_the_published_model(a100: Settings) -> None:
+    config = llm_config(a100)
+    assert isinstance(config, LLMConfig)
+    assert config.model_loading_config.model_source == "meta-llama/Llama-3.1-8B"
+    assert config.accelerator_type == "A100"
+    kwargs = config.engine_kwargs
+    assert (kwargs["dtype"], kwargs["tensor_parallel_size"], kwargs["enable_lora"]) == ("bfloat16", 1, True)
+    assert kwargs["max_lora_rank"] == 16
+    assert kwargs["max_cpu_loras"] >= len(a100.adapters.serve)
+    assert config.deployment_config["num_replicas"] == 4
+
+
+def test_the_gpu_application_holds_gateways_and_one_engine_a_gpu(a100: Settings) -> None:
+    built = build_app(build_application(a100), name="dear")
+    deployments = {deployment.name: deployment for deployment in built.deployments}
+    assert set(deployments) == {"Engine", "Gateway"}
+    engine, gateway = deployments["Engine"], deployments["Gateway"]
+    assert built.ingress_deployment_name == "Gateway"
+    assert engine.num_replicas == 4
+    assert gateway.num_replicas == 2
+    bundles = engine._replica_config.placement_group_bundles
+    assert sum(bundle.get("GPU", 0) for bundle in bundles) == 1
+    assert any("A100" in resource for bundle in bundles for resource in bundle)
+    assert engine.func_or_class.__name__ == RerankServer.__name__
+
+
+def test_tensor_parallelism_reserves_a_gpu_a_rank(a100: Settings) -> None:
+    kwargs = a100.engine.engine_kwargs | {"tensor_parallel_size": 4}
+    engine = a100.engine.model_copy(update={"engine_kwargs": kwargs, "replicas": 2})
+    built = build_app(build_application(a100.model_copy(update={"engine": engine})), name="dear")
+    deployment = next(one for one in built.deployments if one.name == "Engine")
+    bundles = deployment._replica_config.placement_group_bundles
+    assert sum(bundle.get("GPU", 0) for bundle in bundles) == 4
+
+
+def test_the_cpu_application_needs_no_gpu() -> None:
+    built = build_app(build({"config": str(CPU_CONFIG)}), name="dear")
+    deployment = next(one for one in built.deployments if one.name == "Engine")
+    bundles = deployment._replica_config.placement_group_bundles
+    assert sum(bundle.get("GPU", 0) for bundle in bundles) == 0
+    assert deployment.max_ongoing_requests == 512
+
+
+def test_revisions_name_the_bytes_served() -> None:
+    built = build_application(load_settings(CPU_CONFIG))
+    revisions = built._bound_deployment.init_args[3]
+    assert revisions["dear-tiny"] == "dear-tiny"
+    name, _, digest = revisions["legal"].partition("@")
+    assert name == "legal"
+    assert len(digest) == 12
+    assert digest != revisions["medical"].partition("@")[2]
+
+
+def test_the_listener_is_the_settings_host_and_port(a100: Settings) -> None:
+    options = http_options(a100)
+    assert (options.host, options.port) == ("0.0.0.0", 8000)
+
+
+def test_build_checks_models_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="config=FILE"):
+        build({})
+    with pytest.raises(AdapterError, match='adapter "dear-8b-listwise": no such folder'):
+        config = tmp_path / "config.yaml"
+        text = A100.read_text().replace("source: meta-llama/Llama-3.1-8B", f"source: {ROOT}/configs/demo/base")
+        config.write_text(text)
+        build({"config": str(config)})
