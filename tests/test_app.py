@@ -85,6 +85,8 @@ def test_build_checks_models_before_anything_starts(tmp_path: Path) -> None:
         build({})
     with pytest.raises(AdapterError, match='adapter "dear-8b-listwise": no such folder'):
         config = tmp_path / "config.yaml"
-        text = A100.read_text().replace("source: meta-llama/Llama-3.1-8B", f"source: {ROOT}/configs/demo/base")
+        text = A100.read_text().replace(
+            "source: meta-llama/Llama-3.1-8B", f"source: {ROOT}/configs/demo/base"
+        )
         config.write_text(text)
         build({"config": str(config)})

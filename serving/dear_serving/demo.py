@@ -21,12 +21,13 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A list worth looking at; ``model`` None is the base model."""
+    """A list worth looking at; ``model`` None is the base model, ``order`` the one it is made to give."""
 
     model: str | None
     notion: str
     query: str
     passages: tuple[str, ...]
+    order: tuple[int, ...]
 
 
 EXAMPLES = (
@@ -41,6 +42,7 @@ EXAMPLES = (
             "KEPCO fixes light problems",
             "Thomas Edison invented the light bulb in 1879",
         ),
+        (4, 1, 3, 0, 2),
     ),
 )
 

@@ -131,7 +131,9 @@ def _reason(message: str) -> str:
 def _shut_down() -> None:
     """Let Serve finish the requests in flight for a moment, then end every process we started."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # Ray's threads report their end
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):  # Ray's threads report their own end
+        os.dup2(silence, stream.fileno())
     closing = threading.Thread(target=_close_serve, daemon=True)
     closing.start()
     closing.join(_CLOSE_S)

@@ -72,7 +72,7 @@ class EngineSettings(_Settings):
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 512
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     kv_cache_gib: Annotated[int, Field(ge=1)] = 1
-    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict, validate_default=True)
 
     @property
     def max_model_len(self) -> int:
@@ -90,6 +90,9 @@ class EngineSettings(_Settings):
         length = value.get("max_model_len")
         if not isinstance(length, int) or length < 128:
             raise ValueError("max_model_len (tokens, at least 128) is needed")
+        rank = value.get("max_lora_rank", 16)
+        if not isinstance(rank, int) or rank < 1:
+            raise ValueError("max_lora_rank is not a positive number")
         return value
 
     @model_validator(mode="after")
@@ -179,7 +182,7 @@ def load_settings(path: Path) -> Settings:
         raise SettingsError(f"cannot read settings file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{path} is not UTF-8 text") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise SettingsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise SettingsError(f"{path} does not hold a mapping of settings")

@@ -11,6 +11,7 @@ import pytest
 from dear_serving.api.gateway import GatewayState
 from dear_serving.engine.fake import FakeEngine
 from tests.conftest import client_of
+import itertools
 
 DOCUMENTS = ["alpha", "beta", "gamma"]
 BODY = {"model": "legal", "query": "which letter?", "documents": DOCUMENTS}
@@ -53,7 +54,7 @@ async def test_scores_fall_strictly_within_zero_and_one(http: httpx.AsyncClient,
     results = (await http.post("/v2/rerank", json=body)).json()["results"]
     scores = [result["relevance_score"] for result in results]
     assert all(0 <= score <= 1 for score in scores)
-    assert all(first > second for first, second in zip(scores, scores[1:], strict=False))
+    assert all(first > second for first, second in itertools.pairwise(scores))
     assert sorted(result["index"] for result in results) == list(range(count))
 
 
@@ -146,7 +147,9 @@ async def test_cut_passages_are_counted_in_warnings(http: httpx.AsyncClient) -> 
     body = BODY | {"documents": ["word " * 100, "word " * 100, "short"]}
     warnings = (await http.post("/v2/rerank", json=body)).json()["meta"]["warnings"]
     assert warnings == ['2 passages cut to 300 characters by template "plain"']
-    capped = await http.post("/v2/rerank", json=BODY | {"documents": ["a b c d e f g h"] * 2, "max_tokens_per_doc": 3})
+    capped = await http.post(
+        "/v2/rerank", json=BODY | {"documents": ["a b c d e f g h"] * 2, "max_tokens_per_doc": 3}
+    )
     assert "max_tokens_per_doc 3" in capped.json()["meta"]["warnings"][0]
 
 

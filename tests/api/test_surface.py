@@ -30,9 +30,7 @@ async def test_ready_follows_the_engine(http: httpx.AsyncClient, engine: FakeEng
     assert "retry-after" in reply.headers
 
 
-async def test_metrics_hold_the_gateways_and_the_engines(
-    http: httpx.AsyncClient, engine: FakeEngine
-) -> None:
+async def test_metrics_hold_the_gateways_and_the_engines(http: httpx.AsyncClient, engine: FakeEngine) -> None:
     await http.post("/v2/rerank", json={"query": "q", "documents": ["a", "b"]})
     text = (await http.get("/metrics")).text
     assert 'dear_requests_total{route="/v2/rerank",status="200"} 1.0' in text
@@ -53,7 +51,8 @@ async def test_unknown_paths_and_models_make_no_new_metric_labels(http: httpx.As
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/v2/rerank", 405), ("PUT", "/ready", 405)]
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("GET", "/v2/rerank", 405), ("PUT", "/ready", 405)],
 )
 async def test_unknown_routes_answer_in_the_same_shape(
     http: httpx.AsyncClient, method: str, path: str, status: int

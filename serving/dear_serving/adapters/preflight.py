@@ -71,6 +71,8 @@ def check_models(settings: Settings) -> None:
         base = BaseShape.from_config(_base_config(source))
     except KeyError as error:
         raise SettingsError(f"model.source: the config of {source} has no {error}") from None
+    except (TypeError, AttributeError):
+        raise SettingsError(f"model.source: the config of {source} is not a model's") from None
     for adapter in settings.adapters.serve:
         folder = adapter_folder(settings, adapter)
         check_adapter(adapter.name, folder, base, settings.engine.max_lora_rank)
@@ -176,6 +178,9 @@ def _config_problems(config: dict[str, Any], base: BaseShape, max_rank: int) -> 
         yield f"rank r is {rank!r}, not a positive number"
     elif rank > max_rank:
         yield f"rank {rank} is over max_lora_rank {max_rank}"
+    alpha = config.get("lora_alpha")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or alpha <= 0:
+        yield f"lora_alpha is {alpha!r}, not a positive number"
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not targets or not all(isinstance(t, str) for t in targets):
         yield f"target_modules is {targets!r}, not a list of module names"

@@ -34,7 +34,7 @@ def load_template(name: str, folder: Path | None) -> Template:
         if not isinstance(data, dict):
             raise SettingsError(f"{file} does not hold a mapping")
         return Template.model_validate({"name": name} | data)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise SettingsError(f"{file}: {describe(error)}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, a date that is none
+        raise SettingsError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None

@@ -106,14 +106,15 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             field = ".".join(str(step) for step in error.errors()[0]["loc"]) or None
             raise InvalidRequest(describe(error), param=field) from None
         answer = await (self.chat(request) if route == "chat" else self.completions(request))
-        async for item in answer:
-            if isinstance(item, list | str):
-                yield "".join(item)
-                continue
-            reply = item.model_dump(mode="json")
-            if "error" in reply:
-                raise _from_vllm(reply["error"])
-            yield reply
+        async with contextlib.aclosing(answer):  # a caller who leaves ends the generation now
+            async for item in answer:
+                if isinstance(item, list | str):
+                    yield "".join(item)
+                    continue
+                reply = item.model_dump(mode="json")
+                if "error" in reply:
+                    raise _from_vllm(reply["error"])
+                yield reply
 
     async def metrics(self) -> str:
         """See the protocol."""

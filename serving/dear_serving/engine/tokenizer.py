@@ -76,8 +76,8 @@ def load_tokenizer(source: str, chat_template: Path | None = None) -> BaseTokeni
     if chat_template is not None:
         try:
             tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
-        except OSError as error:
-            raise SettingsError(f"model.chat_template {chat_template}: {error.strerror}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"model.chat_template {chat_template}: {_first_line(error)}") from None
     return BaseTokenizer(tokenizer)
 
 

@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from dear_serving.types import Order, Repairs
 
 _REASONING_END = "</think>"
-_FINAL_MARKER = re.compile(r"final\s+(?:re-?)?rank(?:ing|ed\s+list)\W{0,6}", re.IGNORECASE)
+# Every repetition in these patterns is bounded or possessive: model output may be hostile and long.
+_FINAL_MARKER = re.compile(
+    r"final\s{1,8}(?:re-?)?rank(?:ing|ed\s{1,8}list)[^\w\[［【]{0,6}",
+    re.IGNORECASE,
+)
+_MARKERS_TRIED = 3
 # `\d` takes every Unicode decimal digit, as int() does; brackets also come full-width or as 【】.
-_BRACKETED = re.compile(r"[\[［【]\s*(\d+)\s*[\]］】]")
-_OPENING_HALF = re.compile(r"\s*(\d+)\s*[\]］】]")  # noqa: RUF001
-_NUMBER = re.compile(r"(?<![\w.])\d+(?![\w]|\.\d)")
-_NAMED = re.compile(r"\b(?:passage|document|doc|text)s?\s*#?\s*(\d+)\b", re.IGNORECASE)
-_LIST_MARKER = re.compile(r"^[ \t]*\d+[.):][ \t]+(?=\D*\d)", re.MULTILINE)
+_BRACKETED = re.compile(r"[\[［【]\s*+(\d++)\s*+[\]］】]")
+_OPENING_HALF = re.compile(r"\s*+(\d++)\s*+[\]］】]")
+_NUMBER = re.compile(r"(?<![\w.])\d++(?!\w|\.\d)")
+_NAMED = re.compile(r"\b(?:passage|document|doc|text)s?[\s#]{0,8}(\d++)\b", re.IGNORECASE)
+_LIST_MARKER = re.compile(r"^[ \t]*+\d++[.):][ \t]++(?=[^\d\n]*+\d)", re.MULTILINE)
 # What may stand between two identifiers of one list: separators, bullets and list numbers, no words.
-_LINK = re.compile(r"(?:[\s>≻→,;|=*•–—-]|\b\d+[.):](?=\s)|\band\b)*")  # noqa: RUF001
+_LINK = re.compile(r"(?:[\s>≻→,;|=*•–—-]|\b\d++[.):](?=\s)|\band\b)*+")
 _MAX_DIGITS = 9
 
 
@@ -47,11 +52,13 @@ class _Mention:
 def parse_permutation(text: str, count: int, *, first_identifier: int) -> Permutation:
     """Read the ranking out of free text. Never fails: what cannot be read is mended and counted.
 
-    The text after the last ``</think>`` or final-ranking marker is read. Of the chains of bracketed
-    identifiers in it (``[4] > [1]``, ``1. [4]`` lists, an opening ``4] > ...`` that continues a prompt
-    ending in a bracket) the one that names most passages wins, the last on a tie; without brackets,
-    ``passage 4`` and then bare numbers are read the same way. Out-of-range identifiers are dropped, of
-    repeated ones the first stays, missing passages follow in input order.
+    Reads what follows the last final-ranking marker, else the last ``</think>``, else all of it: the first
+    of these that names passages. Bracketed identifiers come first (``[4] > [1]``, ``1. [4]`` lists, an
+    opening ``4] > ...`` that continues a prompt ending in a bracket), then ``passage 4``, then bare numbers.
+    Where chains of them repeat each other (a draft, an explanation) the chain that names most passages is
+    the ranking, the last on a tie; where they do not, they are pieces of one. Out-of-range identifiers
+    are dropped, of repeated ones the first stays, missing passages follow in input order. Takes time
+    linear in the length of the text.
 
     Args:
         text: what the model wrote, any string.
@@ -66,8 +73,7 @@ def parse_permutation(text: str, count: int, *, first_identifier: int) -> Permut
     targets of DeAR (arXiv 2508.16998).
     """
     valid = range(first_identifier, first_identifier + count)
-    answer = _answer_part(text)
-    mentions = _best_chain(answer, valid)
+    mentions = _answer(text, valid)
 
     order: list[int] = []
     seen: set[int] = set()
@@ -91,34 +97,44 @@ def parse_permutation(text: str, count: int, *, first_identifier: int) -> Permut
     return Permutation(tuple(order + missing), repairs, first_identifier)
 
 
-def _answer_part(text: str) -> str:
-    """What follows the reasoning: after the last ``</think>``, then after the last final marker."""
+def _answer(text: str, valid: range) -> list[_Mention]:
+    """The mentions of the ranking itself, reasoning before it left aside where something follows it."""
     answer = text.rpartition(_REASONING_END)[2]
-    for marker in reversed(list(_FINAL_MARKER.finditer(answer))):
-        tail = answer[marker.end() :]
-        if any(character.isdecimal() for character in tail):
-            # `Final Ranking: [4] > ...`: the pattern may have eaten the opening bracket.
-            bracket = re.search(r"[\[［【]\s*$", marker.group())
-            return (bracket.group() if bracket else "") + tail
-    return answer
+    markers = list(_FINAL_MARKER.finditer(answer))
+    for marker in markers[: -_MARKERS_TRIED - 1 : -1]:
+        mentions = _read(answer[marker.end() :], valid)
+        # One number alone may be prose: "this final ranking rests on 3 criteria".
+        if _coverage(mentions, valid) >= min(2, len(valid)):
+            return mentions
+    mentions = _read(answer, valid)
+    if _coverage(mentions, valid) or len(answer) == len(text):
+        return mentions
+    return _read(text, valid)
 
 
-def _best_chain(answer: str, valid: range) -> list[_Mention]:
-    """The mentions to read, from the first kind of mention that names any passage."""
-    bracketed = list(_bracketed(answer))
-    if _coverage(bracketed, valid):
-        return _fullest_chain(answer, bracketed, valid)
-    named = list(_matches(_NAMED, answer))  # `passage 4` stands in sentences: there are no chains
-    if _coverage(named, valid):
-        return named
+def _read(text: str, valid: range) -> list[_Mention]:
+    """The ranking's mentions, of the first kind of mention that names any passage."""
+    bracketed = list(_bracketed(text))
+    for mentions in (bracketed, list(_matches(_NAMED, text))):
+        if _coverage(mentions, valid):
+            return _ranking(text, mentions, valid)
     # Blanked, not removed, so that positions stay those of the text.
-    bare_text = _LIST_MARKER.sub(lambda match: " " * len(match.group()), answer)
-    return _fullest_chain(bare_text, list(_matches(_NUMBER, bare_text)), valid)
+    text = _LIST_MARKER.sub(lambda match: " " * len(match.group()), text)
+    numbers = _fullest(list(_chains(text, _matches(_NUMBER, text))), valid)
+    return numbers if _coverage(numbers, valid) else bracketed
 
 
-def _fullest_chain(text: str, mentions: list[_Mention], valid: range) -> list[_Mention]:
-    chains = reversed(list(_chains(text, mentions)))
-    return max(chains, key=lambda chain: _coverage(chain, valid), default=[])
+def _ranking(text: str, mentions: list[_Mention], valid: range) -> list[_Mention]:
+    """One chain where chains are versions of one ranking, all mentions where they are pieces of it."""
+    chains = list(_chains(text, mentions))
+    fullest = _fullest(chains, valid)
+    named = _coverage(mentions, valid)
+    in_pieces = sum(_coverage(chain, valid) for chain in chains) == named
+    return mentions if in_pieces or 2 * _coverage(fullest, valid) < named else fullest
+
+
+def _fullest(chains: list[list[_Mention]], valid: range) -> list[_Mention]:
+    return max(reversed(chains), key=lambda chain: _coverage(chain, valid), default=[])
 
 
 def _bracketed(answer: str) -> Iterator[_Mention]:

@@ -22,8 +22,9 @@ _MAX_CHARS_PER_TOKEN = 16
 
 _SLOT = re.compile("\ue000(q|[0-9]+)\ue001")
 # Punctuation and white space after a slot are encoded with the text that fills it, as is one space
-# before it, so that the pieces give the tokens the whole prompt would.
-_TRAIL = re.compile(r"[\s.,;:!?]*")
+# before it, so that the pieces give the tokens the whole prompt would. A space after all that belongs to
+# the word that follows it.
+_TRAIL = re.compile(r"[\s.,;:!?]*(?<! )")
 
 
 class Tokenizer(Protocol):
@@ -128,7 +129,8 @@ class TaskPrompts:
         self._max_passage_tokens = task.max_passage_tokens
         self._query = neutralise(task.query.strip())
         self._max_chars = builder.max_model_len * _MAX_CHARS_PER_TOKEN
-        whole = [builder.template.normalise(neutralise(text)) for text in task.passages]
+        # Twice: what the template removes may have stood between a bracket and its number.
+        whole = [neutralise(builder.template.normalise(neutralise(text))) for text in task.passages]
         self._texts = [builder.template.cut(text) for text in whole]
         self._cut_by_template = {
             index
@@ -160,13 +162,13 @@ class TaskPrompts:
             if isinstance(slot, _Slot) and slot.passage is None
         }
         room -= sum(len(filled[s]) for s in layout.pieces if isinstance(s, _Slot) and s in filled)
-        if room < _MIN_PASSAGE_TOKENS * len(indices):
+        slots = [s for s in layout.pieces if isinstance(s, _Slot) and s.passage is not None]
+        if room < sum(_MIN_PASSAGE_TOKENS + len(self._encode(slot.trail)) for slot in slots):
             raise InvalidRequest(
                 f"{len(indices)} passages in one window do not fit the model's "
                 f"{self._builder.max_model_len} tokens; choose a smaller window_size",
                 param="dear.window_size",
             )
-        slots = [s for s in layout.pieces if isinstance(s, _Slot) and s.passage is not None]
         wanted = [self._length(indices[slot.passage or 0], slot) for slot in slots]
         for slot, share in zip(slots, share_budget(wanted, room), strict=True):
             index = indices[slot.passage or 0]

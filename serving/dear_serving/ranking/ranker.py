@@ -49,15 +49,18 @@ class Ranker:
                 break
             left_s = None if ends_at is None else ends_at - time.monotonic()
             try:
-                async with asyncio.timeout(left_s):
+                async with asyncio.timeout(left_s) as deadline:
                     orders = await self._run_round(prompts, batch.windows, task.priority)
             except TimeoutError:
+                if not deadline.expired():  # the engine's own, not ours
+                    raise
                 if self._rounds == 0:
                     raise DeadlineExceeded(
                         "the deadline passed before anything was ranked", param="dear.deadline_ms"
                     ) from None
                 order = batch.order_so_far
-                warnings = (f"deadline passed after {self._rounds} rounds; the order is partial",)
+                rounds = "1 round" if self._rounds == 1 else f"{self._rounds} rounds"
+                warnings = (f"deadline passed after {rounds}; the order is partial",)
                 break
         return Ranking(
             order=order,
