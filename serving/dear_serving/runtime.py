@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from dear_serving.errors import DearError, StartupError
@@ -23,6 +22,8 @@ os.environ.setdefault("RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 _PROGRESS_S = 5.0
+_REASON_CHARS = 400
+_SERVE_LOGS = "/tmp/ray/session_latest/logs/serve"
 _CLOSE_S = 4.0
 _RAY_MEMORY_BYTES = 256 * 1024 * 1024
 
@@ -114,18 +115,19 @@ def _start(settings: Settings, progress: _Progress) -> None:
     try:
         serve.run(build_application(settings), name=APP_NAME, route_prefix="/")
     except RuntimeError as error:
-        raise StartupError(_reason(str(error))) from None
+        deployments = serve.status().applications[APP_NAME].deployments.values()
+        raise StartupError(_reason(str(error), [one.message for one in deployments])) from None
     where = f"http://{settings.http.host}:{settings.http.port}"
     say(f"[{progress.elapsed_s():3.0f} s] ready at {where}, models: {', '.join(settings.templates())}")
     say("stop with Ctrl-C")
 
 
-def _reason(message: str) -> str:
-    """The last exception line of Serve's report, which nests the tracebacks of several processes."""
-    lines = [line.strip() for line in message.replace("\\n", "\n").splitlines() if line.strip()]
-    raised = [line for line in lines if re.match(r"[\w.]*(?:Error|Exception|Interrupt)\b", line)]
-    last = (raised or lines or ["the engine did not start"])[-1]
-    return f"{last} (logs: {Path('/tmp/ray/session_latest/logs/serve')})"
+def _reason(error: str, messages: list[str]) -> str:
+    """The last exception in Serve's reports, which nest the tracebacks of several processes, as one line."""
+    report = "\n".join((error, *messages)).replace("\\n", "\n")
+    raised = re.split(r"^\s*(?=[\w.]*(?:Error|Exception): )", report, flags=re.MULTILINE)[-1]
+    said = " ".join(raised.split())[:_REASON_CHARS]
+    return f"{said} (logs: {_SERVE_LOGS})"
 
 
 def _shut_down() -> None:

@@ -23,8 +23,9 @@ from dear_serving.settings import AdapterSettings, Settings
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _TENSOR = re.compile(
-    r"^base_model\.model\.model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\."
-    r"(?P<module>\w+)\.lora_(?P<side>[AB])\.weight$"
+    r"^base_model\.model\.model\.layers\.(?P<layer>[0-9]{1,6})"
+    r"\.(?:self_attn\.(?=[qkvo]_)|mlp\.(?=(?:gate|up|down)_))(?P<module>[a-z]+_proj)"
+    r"\.lora_(?P<side>[AB])\.weight\Z"
 )
 _FLOATS = {"F16", "BF16", "F32"}
 
@@ -88,10 +89,12 @@ def _base_config(source: str) -> dict[str, Any]:
             return config
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(source).to_dict()
+        return dict(AutoConfig.from_pretrained(source).to_dict())
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n", 1)[0]
-        raise SettingsError(f"model.source: no config of {source}: {reason}") from None
+        raise SettingsError(
+            f"model.source: {source} is no folder with a config.json, and as a Hugging Face model: {reason}"
+        ) from None
 
 
 def base_source(settings: Settings) -> str:

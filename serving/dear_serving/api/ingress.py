@@ -43,6 +43,8 @@ class Gateway:
             )
             for name, template in settings.templates().items()
         }
+        for builder in builders.values():
+            builder.layout(settings.ranking.window_size)  # a chat template that fails, fails here
         self._state = GatewayState(
             settings=settings,
             engine=ServeEngine(engine),

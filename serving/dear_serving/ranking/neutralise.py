@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 # An opening bracket before a number and a closing one after it, full-width forms included, apart from
-# each other so that `[3, 4]`, `[3` and `3] > [1` are covered too.
-_OPENING = re.compile(r"[\[［【](?=\s*\d)")
-_CLOSING = re.compile(r"(?<=\d)(\s{0,8})[\]］】]")
+# each other so that `[3, 4]`, `[3` and `3] > [1` are covered too. `[3rd]` and `[a1]` hold no number.
+_OPENING = re.compile(r"[\[［【](?=\s*+\d++(?!\w))")
+_CLOSING = re.compile(r"(?<!\w)(\d++\s{0,8})[\]］】]")
 # Line breaks (also Unicode's) and control characters, NUL among them.
 _BREAKS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]+")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")

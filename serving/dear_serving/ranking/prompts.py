@@ -127,7 +127,7 @@ class TaskPrompts:
     def __init__(self, builder: PromptBuilder, task: RankTask) -> None:
         self._builder = builder
         self._max_passage_tokens = task.max_passage_tokens
-        self._query = neutralise(task.query.strip())
+        self._query = neutralise(task.query).strip()
         self._max_chars = builder.max_model_len * _MAX_CHARS_PER_TOKEN
         # Twice: what the template removes may have stood between a bracket and its number.
         whole = [neutralise(builder.template.normalise(neutralise(text))) for text in task.passages]

@@ -1,0 +1,93 @@
+"""The README's commands print what the README says they print, times and ids aside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.e2e.conftest import Server, free_port
+
+README = (ROOT / "README.md").read_text()
+ADDRESS = "http://127.0.0.1:8000"
+
+
+def blocks(language: str) -> list[str]:
+    """The README's fenced blocks of one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def console(command: str) -> tuple[str, str]:
+    """The whole command of the console block that starts with ``command``, and what it prints."""
+    (block,) = (block for block in blocks("console") if block.startswith(f"$ {command}"))
+    lines = block.removeprefix("$ ").splitlines()
+    end = next(number for number, line in enumerate(lines) if number and not line.startswith("    "))
+    if "'" not in lines[0]:
+        end = 1
+    return "\n".join(lines[:end]), "\n".join(lines[end:])
+
+
+def timeless(text: str) -> list[str]:
+    """Lines without the server's progress, and with every number before ``ms`` or ``s`` blanked."""
+    lines = (line.rstrip() for line in text.splitlines() if not line.startswith("dear: "))
+    return [re.sub(r"\d+ (?=ms|s\b)", "# ", line) for line in lines if line]
+
+
+def test_every_make_target_in_the_readme_is_one_line_of_the_makefile() -> None:
+    targets = set(re.findall(r"^(\w+):.*;", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`?make (\w+)`?", README)) <= targets
+    assert {"setup", "demo", "serve", "test", "check", "locks"} <= targets
+
+
+def test_every_link_in_the_docs_leads_somewhere() -> None:
+    for page in ("README.md", "serving/README.md", "configs/demo/README.md"):
+        folder = (ROOT / page).parent
+        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
+            assert (folder / link).exists(), f"{page}: {link}"
+
+
+@pytest.mark.e2e
+def test_make_demo_prints_what_the_readme_shows() -> None:
+    _, shown = console("make demo")
+    done = subprocess.run(
+        [sys.executable, "-m", "dear_serving", "demo", "--port", str(free_port())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=os.environ | {"COLUMNS": "100"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert timeless(done.stdout) == timeless(shown)
+    assert "ready at" in done.stderr or "starting vLLM" in done.stderr
+
+
+@pytest.mark.e2e
+def test_the_curl_call_prints_what_the_readme_shows(server: Server) -> None:
+    command, shown = console("curl")
+    done = subprocess.run(
+        ["bash", "-c", command.replace(ADDRESS, server.url)], capture_output=True, text=True, check=True
+    )
+    answer, expected = json.loads(done.stdout), json.loads(shown)
+    for reply in (answer, expected):
+        del reply["id"], reply["meta"]["dear"]["queue_ms"], reply["meta"]["dear"]["engine_ms"]
+    assert answer == expected
+
+
+@pytest.mark.e2e
+def test_the_python_example_prints_what_the_readme_shows(server: Server) -> None:
+    (program,) = blocks("python")
+    (shown,) = (block for block in blocks("text") if re.match(r"\d\.\d\d  ", block))
+    assert ADDRESS in program
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace(ADDRESS, server.url)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == shown

@@ -1,0 +1,363 @@
+"""Prompts: token ids that fit the model, whatever the caller sends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from dear_serving.adapters.templates import load_template
+from dear_serving.engine.tokenizer import BaseTokenizer
+from dear_serving.errors import InvalidRequest
+from dear_serving.ranking.neutralise import neutralise
+from dear_serving.ranking.prompts import Prompt, PromptBuilder, share_budget
+from dear_serving.ranking.template import Template
+from dear_serving.types import RankTask
+
+CONTROL_TOKENS = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>"]
+QUERY = "When did Thomas Edison invent the light bulb?"
+PLAIN, CHAT = (load_template(name, None) for name in ("plain", "chat"))
+# The plain template without its own cut, so that the budget alone cuts.
+UNCUT = PLAIN.model_copy(update={"max_passage_chars": None})
+LONG = "Thomas Edison invented the light bulb in 1879. " * 400
+
+templates = pytest.mark.parametrize("template", [PLAIN, CHAT], ids=["plain", "chat"])
+# The session fixtures are the same in every example.
+many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+wild = st.one_of(
+    st.text(st.characters(), max_size=80),  # surrogates and controls included
+    st.lists(
+        st.sampled_from(
+            ["[3]", " > ", "［1］", "[ 2 ]", "\n", "\x00", "\ud800", "🙂", "東京", "é", "e\u0301", "  "]
+        )
+        | st.sampled_from([*CONTROL_TOKENS, "Title: Content: ", "word ", "1879", "?!", "\u2028", "\t"]),
+        max_size=40,
+    ).map("".join),
+    st.integers(1, 3000).map("x".__mul__),
+    st.integers(1, 1000).map("🙂é ".__mul__),
+)
+
+
+def build(
+    template: Template,
+    tokenizer: BaseTokenizer,
+    passages: Sequence[str],
+    query: str = QUERY,
+    max_model_len: int = 4096,
+) -> Prompt:
+    builder = PromptBuilder(template, tokenizer, max_model_len)
+    return builder.prepare(RankTask(query, passages)).window(range(len(passages)))
+
+
+def ids_of_whole(template: Template, tokenizer: BaseTokenizer, query: str, passages: list[str]) -> list[int]:
+    """The whole prompt as one text, tokenised at once: what the adapter saw in training."""
+    ids = tokenizer.encode_template(template.render(query, passages, tokenizer.render_chat))
+    bos = tokenizer.bos_token_id
+    return ids if bos is None or ids[0] == bos else [bos, *ids]
+
+
+def closing_ids(template: Template, tokenizer: BaseTokenizer, count: int) -> list[int]:
+    """The instruction after the last mention of the query."""
+    whole = template.render(QUERY, ["x"] * count, tokenizer.render_chat)
+    return tokenizer.encode_template(whole.rpartition(f"{QUERY}.\n")[2])
+
+
+def cap_of(tokenizer: BaseTokenizer, limit: int, text: str) -> RankTask:
+    return RankTask(QUERY, [text, "short one"], max_passage_tokens=limit)
+
+
+# Piecewise encoding and the whole prompt.
+
+ORDINARY = [
+    ["Thomas Edison invented the light bulb in 1879.", "Coffee is good for diet"],
+    ["Ends in a mark!", "(starts with one)", '"quoted"', "...", "1879", "don't"],
+    ["東京の光", "Ünïcode naïve café", "🙂🙂", "e\u0301", "Ω"],
+    ["two  spaces", "tab\tinside", "a/b_c-d", "$5.00 + 3%"],
+    ["a"],
+]
+
+
+@templates
+@pytest.mark.parametrize("passages", ORDINARY, ids=lambda passages: passages[0][:12])
+@pytest.mark.parametrize("query", [QUERY, "light bulb", "why?!", "1879", "東京", "..."])
+def test_pieces_give_the_tokens_of_the_whole_prompt(
+    template: Template, either: BaseTokenizer, passages: list[str], query: str
+) -> None:
+    prepared = [template.normalise(passage) for passage in passages]
+    whole = ids_of_whole(template, either, query, prepared)
+    assert build(template, either, passages, query).token_ids == whole
+
+
+@templates
+@many
+@given(
+    query=st.text(max_size=30), passages=st.lists(st.text(min_size=1, max_size=60), min_size=1, max_size=4)
+)
+def test_pieces_give_the_tokens_of_the_whole_prompt_for_any_text(
+    template: Template, either: BaseTokenizer, query: str, passages: list[str]
+) -> None:
+    query = neutralise(query).strip()
+    prepared = [neutralise(template.normalise(neutralise(passage))) for passage in passages]
+    if template is CHAT and not all(prepared):
+        return  # See test_an_empty_passage_keeps_its_space_in_the_chat_prompt.
+    whole = ids_of_whole(template, either, query, prepared)
+    assert build(template, either, passages, query).token_ids == whole
+
+
+def test_an_empty_passage_keeps_its_space_in_the_chat_prompt(demo: BaseTokenizer) -> None:
+    """The one known difference: a chat template strips the turn "[1] ", the pieces do not."""
+    pieces = demo.decode(build(CHAT, demo, ["", "b"]).token_ids)
+    assert pieces.replace("[1] <|eot_id|>", "[1]<|eot_id|>") == (
+        CHAT.render(QUERY, ["", "b"], demo.render_chat)
+    )
+
+
+def test_a_separator_that_ends_in_a_space_keeps_the_tokens_of_the_whole(
+    llama3: BaseTokenizer,
+) -> None:
+    assert UNCUT.text is not None
+    form = UNCUT.text.model_copy(update={"separator": ", "})
+    template = UNCUT.model_copy(update={"text": form})
+    passages = ["Edison", "light bulb", "1879"]
+    whole = ids_of_whole(template, llama3, QUERY, passages)
+    assert build(template, llama3, passages).token_ids == whole
+
+
+def test_begins_with_one_begin_of_text(either: BaseTokenizer) -> None:
+    for template in (PLAIN, CHAT):
+        ids = build(template, either, ["a", "b"]).token_ids
+        assert ids.index(either.bos_token_id) == 0
+        assert ids.count(either.bos_token_id) == 1
+
+
+# Fitting the model.
+
+
+@templates
+@many
+@given(
+    query=wild,
+    passages=st.lists(wild, min_size=1, max_size=12),
+    max_model_len=st.integers(500, 1500),
+    cap=st.none() | st.integers(1, 200),
+)
+@example(query="x" * 100_000, passages=["a"], max_model_len=900, cap=None)
+@example(query="", passages=["", ""], max_model_len=900, cap=1)
+@example(query="\ud800\x00", passages=["\udfff", "\x00"], max_model_len=900, cap=None)
+def test_prompt_and_answer_fit_and_the_instruction_is_whole(
+    template: Template,
+    either: BaseTokenizer,
+    query: str,
+    passages: list[str],
+    max_model_len: int,
+    cap: int | None,
+) -> None:
+    builder = PromptBuilder(template, either, max_model_len)
+    prompts = builder.prepare(RankTask(query, passages, max_passage_tokens=cap))
+    try:
+        prompt = prompts.window(range(len(passages)))
+    except InvalidRequest as error:
+        assert error.param == "dear.window_size"
+        return
+    assert len(prompt.token_ids) + prompt.max_new_tokens <= max_model_len
+    closing = closing_ids(template, either, len(passages))
+    assert prompt.token_ids[-len(closing) :] == closing
+
+
+@templates
+@pytest.mark.parametrize("query", ["light " * 20_000, "x" * 100_000, "?" * 100_000, "🙂" * 25_000])
+def test_a_huge_query_is_cut_to_a_quarter_and_passages_keep_their_room(
+    template: Template, either: BaseTokenizer, query: str
+) -> None:
+    builder = PromptBuilder(template, either, 4096)
+    prompts = builder.prepare(RankTask(query, ["Edison", "coffee"]))
+    prompt = prompts.window((0, 1))
+    without = build(template, either, ["Edison", "coffee"], "").token_ids
+    assert len(prompt.token_ids) - len(without) <= 4096 // 4
+    assert "Edison" in either.decode(prompt.token_ids)
+    (said,) = prompts.warnings()
+    assert re.fullmatch(r"query cut to \d+ tokens to fit the model's length", said)
+
+
+def test_one_huge_passage_leaves_the_small_ones_whole(either: BaseTokenizer) -> None:
+    small = [f"small passage number {n} about light." for n in range(9)]
+    builder = PromptBuilder(UNCUT, either, 2048)
+    prompts = builder.prepare(RankTask(QUERY, [*small[:4], LONG * 5, *small[4:]]))
+    prompt = prompts.window(range(10))
+    text = either.decode(prompt.token_ids)
+    for one in small:
+        assert one in text
+    # What is left goes to the huge one: nothing is wasted but what a character's end may take.
+    assert 2048 - 4 <= len(prompt.token_ids) + prompt.max_new_tokens <= 2048
+    assert prompts.warnings() == ("1 passage cut to fit the model's 2048 tokens",)
+
+
+def test_long_passages_are_cut_to_the_same_share(either: BaseTokenizer) -> None:
+    builder = PromptBuilder(UNCUT, either, 2048)
+    prompts = builder.prepare(RankTask(QUERY, [LONG, "short", LONG, LONG]))
+    text = either.decode(prompts.window(range(4)).token_ids)
+    shown = re.findall(r"^\[\d\] (.*)$", text, re.MULTILINE)
+    lengths = [len(either.encode(" " + one)) for one in shown]
+    assert shown[1] == "short"
+    assert min(lengths[0], lengths[2], lengths[3]) > 200
+    assert max(lengths[0], lengths[2], lengths[3]) - min(lengths[0], lengths[2], lengths[3]) <= 2
+    assert prompts.warnings() == ("3 passages cut to fit the model's 2048 tokens",)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 50])
+def test_max_passage_tokens_caps_a_passage(either: BaseTokenizer, limit: int) -> None:
+    prompts = PromptBuilder(UNCUT, either, 4096).prepare(cap_of(either, limit, LONG))
+    text = either.decode(prompts.window((0, 1)).token_ids)
+    shown = re.findall(r"^\[0\](.*)$", text, re.MULTILINE)[0]
+    assert len(either.encode(shown)) == limit
+    (said,) = prompts.warnings()
+    assert re.fullmatch(
+        rf"(1 passage|2 passages) cut to fit the model's 4096 tokens or to max_tokens_per_doc {limit}",
+        said,
+    )
+
+
+def test_a_cap_that_nobody_reaches_changes_nothing(either: BaseTokenizer) -> None:
+    task = RankTask(QUERY, ["Edison", "coffee"], max_passage_tokens=4000)
+    prompts = PromptBuilder(PLAIN, either, 4096).prepare(task)
+    assert prompts.window((0, 1)) == build(PLAIN, either, ["Edison", "coffee"])
+    assert prompts.warnings() == ()
+
+
+@templates
+def test_too_many_passages_for_one_window_are_refused(template: Template, either: BaseTokenizer) -> None:
+    prompts = PromptBuilder(template, either, 600).prepare(RankTask(QUERY, ["a"] * 60))
+    with pytest.raises(InvalidRequest, match="60 passages in one window do not fit") as failure:
+        prompts.window(range(60))
+    assert failure.value.param == "dear.window_size"
+    assert "600 tokens" in failure.value.message
+
+
+@templates
+@pytest.mark.parametrize("count", [1, 2, 9, 10, 11, 20, 99, 100])
+def test_the_answer_has_room_for_the_full_permutation(
+    template: Template, either: BaseTokenizer, count: int
+) -> None:
+    first = template.first_identifier
+    answer = " > ".join(f"[{first + n}]" for n in range(count))
+    end_of_text = 1
+    prompt = build(template, either, ["a"] * count, max_model_len=50_000)
+    needed = len(either.encode(answer)) + end_of_text
+    assert needed <= prompt.max_new_tokens <= needed + 16  # the rest of the model's length is for text
+
+
+def test_windows_show_the_passages_asked_for_in_that_order(either: BaseTokenizer) -> None:
+    prompts = PromptBuilder(PLAIN, either, 4096).prepare(RankTask(QUERY, ["a1", "b2", "c3", "d4"]))
+    text = either.decode(prompts.window((3, 0, 2)).token_ids)
+    assert "[0] d4\n[1] a1\n[2] c3\n" in text
+    assert "b2" not in text
+    assert "provide you with 3 passages" in text
+
+
+def test_warnings_count_each_passage_once(demo: BaseTokenizer) -> None:
+    task = RankTask(QUERY, ["a " * 400, "b", "c " * 400])
+    prompts = PromptBuilder(CHAT, demo, 4096).prepare(task)
+    assert prompts.warnings() == ('2 passages cut to 300 words by template "chat"',)
+    small = PromptBuilder(CHAT, demo, 700).prepare(task)
+    for _ in range(2):
+        small.window((0, 1, 2))
+    assert small.warnings() == (
+        '2 passages cut to 300 words by template "chat"',
+        "2 passages cut to fit the model's 700 tokens",
+    )
+
+
+# What passages and queries cannot do.
+
+
+@templates
+@pytest.mark.parametrize("control", [*CONTROL_TOKENS, "<|end_header_id|>"])
+def test_control_tokens_in_text_are_plain_characters(
+    template: Template, either: BaseTokenizer, control: str
+) -> None:
+    clean = build(template, either, ["a", "b"], "q").token_ids
+    prompt = build(template, either, [f"a{control}", f"{control}b"], f"q{control}")
+    (control_id,) = either.encode_template(control)
+    assert prompt.token_ids.count(control_id) == clean.count(control_id)
+    mentions = 2 + 2  # the query stands in the prompt twice
+    text = either.decode(prompt.token_ids)
+    assert text.count(control) == either.decode(clean).count(control) + mentions
+
+
+IDENTIFIERS = ["[3] > [1]", "[ 3 ]", "[3", "3]", "［3］", "【3】", "[Title: Content: 3]", "[\n3]", "[\x003]"]
+
+
+@templates
+@pytest.mark.parametrize("passage", IDENTIFIERS, ids=ascii)
+def test_bracketed_numbers_of_a_passage_do_not_survive(
+    template: Template, either: BaseTokenizer, passage: str
+) -> None:
+    bracketed = re.compile(r"[\[［【]\s*\d+|\d+\s*[\]］】]")
+    clean = either.decode(build(template, either, ["x", "y"], "q").token_ids)
+    hostile = build(template, either, [passage, f"so {passage} it is"], f"q {passage}")
+    assert len(bracketed.findall(either.decode(hostile.token_ids))) == len(bracketed.findall(clean))
+
+
+@many
+@given(text=wild, limit=st.integers(0, 60))
+@example(text="🙂" * 20, limit=7)
+@example(text="東京" * 20, limit=5)
+def test_a_cut_never_splits_a_character(either: BaseTokenizer, text: str, limit: int) -> None:
+    text = neutralise(text)
+    ids = either.encode_cut(text, limit)
+    assert len(ids) <= limit
+    assert text.startswith(either.decode(ids))
+    if len(either.encode(text)) <= limit:
+        assert ids == either.encode(text)
+    else:
+        assert limit - len(ids) <= 3 * 4  # at most what one character's bytes may take
+
+
+@pytest.mark.parametrize("piece", ["🙂", "東", "é", "🙂a", "👩‍👩‍👧‍👦"])
+def test_a_cut_prompt_brings_no_replacement_character(either: BaseTokenizer, piece: str) -> None:
+    for max_model_len in range(600, 612):
+        ids = build(UNCUT, either, [piece * 2000, "b"], piece * 500, max_model_len).token_ids
+        assert "\ufffd" not in either.decode(ids)
+
+
+# Sharing.
+
+wanted_tokens = st.lists(st.integers(0, 500), max_size=40)
+
+
+@settings(max_examples=300)
+@given(wanted=wanted_tokens, budget=st.integers(0, 5000))
+def test_shares_fit_the_budget_and_are_fair(wanted: list[int], budget: int) -> None:
+    shares = share_budget(wanted, budget)
+    assert sum(shares) <= budget
+    assert all(0 <= share <= want for share, want in zip(shares, wanted, strict=True))
+    cut = [share for share, want in zip(shares, wanted, strict=True) if share < want]
+    if not cut:
+        return
+    assert sum(wanted) > budget
+    # Those who are cut get the same, to a token, and nobody whole got more than they; nothing is left.
+    assert max(cut) - min(cut) <= 1
+    assert max(shares) <= min(cut) + 1
+    assert sum(shares) == budget
+
+
+@given(wanted=wanted_tokens, spare=st.integers(0, 100))
+def test_everyone_gets_what_they_want_where_all_fits(wanted: list[int], spare: int) -> None:
+    assert share_budget(wanted, sum(wanted) + spare) == wanted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "budget", "shares"),
+    [
+        ([], 10, []),
+        ([5, 5], 0, [0, 0]),
+        ([100, 1, 100], 21, [10, 1, 10]),
+        ([100, 3, 100], 10, [3, 3, 4]),
+        ([1000, 10, 10], 100, [80, 10, 10]),
+    ],
+)
+def test_shares(wanted: list[int], budget: int, shares: list[int]) -> None:
+    assert share_budget(wanted, budget) == shares

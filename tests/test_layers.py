@@ -1,0 +1,190 @@
+"""The direction of imports: which layer may know which, read from the source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = {"dear_serving": ROOT / "serving", "dear_client": ROOT / "client"}
+EVERYTHING = ("dear_serving",)
+
+# What each module may import of dear_serving. The longest name that fits a module decides; a name allows
+# what is below it too. ``from dear_serving import __version__`` is open to all.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "types": (),
+    "errors": (),
+    "settings": ("errors",),
+    "metrics": ("types",),
+    "supervisor": ("errors",),
+    "ranking": ("types", "errors", "engine.protocol", "ranking"),
+    "engine": ("types", "errors", "settings", "engine"),
+    "engine.tokenizer": ("errors", "ranking.template", "ranking.prompts"),
+    "engine.protocol": ("types",),
+    "adapters": ("types", "errors", "settings", "ranking", "adapters"),
+    "tenancy": ("types", "errors", "settings", "tenancy"),
+    "api": (
+        *("types", "errors", "settings", "metrics"),
+        *("ranking", "adapters", "tenancy", "engine.protocol", "api"),
+    ),
+    "api.ingress": (
+        *("types", "errors", "settings", "metrics"),
+        *("ranking", "adapters", "tenancy", "engine.protocol", "api"),
+        *("engine.handle", "engine.tokenizer"),
+    ),
+    "app": EVERYTHING,
+    "cli": EVERYTHING,
+    "__main__": ("cli",),
+    "runtime": EVERYTHING,
+    "demo": ("errors", "settings", "supervisor"),
+}
+
+# Libraries that only some modules may import.
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    "ray": (
+        *("engine.server", "engine.decode", "engine.handle"),
+        *("api.ingress", "app", "runtime"),
+    ),
+    "vllm": (
+        *("engine.server", "engine.decode", "engine.handle"),
+        *("api.ingress", "app", "runtime"),
+    ),
+    "torch": ("engine",),
+    "transformers": ("engine", "adapters"),
+    "fastapi": ("api",),
+    "starlette": ("api",),
+    "httpx": ("demo",),
+}
+
+
+def within(name: str, parents: tuple[str, ...]) -> bool:
+    return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
+
+
+def modules_of(package: str) -> Iterator[tuple[str, str]]:
+    """Every module's dotted name and source."""
+    folder = SOURCES[package]
+    for file in sorted((folder / package).rglob("*.py")):
+        parts = file.relative_to(folder).with_suffix("").parts
+        yield ".".join(parts).removesuffix(".__init__"), file.read_text(encoding="utf-8")
+
+
+def imports_of(module: str, source: str) -> Iterator[str]:
+    """Everything a module imports, anywhere in it: ``a.b`` of ``import a.b``, ``a.b.c`` of ``from a.b
+    import c``, relative and dynamic imports with a fixed name included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: -node.level] if node.level else []
+            origin = ".".join([*above, *filter(None, [node.module])])
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args:
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            called = node.func.id if isinstance(node.func, ast.Name) else called
+            name = node.args[0]
+            if called in ("import_module", "__import__") and isinstance(name, ast.Constant):
+                yield str(name.value)
+
+
+def rule_of(module: str) -> tuple[str, ...] | None:
+    """What ``module`` (without the package) may import, by the longest name in the table."""
+    fitting = [name for name in MAY_IMPORT if within(module, (name,))]
+    return MAY_IMPORT[max(fitting, key=len)] if fitting else None
+
+
+def violations(module: str, source: str) -> list[str]:
+    """Imports that break the rules, as ``module imports name``."""
+    package, _, inner = module.partition(".")
+    found = []
+    for name in imports_of(module, source):
+        library, _, imported = name.partition(".")
+        if library == "dear_serving" and package == "dear_serving":
+            allowed = rule_of(inner) or ()
+            wrong = imported != "__version__" and not (allowed == EVERYTHING or within(imported, allowed))
+        elif library == "dear_serving":
+            wrong = True
+        elif package == "dear_serving":
+            wrong = library in ONLY_IN and not within(inner, ONLY_IN[library])
+        else:
+            wrong = library in ONLY_IN and library != "httpx"
+        if wrong:
+            found.append(f"{module} imports {name}")
+    return found
+
+
+ALL = {module: source for package in SOURCES for module, source in modules_of(package)}
+
+
+@pytest.mark.parametrize("module", ALL)
+def test_imports_keep_to_the_layers(module: str) -> None:
+    assert violations(module, ALL[module]) == []
+
+
+@pytest.mark.parametrize("module", [name for name in ALL if name.startswith("dear_serving.")])
+def test_every_module_has_a_rule(module: str) -> None:
+    inner = module.removeprefix("dear_serving.")
+    assert rule_of(inner) is not None, f"add {inner} to MAY_IMPORT"
+
+
+def test_every_layer_is_read() -> None:
+    layers = {"ranking", "engine", "adapters", "tenancy", "api"}
+    assert {f"dear_serving.{layer}" for layer in layers} < set(ALL)
+    assert "dear_client" in ALL
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("dear_serving.ranking.ranker", "import ray"),
+        ("dear_serving.ranking.ranker", "import numpy, vllm.lora"),
+        ("dear_serving.ranking.ranker", "from fastapi import FastAPI"),
+        ("dear_serving.ranking.ranker", "from transformers import AutoTokenizer"),
+        ("dear_serving.ranking.ranker", "import httpx"),
+        ("dear_serving.ranking.ranker", "def f():\n    from torch import nn"),
+        ("dear_serving.ranking.ranker", "if TYPE_CHECKING:\n    import starlette.routing"),
+        ("dear_serving.ranking.ranker", "importlib.import_module('ray.serve')"),
+        ("dear_serving.ranking.ranker", "from dear_serving.settings import Settings"),
+        ("dear_serving.ranking.ranker", "from dear_serving.engine.fake import FakeEngine"),
+        ("dear_serving.ranking.ranker", "from dear_serving import engine"),
+        ("dear_serving.ranking.ranker", "from ..adapters import templates"),
+        ("dear_serving.ranking.ranker", "from .. import settings"),
+        ("dear_serving.engine.handle", "from dear_serving.api.failures import error_body"),
+        ("dear_serving.engine.handle", "from dear_serving.ranking.prompts import Prompt"),
+        ("dear_serving.engine.tokenizer", "from dear_serving.ranking.ranker import Ranker"),
+        ("dear_serving.engine.protocol", "import ray"),
+        ("dear_serving.adapters.preflight", "from dear_serving.engine.protocol import Engine"),
+        ("dear_serving.tenancy.admission", "from dear_serving.api.auth import check_key"),
+        ("dear_serving.api.routes", "from dear_serving.engine.handle import ServeEngine"),
+        ("dear_serving.api.routes", "from dear_serving.app import build"),
+        ("dear_serving.api.routes", "from ray import serve"),
+        ("dear_serving.errors", "from dear_serving.types import Order"),
+        ("dear_serving.new", "from dear_serving.types import Order"),
+        ("dear_client.calls", "from dear_serving.errors import DearError"),
+        ("dear_client.calls", "import dear_serving"),
+        ("dear_client.calls", "import ray"),
+    ],
+)
+def test_the_checker_catches(module: str, source: str) -> None:
+    assert len(violations(module, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("dear_serving.ranking.ranker", "from dear_serving.engine.protocol import Engine"),
+        ("dear_serving.ranking.ranker", "from .windows import Strategy"),
+        ("dear_serving.engine.tokenizer", "from dear_serving.ranking.template import Template"),
+        ("dear_serving.engine.server", "import vllm\nfrom ray.serve.llm import LLMServer"),
+        ("dear_serving.api.ingress", "from dear_serving.engine.handle import ServeEngine"),
+        ("dear_serving.api.routes", "from dear_serving import __version__"),
+        ("dear_serving.app", "from dear_serving.engine.server import RerankServer"),
+        ("dear_serving.ranking.ranker", "import rayon, typesense"),
+        ("dear_client.calls", "import httpx, pydantic"),
+    ],
+)
+def test_the_checker_lets_through(module: str, source: str) -> None:
+    assert violations(module, source) == []
