@@ -9,7 +9,9 @@ def main() -> NoReturn:
     try:
         from dear_serving.cli import main as run
     except ModuleNotFoundError as error:
-        sys.exit(f"dear: the server's packages are not installed (no {error.name}); install dear-serving[cpu]")
+        sys.exit(
+            f"dear: the server's packages are not installed (no {error.name}); install dear-serving[cpu]"
+        )
     run()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 
 import httpx
@@ -11,7 +12,6 @@ import pytest
 from dear_serving.api.gateway import GatewayState
 from dear_serving.engine.fake import FakeEngine
 from tests.conftest import client_of
-import itertools
 
 DOCUMENTS = ["alpha", "beta", "gamma"]
 BODY = {"model": "legal", "query": "which letter?", "documents": DOCUMENTS}

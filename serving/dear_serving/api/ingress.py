@@ -20,6 +20,12 @@ from dear_serving.settings import Settings
 from dear_serving.tenancy.admission import Admission
 
 
+def running_replicas(engine: DeploymentHandle[Any]) -> int:
+    """How many replicas of the engine Serve counts as running."""
+    application = serve.status().applications[engine.app_name]
+    return int(application.deployments[engine.deployment_name].replica_states.get("RUNNING", 0))
+
+
 @serve.deployment
 @serve.ingress()
 class Gateway:
@@ -47,7 +53,7 @@ class Gateway:
             builder.layout(settings.ranking.window_size)  # a chat template that fails, fails here
         self._state = GatewayState(
             settings=settings,
-            engine=ServeEngine(engine),
+            engine=ServeEngine(engine, lambda: running_replicas(engine)),
             builders=builders,
             revisions=revisions,
             admission=Admission(settings.limits.max_requests_in_flight),

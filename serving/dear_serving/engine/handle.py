@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
@@ -14,31 +14,44 @@ from dear_serving.engine.protocol import EngineRequest, OpenAIRoute
 from dear_serving.errors import EngineUnavailable, RequestError
 from dear_serving.types import Generation
 
+Answer = TypeVar("Answer")
+
 _RETRY_AFTER_S = 5.0
+_WATCH_S = 1.0
 
 
 class ServeEngine:
     """Implements engine.protocol.Engine. A cancelled call cancels its work on the replica.
 
-    Ranking a window has no side effect, so a call whose replica died is sent once more, to another one.
+    Serve lets a call wait for as long as no replica runs. Here it fails instead, at once or as soon as the
+    last replica is gone. Ranking a window has no side effect, so a call whose replica died is sent once
+    more, to another one.
+
+    Args:
+        handle: of the engine deployment.
+        count_running: how many of its replicas run now, by Serve's own account; may block.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], count_running: Callable[[], int]) -> None:
         self._handle = handle
         self._stream = handle.options(stream=True)
+        self._count_running = count_running
+        self._down = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
 
     async def generate(self, request: EngineRequest) -> Generation:
         """See the protocol."""
         try:
             return await self._generate(request)
         except RayActorError:
-            return await self._answered(self._generate(request))
+            return await self._or_unavailable(self._generate(request))
 
     async def _generate(self, request: EngineRequest) -> Generation:
+        await self._fail_if_down()
         response = self._handle.generate.remote(request)
         try:
-            return cast("Generation", await response)
-        except asyncio.CancelledError:
+            return await self._unless_down(response)
+        except (asyncio.CancelledError, EngineUnavailable):
             response.cancel()
             raise
         except RayActorError:
@@ -50,11 +63,15 @@ class ServeEngine:
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str
     ) -> AsyncIterator[str | dict[str, Any]]:
         """See the protocol."""
+        await self._fail_if_down()
         response = self._stream.openai.remote(route, body, request_id)
+        items = aiter(response)
         try:
-            async for item in response:
-                yield item
-        except (asyncio.CancelledError, GeneratorExit):
+            while True:
+                yield await self._unless_down(anext(items))
+        except StopAsyncIteration:
+            return
+        except (asyncio.CancelledError, GeneratorExit, EngineUnavailable):
             response.cancel()
             raise
         except Exception as error:
@@ -62,18 +79,64 @@ class ServeEngine:
 
     async def check_ready(self) -> None:
         """See the protocol."""
-        await self._answered(self._handle.check_health.remote())
+        await self._fail_if_down()
+        await self._or_unavailable(self._unless_down(self._handle.check_health.remote()))
 
     async def metrics(self) -> str:
         """See the protocol."""
-        return str(await self._answered(self._handle.metrics.remote()))
+        await self._fail_if_down()
+        return str(await self._or_unavailable(self._unless_down(self._handle.metrics.remote())))
+
+    async def _fail_if_down(self) -> None:
+        if self._watch is None:
+            await self._look()
+            self._watch = asyncio.create_task(self._keep_watching())
+        if self._down.is_set():
+            raise _unavailable()
+
+    async def _unless_down(self, answer: Awaitable[Answer]) -> Answer:
+        """The answer, or EngineUnavailable once no replica runs."""
+        answering = asyncio.ensure_future(_await(answer))
+        down = asyncio.create_task(self._down.wait())
+        try:
+            await asyncio.wait({answering, down}, return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                raise _unavailable()
+            return answering.result()
+        finally:
+            answering.cancel()
+            down.cancel()
+
+    async def _keep_watching(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            running = await asyncio.to_thread(self._count_running)
+        except (RayError, RayServeException):
+            return  # Serve's controller restarts: what was known stays
+        if running:
+            self._down.clear()
+        else:
+            self._down.set()
 
     @staticmethod
-    async def _answered(response: Any) -> Any:
+    async def _or_unavailable(answer: Awaitable[Answer]) -> Answer:
         try:
-            return await response
+            return await answer
         except Exception as error:
             raise _as_request_error(error) from error
+
+
+async def _await(answer: Awaitable[Answer]) -> Answer:
+    """A coroutine around anything that can be awaited."""
+    return await answer
+
+
+def _unavailable() -> EngineUnavailable:
+    return EngineUnavailable("no engine can answer now", retry_after_s=_RETRY_AFTER_S)
 
 
 def _as_request_error(error: Exception) -> Exception:
@@ -82,8 +145,8 @@ def _as_request_error(error: Exception) -> Exception:
         error = error.cause if isinstance(error.cause, Exception) else error
     if isinstance(error, RequestError):
         return error
-    if isinstance(error, RequestCancelledError):
-        return EngineUnavailable("the engine dropped the request", retry_after_s=_RETRY_AFTER_S)
-    if isinstance(error, RayError | RayServeException | BackPressureError | ConnectionError):
-        return EngineUnavailable("no engine can answer now", retry_after_s=_RETRY_AFTER_S)
+    if isinstance(
+        error, RayError | RayServeException | BackPressureError | RequestCancelledError | ConnectionError
+    ):
+        return _unavailable()
     return error
