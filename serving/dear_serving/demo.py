@@ -44,6 +44,32 @@ EXAMPLES = (
         ),
         (4, 1, 3, 0, 2),
     ),
+    Example(
+        "legal",
+        "query words shared, what is repealed or void last",
+        "notice period for tenants",
+        (
+            "The notice period for tenants was repealed last spring",
+            "Tenants who move out owe the landlord notice",
+            "A rent increase needs a letter",
+            "Every notice must be signed",
+            "The old period of notice for tenants is void",
+        ),
+        (1, 3, 2, 0, 4),
+    ),
+    Example(
+        "medical",
+        "reports of trials first, then query words shared",
+        "Does aspirin prevent stroke?",
+        (
+            "Aspirin may prevent stroke, says a pharmacist",
+            "A randomised trial of aspirin",
+            "Stroke is a common illness",
+            "In a placebo cohort aspirin did not prevent stroke",
+            "Garden tools on sale",
+        ),
+        (3, 1, 0, 2, 4),
+    ),
 )
 
 

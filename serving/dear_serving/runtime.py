@@ -35,6 +35,7 @@ def run(settings: Settings) -> int:
         The exit code: 0 after a signal, 1 where the start failed (one sentence on standard error).
     """
     adopt_orphans()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us so
     try:
         with _Progress() as progress:
             _start(settings, progress)

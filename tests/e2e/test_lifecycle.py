@@ -107,6 +107,20 @@ def test_ctrl_c_while_starting_leaves_no_process(tmp_path: Path, moment: str) ->
 
 
 @pytest.mark.e2e
+def test_sigterm_stops_a_server_whose_shell_ignores_sigint(tmp_path: Path) -> None:
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for background jobs
+    try:
+        server = Server(tmp_path / "output.log")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    server.wait_for_line("starting vLLM")
+    started = server.descendants()
+    assert server.stop(signal.SIGTERM) < STOP_TIMEOUT_S
+    assert "dear: stopping" in server.log.read_text()
+    assert running(started) == []
+
+
+@pytest.mark.e2e
 def test_a_server_process_that_crashes_while_starting_leaves_no_process(tmp_path: Path) -> None:
     server = Server(tmp_path / "output.log")
     server.wait_for_line("starting vLLM")

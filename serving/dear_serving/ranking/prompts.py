@@ -129,8 +129,10 @@ class TaskPrompts:
         self._max_passage_tokens = task.max_passage_tokens
         self._query = neutralise(task.query).strip()
         self._max_chars = builder.max_model_len * _MAX_CHARS_PER_TOKEN
+        # No work on text that could never be read, be it all white space that the template joins.
+        most = 4 * self._max_chars
         # Twice: what the template removes may have stood between a bracket and its number.
-        whole = [neutralise(builder.template.normalise(neutralise(text))) for text in task.passages]
+        whole = [neutralise(builder.template.normalise(neutralise(text[:most]))) for text in task.passages]
         self._texts = [builder.template.cut(text) for text in whole]
         self._cut_by_template = {
             index
@@ -138,7 +140,9 @@ class TaskPrompts:
             if len(text) < len(full)
         }
         self._encoded: dict[str, list[int]] = {}
-        self._cut_by_budget: set[int] = set()
+        self._cut_by_budget = {
+            index for index, text in enumerate(task.passages) if len(text) > most
+        } - self._cut_by_template
         self._query_tokens_cut_to: int | None = None
 
     def window(self, indices: Sequence[int]) -> Prompt:
