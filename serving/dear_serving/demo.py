@@ -1,4 +1,4 @@
-"""``dear demo``: starts the server, ranks three lists over HTTP, shows them as tables, stops."""
+"""``dear demo``: starts the server, ranks three lists over HTTP, shows them as tables, stops it."""
 
 from __future__ import annotations
 
@@ -42,33 +42,32 @@ EXAMPLES = (
             "KEPCO fixes light problems",
             "Thomas Edison invented the light bulb in 1879",
         ),
-        (4, 1, 3, 0, 2),
+        (4, 1, 3, 2, 0),
     ),
     Example(
         "legal",
         "query words shared, what is repealed or void last",
-        "notice period for tenants",
+        "parking permit for residents",
         (
-            "The notice period for tenants was repealed last spring",
-            "Tenants who move out owe the landlord notice",
-            "A rent increase needs a letter",
-            "Every notice must be signed",
-            "The old period of notice for tenants is void",
+            "Residents need a parking permit in town",
+            "The parking permit for residents is void",
+            "A permit is cheap",
+            "Parking permit prices",
+            "Garden furniture",
         ),
-        (1, 3, 2, 0, 4),
+        (0, 3, 2, 4, 1),
     ),
     Example(
         "medical",
         "reports of trials first, then query words shared",
         "Does aspirin prevent stroke?",
         (
-            "Aspirin may prevent stroke, says a pharmacist",
+            "Aspirin may prevent stroke",
             "A randomised trial of aspirin",
-            "Stroke is a common illness",
-            "In a placebo cohort aspirin did not prevent stroke",
             "Garden tools on sale",
+            "In a placebo cohort aspirin did prevent stroke",
         ),
-        (3, 1, 0, 2, 4),
+        (3, 1, 0, 2),
     ),
 )
 
@@ -88,7 +87,7 @@ def show_examples(settings: Settings, command: list[str]) -> int:
         for example in EXAMPLES:
             model = example.model or settings.model.id
             if model in settings.templates():
-                console.print(_table(client, settings.model.id, model, example))
+                _show(console, client, settings.model.id, model, example)
     return 0
 
 
@@ -106,38 +105,34 @@ def _wait_until_ready(client: httpx.Client, server: subprocess.Popen[bytes], tim
         time.sleep(_POLL_S)
 
 
-def _table(client: httpx.Client, base: str, model: str, example: Example) -> Table:
-    """One example as its table. With an adapter, a column says where the base model had the passage."""
+def _show(console: Console, client: httpx.Client, base: str, model: str, example: Example) -> None:
+    """One example. With an adapter, a column says where the base model had the passage."""
     started_s = time.perf_counter()
     reply = _rerank(client, model, example)
     wall_ms = (time.perf_counter() - started_s) * 1e3
-    dear, usage = reply["meta"]["dear"], reply["usage"]
-    table = Table(
-        title=f"Query: {example.query}",
-        caption=(
-            f"{dear['revision']} · {example.notion} · {usage['prompt_tokens']} tokens read, "
-            f"{usage['completion_tokens']} written · {wall_ms:.0f} ms, "
-            f"{dear['engine_ms']:.0f} of them in the engine"
-        ),
-        title_style="bold",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
     base_ranks: dict[int, int] = {}
     if model != base:
         results = _rerank(client, base, example)["results"]
         base_ranks = {result["index"]: rank for rank, result in enumerate(results, start=1)}
-        table.add_column(f"{base}", justify="right")
+        table.add_column(f"{base} had it at", justify="right")
     table.add_column("passage")
     for rank, result in enumerate(reply["results"], start=1):
         index = result["index"]
         cells = [str(rank), f"{result['relevance_score']:.2f}"]
         cells += [str(base_ranks[index])] if base_ranks else []
         table.add_row(*cells, f"\\[{index}] {example.passages[index]}")
-    return table
+    dear, usage = reply["meta"]["dear"], reply["usage"]
+    console.print(f"\nQuery: [bold]{example.query}[/bold]", highlight=False)
+    console.print(f"ranked by {dear['revision']} ({example.notion})", highlight=False)
+    console.print(table)
+    console.print(
+        f"{usage['prompt_tokens']} tokens read, {usage['completion_tokens']} written, "
+        f"{wall_ms:.0f} ms, {dear['engine_ms']:.0f} ms of them in the engine",
+        highlight=False,
+    )
 
 
 def _rerank(client: httpx.Client, model: str, example: Example) -> dict[str, Any]:

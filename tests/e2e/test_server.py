@@ -125,6 +125,7 @@ def test_openai_chat_and_completions(sdk: openai.OpenAI, model: str) -> None:
 
 def test_openai_streams_carry_the_same_text(sdk: openai.OpenAI) -> None:
     asked = {"model": "legal", "prompt": "I will provide you with", "max_tokens": 12, "temperature": 0}
+    asked["extra_body"] = {"ignore_eos": True}
     whole = sdk.completions.create(**asked).choices[0].text  # type: ignore[call-overload]
     pieces = [chunk.choices[0].text for chunk in sdk.completions.create(stream=True, **asked)]  # type: ignore[call-overload]
     assert "".join(pieces) == whole
