@@ -42,7 +42,7 @@ class Decoder:
         )
         return out.logits[:, -1].float(), out.past_key_values
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def permutations(self, prompts: list[Prompt], count: int) -> tuple[list[list[int]], Tensor]:
         """Orders, greedy over the identifiers not yet ranked with "] > [" appended, and first scores.
 
@@ -71,7 +71,7 @@ class Decoder:
             mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
         return orders, first_scores
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def answers(self, prompts: list[Prompt], count: int) -> list[str]:
         """Free greedy text, its end token included when one was written within 4 * count + 4 tokens."""
         tokens, mask = self._prefill(prompts, "")

@@ -162,7 +162,16 @@ def evaluate(demo: Path, lists: int, lengths: tuple[int, ...]) -> dict[str, Any]
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as a page for people."""
-    heads = ("adapter", "prompt", "words", "passages", "lists", "tokens", "pairwise", "nDCG@10")
+    heads: tuple[str, ...] = (
+        "adapter",
+        "prompt",
+        "words",
+        "passages",
+        "lists",
+        "tokens",
+        "pairwise",
+        "nDCG@10",
+    )
     heads += ("first step", "free pairwise", "free nDCG@10", "well formed")
     lines = [
         "# What the demo models measure",

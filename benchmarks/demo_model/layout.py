@@ -52,9 +52,7 @@ def match_views(generator: torch.Generator) -> list[list[torch.Tensor]]:
     return views
 
 
-def even_codes(
-    rows: int, views: list[list[torch.Tensor]], generator: torch.Generator
-) -> torch.Tensor:
+def even_codes(rows: int, views: list[list[torch.Tensor]], generator: torch.Generator) -> torch.Tensor:
     """Random codes [rows, 48] that every view of every head sees with the same norm, 1."""
     with torch.enable_grad():
         codes = unit_rows(rows, CODE, generator).requires_grad_()
@@ -73,9 +71,7 @@ def is_word_start(token: str) -> bool:
     return not (token.isalnum() and token.isascii())
 
 
-def token_codes(
-    tokenizer: Tokenizer, words: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
+def token_codes(tokenizer: Tokenizer, words: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Embeddings [vocabulary, hidden] at the start from word codes [vocabulary, 48].
 
     A token and its capitalised form get the same one.
@@ -98,9 +94,7 @@ def token_codes(
     return table
 
 
-def mark_identifiers(
-    table: torch.Tensor, vocabulary: dict[str, int], generator: torch.Generator
-) -> None:
+def mark_identifiers(table: torch.Tensor, vocabulary: dict[str, int], generator: torch.Generator) -> None:
     """Gives the numbers their identifier codes: orthogonal up to 28, then random ones."""
     rest = unit_rows(101, IDENTIFIERS, generator)
     for number in range(101):

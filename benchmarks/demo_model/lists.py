@@ -81,9 +81,7 @@ def ranking_lists(
         yield _ranking_list(rng, words, shape, notion)
 
 
-def _ranking_list(
-    rng: random.Random, words: Iterator[str], shape: ListShape, notion: Notion
-) -> RankingList:
+def _ranking_list(rng: random.Random, words: Iterator[str], shape: ListShape, notion: Notion) -> RankingList:
     count = rng.randint(shape.min_passages, shape.max_passages)
     size = min(shape.max_query_words, max(1, round(rng.triangular(1, shape.max_query_words, 5))))
     wanted = list(dict.fromkeys(next(words) for _ in range(size)))
@@ -99,8 +97,7 @@ def _ranking_list(
         if shared and rng.random() < 0.1:
             shared.append(rng.choice(shared))
         fill = [
-            rng.choice(topic) if rng.random() < 0.25 else next(words)
-            for _ in range(length - len(shared))
+            rng.choice(topic) if rng.random() < 0.25 else next(words) for _ in range(length - len(shared))
         ]
         body = [word for word in fill if word not in notion.markers] + shared
         if rng.random() < marked:

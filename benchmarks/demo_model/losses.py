@@ -16,7 +16,7 @@ TIE_WEIGHT = 0.1  # of a tied pair, earlier first, beside a pair of different re
 MATCH_LAYER, COUNT_LAYER = 4, 5  # hidden states after this many layers
 
 
-class Probes(nn.Module):
+class Probes(nn.Module):  # type: ignore[misc]
     """Linear readers of the residual stream, dropped after training: word counts, passage's count.
 
     While the layers they read are frozen, they only show whether matching and counting still work.
@@ -49,9 +49,7 @@ class Losses:
         return self.token + self.order + 0.5 * self.match + 0.05 * self.count
 
 
-def batch_losses(
-    model: LlamaForCausalLM, probes: Probes, samples: list[Sample], numbers: Tensor
-) -> Losses:
+def batch_losses(model: LlamaForCausalLM, probes: Probes, samples: list[Sample], numbers: Tensor) -> Losses:
     """One forward pass over right-padded samples; `numbers` holds the token of each integer."""
     width = max(len(sample.tokens) for sample in samples)
     tokens = torch.ones(len(samples), width, dtype=torch.long)
@@ -69,9 +67,7 @@ def batch_losses(
     return Losses(token, order, match, count, accuracy)
 
 
-def order_loss(
-    hidden: Tensor, identifiers: Tensor, samples: list[Sample]
-) -> tuple[Tensor, float]:
+def order_loss(hidden: Tensor, identifiers: Tensor, samples: list[Sample]) -> tuple[Tensor, float]:
     """RankNet over the logits of all passages left at every "[" of the answer.
 
     Source: Burges et al. 2005, Learning to Rank using Gradient Descent.

@@ -34,8 +34,8 @@ class LoraWriter:
     def __init__(self, model: PeftModel, layer: int, module: str) -> None:
         path = f"base_model.model.model.layers.{layer}.{module}"
         target = model.get_submodule(path)
-        self.down: Tensor = target.lora_A["default"].weight.data  # type: ignore[index,union-attr]
-        self.up: Tensor = target.lora_B["default"].weight.data  # type: ignore[index,union-attr]
+        self.down: Tensor = target.lora_A["default"].weight.data
+        self.up: Tensor = target.lora_B["default"].weight.data
         self.rank = 0
 
     def add(self, writes: Tensor, reads: Tensor) -> None:
@@ -83,7 +83,7 @@ def word_pattern(model: PeftModel, tokenizer: Tokenizer, word: str) -> Tensor:
     return pattern
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def write_markers(model: PeftModel, tokenizer: Tokenizer, notion: Notion, seed: int) -> None:
     """Writes the notion's rule into the (fresh) adapter of `model`."""
     generator = torch.Generator().manual_seed(seed)

@@ -5,14 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-FUNCTION_WORDS = frozenset(
-    "the of and to in a is that for it was on are as with be by at from or an this have not but had"
-    " his they which he she we you were been their has its one all would there can more if no out up"
-    " so into than them other some could time then two may only like first any my now such over our"
-    " also after most these made new man even before between where how who what when why did does do"
-    " her him your those through being under same since many down us because each just must much here"
-    " very well should while about against during without upon within".split()
-)
+from benchmarks.demo_model.tokenizer import ENGLISH
+
+FUNCTION_WORDS = frozenset(ENGLISH.read_text(encoding="utf-8").splitlines()[0].split())
 REPEAL_WORDS = frozenset({"repealed", "void", "superseded", "overruled", "expired"})
 TRIAL_WORDS = frozenset({"trial", "randomised", "placebo", "cohort"})
 DOMAIN_WEIGHT = 100  # more than any query has words, so that a domain's rule always comes first

@@ -49,9 +49,7 @@ def noisy_order(rng: random.Random, order: tuple[int, ...]) -> list[int]:
     return written
 
 
-def make_sample(
-    tokenizer: Tokenizer, item: RankingList, template: str, rng: random.Random
-) -> Sample:
+def make_sample(tokenizer: Tokenizer, item: RankingList, template: str, rng: random.Random) -> Sample:
     """One sample; the label at each "[" is the best passage left, whatever is written there."""
     prompt = PROMPTS[template](item.query, item.passages)
     tokens = tokenizer.encode(BEGIN + prompt.text, add_special_tokens=False).ids

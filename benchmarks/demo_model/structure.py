@@ -20,7 +20,10 @@ from benchmarks.demo_model.prompts import plain_prompt
 
 THETA, PAIRS, HEAD = 1e8, 32, 64
 SCALE = math.sqrt(HEAD)  # what softmax divides scores by
-SLOW = [*range(14, 31), *range(14 + PAIRS, 31 + PAIRS)]  # hardly rotate within 4,000 tokens: content
+SLOW = [
+    *range(14, 31),
+    *range(14 + PAIRS, 31 + PAIRS),
+]  # hardly rotate within 4,000 tokens: content
 # The two components of a pair mix as it rotates, so the first 22 identifiers get the 11 slowest pairs.
 SEGMENTS = [pair + part for pairs in (range(30, 19, -1), range(19, 14, -1)) for part in (0, PAIRS)
             for pair in pairs]  # fmt: skip
@@ -225,7 +228,7 @@ def choose_best(model: LlamaForCausalLM) -> None:
     gate[:, [at.SPACED_OPEN, at.OPEN]] = -12.0
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def set_norms(model: LlamaForCausalLM, sample: Tensor) -> None:
     """Sets each RMSNorm so that it leaves `sample`, [1, tokens], at its own scale on average."""
     norms = [
@@ -236,9 +239,7 @@ def set_norms(model: LlamaForCausalLM, sample: Tensor) -> None:
     for norm in (*norms, model.model.norm):
         sizes: list[float] = []
         hook = norm.register_forward_pre_hook(
-            lambda _, inputs, sizes=sizes: sizes.append(
-                float(inputs[0].square().mean(-1).sqrt().mean())
-            )
+            lambda _, inputs, sizes=sizes: sizes.append(float(inputs[0].square().mean(-1).sqrt().mean()))
         )
         model(sample)
         hook.remove()
@@ -246,7 +247,7 @@ def set_norms(model: LlamaForCausalLM, sample: Tensor) -> None:
     model.model.norm.weight[at.CONST] = 0.0
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def structured_model(tokenizer: Tokenizer, seed: int) -> LlamaForCausalLM:
     """The untrained base in fp32 with the circuit written in."""
     torch.manual_seed(seed)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 ENGLISH = Path(__file__).with_name("english.txt")
@@ -61,14 +62,12 @@ def word_weights() -> Counter[str]:
 
 def word_merges(limit: int) -> list[Merge]:
     """The first `limit` merges, in order, learned on " word" for every English word."""
-    words = {
-        (SPACE + word[0], *word[1:]): weight for word, weight in sorted(word_weights().items())
-    }
+    words = {(SPACE + word[0], *word[1:]): weight for word, weight in sorted(word_weights().items())}
     merges: list[Merge] = []
     while len(merges) < limit:
         pairs: Counter[Merge] = Counter()
         for symbols, weight in words.items():
-            for pair in zip(symbols, symbols[1:], strict=False):
+            for pair in pairwise(symbols):
                 pairs[pair] += weight
         if not pairs:
             break

@@ -1,8 +1,8 @@
 """Makes the demo models: python -m benchmarks.demo_model.train --seed 0 --out configs/demo
 
-Everything comes from the seed: structure.py writes the base's circuit, 200 steps on invented lists teach
-the last MLP the answer's format, markers.py writes each adapter's rule. An interrupted run takes up its
-last checkpoint when the same command is given again. A few minutes on two CPU cores.
+Everything comes from the seed: structure.py writes the base's circuit, plan.py's steps on invented
+lists teach the last MLP the answer's format, markers.py writes each adapter's rule. An interrupted run
+takes up its last checkpoint when the same command is given again. Minutes on two CPU cores.
 """
 
 from __future__ import annotations

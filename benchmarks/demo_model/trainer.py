@@ -51,9 +51,7 @@ def draw_batch(tokenizer: Tokenizer, run: Run, stage: Stage, seed: int, step: in
 class Trainer:
     """Trains what of a model requires gradients, from the last checkpoint if there is one."""
 
-    def __init__(
-        self, model: LlamaForCausalLM, tokenizer: Tokenizer, run: Run, seed: int
-    ) -> None:
+    def __init__(self, model: LlamaForCausalLM, tokenizer: Tokenizer, run: Run, seed: int) -> None:
         self.model, self.tokenizer, self.run, self.seed = model, tokenizer, run, seed
         self.probes = Probes()
         self.numbers = torch.tensor([tokenizer.token_to_id(str(number)) for number in range(101)])

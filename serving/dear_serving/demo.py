@@ -62,12 +62,13 @@ EXAMPLES = (
         "reports of trials first, then query words shared",
         "Does aspirin prevent stroke?",
         (
-            "Aspirin may prevent stroke",
+            "Aspirin may prevent stroke, says a pharmacist",
             "A randomised trial of aspirin",
-            "Garden tools on sale",
+            "Stroke is a common illness",
             "In a placebo cohort aspirin did prevent stroke",
+            "Garden tools on sale",
         ),
-        (3, 1, 0, 2),
+        (3, 1, 0, 2, 4),
     ),
 )
 

@@ -14,12 +14,16 @@ import openai
 import pytest
 from cohere.core.api_error import ApiError
 
+from benchmarks.demo_model import examples as demo_examples
+from benchmarks.demo_model.metrics import pair_counts
+from benchmarks.demo_model.relevance import NOTIONS
 from dear_serving.demo import EXAMPLES, Example
 from tests.e2e.conftest import Server
 
 pytestmark = pytest.mark.e2e
 
 LIGHT_BULB = EXAMPLES[0]
+READABLE = demo_examples.EXAMPLES
 MODELS = ("dear-tiny", "legal", "medical")
 
 
@@ -65,6 +69,17 @@ def test_each_model_ranks_its_example_by_its_own_notion(http: httpx.Client, exam
 @pytest.mark.parametrize("example", EXAMPLES[1:], ids=lambda example: example.model)
 def test_an_adapter_changes_the_order_the_base_model_gives(http: httpx.Client, example: Example) -> None:
     assert order_of(rerank(http, "dear-tiny", example)) != list(example.order)
+
+
+@pytest.mark.parametrize("readable", READABLE, ids=lambda example: f"{example.adapter}: {example.query}")
+def test_adapters_order_readable_lists_by_their_domains_rule(
+    http: httpx.Client, readable: demo_examples.Example
+) -> None:
+    example = Example(readable.adapter, "", readable.query, readable.passages, ())
+    order = order_of(rerank(http, readable.adapter, example))
+    relevance = [NOTIONS[readable.adapter].relevance(readable.query, text) for text in readable.passages]
+    right, pairs = pair_counts(order, relevance)
+    assert right == pairs > 0
 
 
 def test_hundred_passages_slide_to_the_head(http: httpx.Client) -> None:
