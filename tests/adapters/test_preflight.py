@@ -343,7 +343,7 @@ def test_a_missing_base_folder_is_named(whole: Path) -> None:
     ("content", "said"),
     [
         (None, "No such file"),
-        ("{", "no config of"),
+        ("{", "no readable config.json"),
         ("[]", "is not a model's"),
         ('{"hidden_size": 12}', "has no 'intermediate_size'"),
         (json.dumps(BASE_CONFIG | {"head_dim": None, "num_attention_heads": "4"}), "is not a model's"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import yaml
 
 from tests.conftest import CPU_CONFIG, ROOT
 
@@ -97,10 +98,37 @@ def running(processes: list[psutil.Process]) -> list[str]:
     return alive
 
 
+OWN_TEMPLATE = """
+source: the end-to-end tests
+first_identifier: 1
+text:
+  opening: "Query: {query}\\n\\n"
+  passage: "[{i}] {text}"
+  closing: "\\n\\nSearch Query: {query}. Rank the {num} passages."
+"""
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CPU default, with the legal adapter twice more: on the chat prompt and on a user's own one."""
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "templates").mkdir()
+    (folder / "templates" / "own.yaml").write_text(OWN_TEMPLATE)
+    data = yaml.safe_load(CPU_CONFIG.read_text())
+    data["model"]["source"] = str(ROOT / "configs" / "demo" / "base")
+    data["adapters"]["root"] = str(ROOT / "configs" / "demo" / "adapters")
+    for template in ("chat", "own"):
+        data["adapters"]["serve"].append({"name": f"legal-{template}", "path": "legal", "template": template})
+    data["ranking"] = {"templates": "templates"}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[Server]:
     """The server under test. Its stop is checked as well: within ten seconds, nothing left behind."""
-    server = Server(tmp_path_factory.mktemp("server") / "output.log")
+    server = Server(tmp_path_factory.mktemp("server") / "output.log", config)
     try:
         server.wait_until_ready()
         yield server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.e2e
 LIGHT_BULB = EXAMPLES[0]
 READABLE = demo_examples.EXAMPLES
 MODELS = ("dear-tiny", "legal", "medical")
+TEMPLATED = ("legal-chat", "legal-own")
 
 
 def rerank(http: httpx.Client, model: str, example: Example, **fields: object) -> dict[str, object]:
@@ -40,9 +42,10 @@ def order_of(reply: dict[str, object]) -> list[int]:
 
 
 def metric(http: httpx.Client, pattern: str) -> float:
-    """Sum of the samples whose name and labels match."""
+    """Sum of the samples whose name and labels match; not a number, which equals nothing, without any."""
     text = http.get("/metrics").text
-    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(pattern, line))
+    samples = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(pattern, line)]
+    return sum(samples) if samples else math.nan
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
@@ -80,6 +83,18 @@ def test_adapters_order_readable_lists_by_their_domains_rule(
     relevance = [NOTIONS[readable.adapter].relevance(readable.query, text) for text in readable.passages]
     right, pairs = pair_counts(order, relevance)
     assert right == pairs > 0
+
+
+@pytest.mark.parametrize("model", TEMPLATED)
+def test_an_adapter_ranks_on_the_prompt_it_names(http: httpx.Client, model: str) -> None:
+    """The tiny adapters read other prompts than the plain one badly; the order is whole, and the prompt theirs."""
+    passages = ("Coffee is good for diet", "Thomas Edison invented the light bulb in 1879")
+    example = Example(model, "", LIGHT_BULB.query, passages, ())
+    plain, other = (rerank(http, name, example) for name in ("legal", model))
+    assert sorted(order_of(other)) == [0, 1]
+    assert other["usage"]["prompt_tokens"] != plain["usage"]["prompt_tokens"]  # type: ignore[index]
+    digests = {reply["meta"]["dear"]["revision"].partition("@")[2] for reply in (plain, other)}  # type: ignore[index]
+    assert len(digests) == 1
 
 
 def test_hundred_passages_slide_to_the_head(http: httpx.Client) -> None:
@@ -121,7 +136,7 @@ def sdk(server: Server) -> Iterator[openai.OpenAI]:
 
 
 def test_openai_models(sdk: openai.OpenAI) -> None:
-    assert tuple(model.id for model in sdk.models.list()) == MODELS
+    assert tuple(model.id for model in sdk.models.list()) == MODELS + TEMPLATED
     assert sdk.models.retrieve("legal").id == "legal"
     with pytest.raises(openai.NotFoundError):
         sdk.models.retrieve("nobody")
@@ -140,7 +155,7 @@ def test_openai_chat_and_completions(sdk: openai.OpenAI, model: str) -> None:
 
 def test_openai_streams_carry_the_same_text(sdk: openai.OpenAI) -> None:
     asked = {"model": "legal", "prompt": "I will provide you with", "max_tokens": 12, "temperature": 0}
-    asked["extra_body"] = {"ignore_eos": True}
+    asked["extra_body"] = {"min_tokens": 12}
     whole = sdk.completions.create(**asked).choices[0].text  # type: ignore[call-overload]
     pieces = [chunk.choices[0].text for chunk in sdk.completions.create(stream=True, **asked)]  # type: ignore[call-overload]
     assert "".join(pieces) == whole
@@ -294,10 +309,11 @@ def test_a_client_that_leaves_frees_the_engine(server: Server, http: httpx.Clien
 def test_a_reader_who_leaves_a_stream_aborts_the_generation(server: Server, http: httpx.Client) -> None:
     running, written = r"vllm:num_requests_running", r"vllm:generation_tokens_total"
     before = metric(http, written)
-    asked = {"model": "legal", "prompt": "x", "max_tokens": 4000, "stream": True, "ignore_eos": True}
+    asked = {"model": "legal", "prompt": "x", "max_tokens": 4000, "stream": True, "min_tokens": 4000}
     with httpx.stream("POST", f"{server.url}/v1/completions", json=asked, timeout=60) as reply:
         assert reply.status_code == 200
-        next(reply.iter_lines())
+        lines = reply.iter_lines()  # kept: httpx closes the connection with its iterator
+        next(lines)
         assert eventually(lambda: metric(http, running) == 1)
     assert eventually(lambda: metric(http, running) == 0)
     assert metric(http, written) - before < 3000
@@ -315,7 +331,7 @@ def test_metrics_of_gateway_and_engine_are_there(http: httpx.Client) -> None:
     rerank(http, "medical", LIGHT_BULB)
     assert metric(http, r'dear_windows_total\{model="medical"\}') >= 1
     assert metric(http, r"vllm:generation_tokens_total") > 0
-    assert metric(http, r'dear_requests_total\{route="/v2/rerank",status="500"\}') == 0
+    assert math.isnan(metric(http, r'dear_requests_total\{.*status="500"\}'))
 
 
 def test_the_server_says_little_and_no_passage_text(server: Server) -> None:

@@ -83,17 +83,20 @@ def _base_config(source: str) -> dict[str, Any]:
     """The base model's config.json, from its folder or from the Hugging Face hub or its cache."""
     if source.startswith(("/", ".")) and not Path(source).is_dir():
         raise SettingsError(f"model.source: no such folder {source}")
-    try:
-        if Path(source).is_dir():
+    if Path(source).is_dir():
+        try:
             config: dict[str, Any] = json.loads((Path(source) / "config.json").read_bytes())
             return config
-        from transformers import AutoConfig
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"model.source: no readable config.json in {source}: {error}") from None
+    from transformers import AutoConfig
 
+    try:
         return dict(AutoConfig.from_pretrained(source).to_dict())
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise SettingsError(
-            f"model.source: {source} is no folder with a config.json, and as a Hugging Face model: {reason}"
+            f"model.source: {source} is no folder here, and as a Hugging Face model: {reason}"
         ) from None
 
 
