@@ -87,7 +87,7 @@ def test_adapters_order_readable_lists_by_their_domains_rule(
 
 @pytest.mark.parametrize("model", TEMPLATED)
 def test_an_adapter_ranks_on_the_prompt_it_names(http: httpx.Client, model: str) -> None:
-    """The tiny adapters read other prompts than the plain one badly; the order is whole, and the prompt theirs."""
+    """The tiny adapters read other prompts than the plain one badly: the prompt is tested, not the order."""
     passages = ("Coffee is good for diet", "Thomas Edison invented the light bulb in 1879")
     example = Example(model, "", LIGHT_BULB.query, passages, ())
     plain, other = (rerank(http, name, example) for name in ("legal", model))
