@@ -65,6 +65,17 @@ def test_the_cpu_application_needs_no_gpu() -> None:
     assert deployment.max_ongoing_requests == 512
 
 
+def test_the_cpu_engine_compiles_nothing_unless_asked_to() -> None:
+    """A machine without a C++ compiler has to be able to run the default."""
+    settings = load_settings(CPU_CONFIG)
+    assert llm_config(settings).runtime_env["env_vars"]["TORCHDYNAMO_DISABLE"] == "1"
+    kwargs = settings.engine.engine_kwargs | {"enforce_eager": False}
+    compiling = settings.model_copy(
+        update={"engine": settings.engine.model_copy(update={"engine_kwargs": kwargs})}
+    )
+    assert "TORCHDYNAMO_DISABLE" not in llm_config(compiling).runtime_env["env_vars"]
+
+
 def test_revisions_name_the_bytes_served() -> None:
     built = build_application(load_settings(CPU_CONFIG))
     revisions = built._bound_deployment.init_args[3]

@@ -114,4 +114,7 @@ def _engine_environment(settings: Settings) -> dict[str, str]:
             "VLLM_CPU_KVCACHE_SPACE": str(settings.engine.kv_cache_gib),
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         }
+        if settings.engine.engine_kwargs.get("enforce_eager"):
+            # vLLM compiles its sampler even so, which needs a C++ compiler that a laptop may not have.
+            variables["TORCHDYNAMO_DISABLE"] = "1"
     return {name: os.environ.get(name, value) for name, value in variables.items()}

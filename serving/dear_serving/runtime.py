@@ -23,7 +23,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 _PROGRESS_S = 5.0
 _REASON_CHARS = 400
-_SERVE_LOGS = "/tmp/ray/session_latest/logs/serve"
+_LOGS = "/tmp/ray/session_latest/logs"
 _CLOSE_S = 4.0
 _RAY_MEMORY_BYTES = 256 * 1024 * 1024
 
@@ -128,7 +128,7 @@ def _reason(error: str, messages: list[str]) -> str:
     report = "\n".join((error, *messages)).replace("\\n", "\n")
     raised = re.split(r"^\s*(?=[\w.]*(?:Error|Exception): )", report, flags=re.MULTILINE)[-1]
     said = " ".join(raised.split())[:_REASON_CHARS]
-    return f"{said} (logs: {_SERVE_LOGS})"
+    return f"{said} (logs: {_LOGS})"
 
 
 def _shut_down() -> None:
