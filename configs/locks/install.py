@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,13 +28,13 @@ class SetupError(Exception):
 def wanted_stamp() -> str:
     """Digest of everything that decides what is installed: locks, project metadata, this Python."""
     digest = hashlib.sha256(f"{sys.version_info[:3]} {ROOT}".encode())
-    for path in (
-        LOCKS / "torch-cpu.txt",
-        LOCKS / "dev.txt",
-        ROOT / "pyproject.toml",
-        Path(__file__),
-    ):
+    for path in (LOCKS / "torch-cpu.txt", LOCKS / "dev.txt", Path(__file__)):
         digest.update(path.read_bytes())
+    # Of pyproject.toml only what is installed; its tools' settings may change freely.
+    import tomllib  # not at the top: an older Python has to reach the sentence about its version
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    digest.update(repr([project[table] for table in ("build-system", "project")]).encode())
     return digest.hexdigest()
 
 
