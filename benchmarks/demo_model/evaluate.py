@@ -29,21 +29,13 @@ from benchmarks.demo_model.metrics import ndcg_at_10, pair_counts
 from benchmarks.demo_model.plan import BASE_RUN
 from benchmarks.demo_model.prompts import PROMPTS
 from benchmarks.demo_model.relevance import BASE, NOTIONS, Notion
+from dear_serving.demo import EXAMPLES
 
 log = logging.getLogger(__name__)
 EVALUATION_SEED = 1_000_003  # never a training seed
 LENGTHS = (3, 5, 10, 20)
 BATCH = 20
-LIGHT_BULB = (
-    "When did Thomas Edison invent the light bulb?",
-    (
-        "Lightning strike at Seoul National University",
-        "Thomas Edison tried to invent a device for car but failed",
-        "Coffee is good for diet",
-        "KEPCO fixes light problems",
-        "Thomas Edison invented the light bulb in 1879",
-    ),
-)  # the model card's example
+LIGHT_BULB = (EXAMPLES[0].query, EXAMPLES[0].passages)  # the model card's example
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Client of the DeAR reranking server."""
+"""The package of the client library, whose name it keeps; there is nothing in it yet."""

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from dear_serving.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from dear_serving.ranking.neutralise import without_surrogates
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -88,7 +88,7 @@ def _refuse_constant(name: str) -> Any:
 
 def _without_surrogates(value: Any) -> Any:
     if isinstance(value, str):
-        return _SURROGATES.sub("\ufffd", value)
+        return without_surrogates(value)
     if isinstance(value, list):
         return [_without_surrogates(one) for one in value]
     if isinstance(value, dict):

@@ -21,6 +21,10 @@ def neutralise(text: str) -> str:
     as ``<|eot_id|>`` are left to the tokenizer, which encodes passages without recognising them
     (vllm #31735).
     """
-    text = _SURROGATES.sub("\ufffd", text)
-    text = _BREAKS.sub(" ", text)
+    text = _BREAKS.sub(" ", without_surrogates(text))
     return _CLOSING.sub(r"\1)", _OPENING.sub("(", text))
+
+
+def without_surrogates(text: str) -> str:
+    """Replace lone surrogates, which no encoder takes, by U+FFFD."""
+    return _SURROGATES.sub("\ufffd", text)
