@@ -21,6 +21,11 @@ APP_NAME = "dear"
 ENGINE_NAME = "Engine"
 GATEWAY_NAME = "Gateway"
 
+_SCHEDULERS = {
+    "cpu": "dear_serving.engine.scheduler.WindowScheduler",
+    "gpu": "dear_serving.engine.scheduler.AsyncWindowScheduler",
+}
+
 
 def build(args: dict[str, Any]) -> Application:
     """Entry point for ``serve run`` and ``serve deploy``: ``dear_serving.app:build config=FILE``.
@@ -68,6 +73,7 @@ def llm_config(settings: Settings) -> LLMConfig:
         "enable_prefix_caching": True,
         # Requests carry a priority, as Cohere's do.
         "scheduling_policy": "priority",
+        "scheduler_cls": _SCHEDULERS[engine.accelerator],
     }
     if settings.adapters.serve:
         engine_kwargs |= {
@@ -77,6 +83,8 @@ def llm_config(settings: Settings) -> LLMConfig:
             # Room for all: a miss would read an adapter from disk inside an engine step.
             "max_cpu_loras": count,
         }
+        if engine.accelerator == "cpu":
+            engine_kwargs["worker_cls"] = "dear_serving.engine.cpu_lora.GroupedLoraWorker"
     if settings.model.chat_template is not None:
         engine_kwargs["chat_template"] = str(settings.model.chat_template)
     engine_kwargs |= engine.engine_kwargs

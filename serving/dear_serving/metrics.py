@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prometheus_client import (
+    REGISTRY,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -58,3 +59,19 @@ class Metrics:
     def render(self) -> str:
         """Prometheus' text format."""
         return generate_latest(self.registry).decode()
+
+
+class EngineMetrics:
+    """Prometheus metrics of one engine replica, beside vLLM's own in the process-wide registry."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.resumable = Gauge(
+            "dear_decoder_resumable",
+            "1 while a window is one request to vLLM, 0 while every choice is one.",
+            registry=registry,
+        )
+        self.self_check_failures = Counter(
+            "dear_decoder_self_check_failures",
+            "Starts at which the two ways to decode a window disagreed.",
+            registry=registry,
+        )

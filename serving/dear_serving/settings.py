@@ -111,11 +111,16 @@ class GatewaySettings(_Settings):
 
 
 class RankingSettings(_Settings):
-    """Defaults of the ranking layer; ``templates`` is a folder with prompt templates of your own."""
+    """Defaults of the ranking layer.
 
-    window_size: Annotated[int, Field(ge=2)] = 20
+    ``templates`` is a folder with prompt templates of your own; ``max_reasoning_tokens`` is what a model may
+    write before it ranks, where a caller asks for reasoning.
+    """
+
+    window_size: Annotated[int, Field(ge=2, le=128)] = 20
     step: Annotated[int, Field(ge=1)] = 10
     templates: Path | None = None
+    max_reasoning_tokens: Annotated[int, Field(ge=1)] = 512
 
     @model_validator(mode="after")
     def _step_fits(self) -> Self:

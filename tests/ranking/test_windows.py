@@ -1,149 +1,149 @@
-"""Strategies: which passages are shown together, and the order that comes of it."""
+"""What windows.py promises of every strategy."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dear_serving.ranking.windows import (
-    STRATEGIES,
-    Batch,
-    Strategy,
-    Window,
-    choose,
-    single,
-    sliding,
-)
-
-Decide = Callable[[Window], Sequence[int]]
+from dear_serving.ranking.strategies import STRATEGIES, joint
+from dear_serving.ranking.strategies.passes import self_consistent
+from dear_serving.ranking.windows import Shape, Strategy
+from tests.ranking.oracles import as_shown, by, guessing_the_rest, noisy, play, shapes
 
 
-def as_shown(window: Window) -> Sequence[int]:
-    return range(len(window))
+def twice(shape: Shape) -> Strategy:
+    return self_consistent(partial(STRATEGIES["sliding"], shape), shape.count, 2, top_n=shape.top_n)
 
 
-def reversed_(window: Window) -> Sequence[int]:
-    return range(len(window))[::-1]
+def thrice(shape: Shape) -> Strategy:
+    return self_consistent(partial(STRATEGIES["tourrank"], shape), shape.count, 3, 7, top_n=shape.top_n)
 
 
-def by(best_first: Sequence[int]) -> Decide:
-    """An oracle: sorts every window by the true order of all passages."""
-    truth = {passage: rank for rank, passage in enumerate(best_first)}
-    return lambda window: sorted(range(len(window)), key=lambda shown: truth[window[shown]])
+MAKERS = STRATEGIES | {
+    "joint, 1 look": partial(joint, looks=1),
+    "joint, 2 looks, final": partial(joint, looks=2, final=True),
+    "sliding twice": twice,
+    "tourrank thrice": thrice,
+}
+EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+Make = Callable[[Shape], Strategy]
+SEEDS = st.integers(0, 1000)
 
 
-def run(strategy: Strategy, decide: Decide) -> tuple[tuple[int, ...], list[Batch]]:
-    """The final order and all batches, each window decided by ``decide``."""
-    batches: list[Batch] = []
-    try:
-        batch = next(strategy)
-        while True:
-            batches.append(batch)
-            batch = strategy.send([tuple(decide(window)) for window in batch.windows])
-    except StopIteration as done:
-        return done.value, batches
+@EVERY
+@settings(max_examples=60)
+@given(shape=shapes(), seed=SEEDS)
+def test_every_passage_is_shown_and_answered_once(make: Make, shape: Shape, seed: int) -> None:
+    order, batches = play(make(shape), noisy(seed))
+    assert sorted(order) == list(range(shape.count))
+    shown = {passage for batch in batches for window in batch.windows for passage in window.passages}
+    assert shown == (set(range(shape.count)) if shape.count > 1 else set())
 
 
-@st.composite
-def sizes(draw: st.DrawFn) -> tuple[int, int, int]:
-    window = draw(st.integers(2, 40))
-    return draw(st.integers(0, 150)), window, draw(st.integers(1, window))
-
-
-@settings(max_examples=200)
-@given(sizes())
-def test_sliding_shows_every_passage_in_windows_of_the_right_size(size: tuple[int, int, int]) -> None:
-    count, window, step = size
-    order, batches = run(sliding(count, window=window, step=step), reversed_)
-    assert sorted(order) == list(range(count))
-    shown = [one for batch in batches for one in batch.windows]
-    for one in shown:
-        assert len(one) == len(set(one)) == min(window, count)
-    if count > 1:
-        assert set().union(*shown) == set(range(count))
-
-
-@settings(max_examples=200)
-@given(sizes())
-def test_sliding_makes_as_many_calls_as_it_says(size: tuple[int, int, int]) -> None:
-    count, window, step = size
-    _, batches = run(sliding(count, window=window, step=step), as_shown)
-    expected = 0 if count < 2 else 1 + max(0, math.ceil((count - window) / step))
-    assert [len(batch.windows) for batch in batches] == [1] * expected
-
-
-@settings(max_examples=200)
-@given(sizes(), st.randoms(use_true_random=False))
-def test_sliding_brings_what_the_windows_overlap_by_to_the_head(
-    size: tuple[int, int, int], random: object
+@EVERY
+@settings(max_examples=60)
+@given(shape=shapes(), seed=SEEDS)
+def test_windows_hold_distinct_passages_that_fit_and_need_some_of_them(
+    make: Make, shape: Shape, seed: int
 ) -> None:
-    count, window, step = size
-    truth = list(range(count))
-    random.shuffle(truth)  # type: ignore[attr-defined]
-    order, _ = run(sliding(count, window=window, step=step), by(truth))
-    sure = count if count <= window else window - step
-    assert list(order[:sure]) == truth[:sure]
+    _, batches = play(make(shape), noisy(seed))
+    most = shape.count if make is STRATEGIES["single"] else shape.window
+    for batch in batches:
+        assert batch.windows
+        for window in batch.windows:
+            assert 2 <= len(window.passages) == len(set(window.passages)) <= most
+            assert 1 <= window.needed <= len(window.passages)
 
 
+@EVERY
 @settings(max_examples=100)
-@given(sizes())
-def test_every_batch_carries_the_order_to_answer_with(size: tuple[int, int, int]) -> None:
-    count, window, step = size
-    assume(count > 1)
-    order, batches = run(sliding(count, window=window, step=step), reversed_)
-    assert batches[0].order_so_far == tuple(range(count))
-    for batch, following in zip(batches, [*batches[1:], None], strict=True):
-        start = batch.order_so_far.index(batch.windows[0][0])
-        assert batch.order_so_far[start : start + window] == batch.windows[0]
-        expected = list(batch.order_so_far)
-        expected[start : start + window] = reversed(batch.windows[0])
-        assert tuple(expected) == (order if following is None else following.order_so_far)
+@given(shape=shapes(), seed=SEEDS)
+def test_the_first_top_n_stand_on_what_is_needed_alone(make: Make, shape: Shape, seed: int) -> None:
+    sure, batches = play(make(shape), noisy(seed))
+    guessed, guessed_batches = play(make(shape), guessing_the_rest(noisy(seed), seed))
+    assert guessed[: shape.top_n] == sure[: shape.top_n]
+    assert guessed_batches == batches
 
 
-def test_sliding_ranks_the_head_when_step_does_not_divide() -> None:
-    truth = list(range(25))[::-1]
-    order, batches = run(sliding(25, window=20, step=10), by(truth))
-    assert [batch.windows[0][0] for batch in batches] == [5, 0]
-    assert set(range(5)) <= set(batches[1].windows[0])
-    assert list(order[:10]) == truth[:10]
+@EVERY
+@settings(max_examples=60)
+@given(shape=shapes())
+def test_windows_sent_back_as_shown_leave_the_input_order(make: Make, shape: Shape) -> None:
+    assert play(make(shape), as_shown)[0] == tuple(range(shape.count))
 
 
-def test_sliding_moves_from_the_last_passages_to_the_first() -> None:
-    order, batches = run(sliding(6, window=4, step=2), by([5, 4, 3, 2, 1, 0]))
-    assert [batch.windows for batch in batches] == [((2, 3, 4, 5),), ((0, 1, 5, 4),)]
-    assert order == (5, 4, 1, 0, 3, 2)
+@EVERY
+@settings(max_examples=60)
+@given(shape=shapes(), seed=SEEDS)
+def test_a_window_that_leads_is_alone_and_heads_the_final_order(make: Make, shape: Shape, seed: int) -> None:
+    decide = noisy(seed)
+    order, batches = play(make(shape), decide)
+    for batch in batches[:-1]:
+        assert not batch.leads
+    if batches and batches[-1].leads:
+        (window,) = batches[-1].windows
+        ranked = [window.passages[rank] for rank in decide(window)]
+        assert list(order[: len(ranked)]) == ranked
 
 
-@pytest.mark.parametrize("count", [2, 7, 19, 20])
-def test_passages_that_fit_one_window_take_one_call(count: int) -> None:
-    truth = list(range(count))[::-1]
-    for strategy in (single(count), sliding(count, window=20, step=10)):
-        order, batches = run(strategy, by(truth))
-        assert list(order) == truth
-        assert [batch.windows for batch in batches] == [(tuple(range(count)),)]
+@pytest.mark.parametrize("name", ["single", "sliding", "merge2", "tourrank"])
+@pytest.mark.parametrize("count", [2, 20, 21, 100])
+def test_strategies_that_end_in_one_window_lead_with_it(name: str, count: int) -> None:
+    _, batches = play(STRATEGIES[name](Shape(count, 20, 10, 1)), as_shown)
+    assert [batch.leads for batch in batches] == [False] * (len(batches) - 1) + [True]
 
 
+@EVERY
+@given(shape=shapes(), seed=SEEDS)
+@settings(max_examples=20)
+def test_a_strategy_is_the_same_every_time(make: Make, shape: Shape, seed: int) -> None:
+    assert play(make(shape), noisy(seed)) == play(make(shape), noisy(seed))
+
+
+@EVERY
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_passages_take_no_call(count: int) -> None:
-    for strategy in (single(count), sliding(count, window=20, step=10)):
-        assert run(strategy, reversed_) == (tuple(range(count)), [])
+def test_fewer_than_two_passages_take_no_call(make: Make, count: int) -> None:
+    assert play(make(Shape(count, 20, 10, 1)), noisy(0)) == (tuple(range(count)), [])
 
 
-@pytest.mark.parametrize(("window", "step"), [(20, 0), (20, -1), (20, 21), (1, 1), (0, 0), (-5, 1)], ids=str)
-def test_sizes_that_would_leave_passages_unseen_are_refused(window: int, step: int) -> None:
-    with pytest.raises(ValueError, match=f"got {window} and {step}"):
-        next(sliding(100, window=window, step=step))
+@EVERY
+def test_no_passages_may_be_asked_for_in_full(make: Make) -> None:
+    assert play(make(Shape(0, 20, 10, 0)), noisy(0)) == ((), [])
 
 
-@pytest.mark.parametrize(("name", "calls"), [("single", 1), ("sliding", 9)])
-def test_strategies_are_found_by_name(name: str, calls: int) -> None:
-    assert len(run(STRATEGIES[name](100, 20, 10), as_shown)[1]) == calls
+@EVERY
+@pytest.mark.parametrize("count", [2, 7, 20])
+def test_passages_that_fit_one_window_come_in_their_true_order(make: Make, count: int) -> None:
+    truth = list(range(count))[::-1]
+    assert list(play(make(Shape(count, 20, 10, count)), by(truth))[0]) == truth
 
 
-@pytest.mark.parametrize(("count", "name"), [(0, "single"), (20, "single"), (21, "sliding")])
-def test_one_window_is_chosen_while_the_passages_fit_it(count: int, name: str) -> None:
-    assert choose(count, 20) == name
+@EVERY
+@pytest.mark.parametrize("window", [2, 3, 20, 100])
+@pytest.mark.parametrize("top_n", [1, 2000])
+def test_the_largest_lists_are_planned(make: Make, window: int, top_n: int) -> None:
+    order, _ = play(make(Shape(2000, window, window, top_n)), as_shown)
+    assert order == tuple(range(2000))
+
+
+LEGAL = Shape(100, 20, 10, 10)
+ILLEGAL = [
+    ({"count": -1}, "count must be at least 0, got -1"),
+    ({"window": 1}, "window must be at least 2, got 1"),
+    ({"step": 0}, "step must be from 1 to the window of 20, got 0"),
+    ({"step": 21}, "step must be from 1 to the window of 20, got 21"),
+    ({"top_n": 0}, "top_n must be from 1 to the count of 100, got 0"),
+    ({"top_n": 101}, "top_n must be from 1 to the count of 100, got 101"),
+]
+
+
+@EVERY
+@pytest.mark.parametrize(("change", "message"), ILLEGAL, ids=[message for _, message in ILLEGAL])
+def test_illegal_shapes_are_refused_at_once(make: Make, change: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(dataclasses.replace(LEGAL, **change))

@@ -8,11 +8,16 @@ from dataclasses import dataclass, field
 
 from dear_serving.api.rerank import DearOptions, choose_windows
 from dear_serving.engine.protocol import Engine
-from dear_serving.errors import UnknownModel
+from dear_serving.errors import InvalidRequest, UnknownModel
 from dear_serving.metrics import Metrics
 from dear_serving.ranking.prompts import PromptBuilder
-from dear_serving.ranking.ranker import Ranker
-from dear_serving.ranking.windows import STRATEGIES, choose
+from dear_serving.ranking.ranker import Head, Ranker
+from dear_serving.ranking.reading import Reader
+from dear_serving.ranking.strategies import STRATEGIES
+from dear_serving.ranking.strategies.auto import Choice, choose
+from dear_serving.ranking.strategies.pace import Pace
+from dear_serving.ranking.strategies.passes import self_consistent
+from dear_serving.ranking.windows import Shape
 from dear_serving.settings import Settings
 from dear_serving.tenancy.admission import Admission
 from dear_serving.types import Ranking, RankTask
@@ -20,7 +25,10 @@ from dear_serving.types import Ranking, RankTask
 
 @dataclass(frozen=True, slots=True)
 class GatewayState:
-    """One gateway replica: the engine it calls, a prompt builder and a revision for every model."""
+    """One gateway replica: the engine it calls, a prompt builder and a revision for every model.
+
+    ``paces`` keeps how long each model's rounds took lately.
+    """
 
     settings: Settings
     engine: Engine
@@ -29,6 +37,7 @@ class GatewayState:
     admission: Admission
     metrics: Metrics
     key_digests: tuple[bytes, ...] = ()
+    paces: dict[str, Pace] = field(default_factory=dict)
     started_s: int = field(default_factory=lambda: int(time.time()))
 
     def resolve(self, model: str | None) -> str:
@@ -42,16 +51,37 @@ class GatewayState:
             raise UnknownModel(f"there is no model {name[:128]!r}", param="model")
         return name
 
-    async def rank(self, model: str, task: RankTask, options: DearOptions, request_id: str) -> Ranking:
-        """Rank a task with a resolved model; see Ranker.rank for what it raises."""
-        defaults = self.settings.ranking
-        window, step = choose_windows(options, defaults.window_size, defaults.step)
-        count = len(task.passages)
-        name: str = options.strategy or "auto"
-        if name == "auto":
-            name = choose(count, window)
+    async def rank(
+        self,
+        model: str,
+        task: RankTask,
+        options: DearOptions,
+        request_id: str,
+        head: Head | None = None,
+    ) -> Ranking:
+        """Rank a task with a resolved model; see Ranker for ``head``.
+
+        Raises:
+            InvalidRequest: the options do not go with each other or with the model.
+            RequestError: see Ranker.rank.
+        """
+        builder = self.builders[model]
+        if task.reasoning and builder.template.reasoning is None:
+            raise InvalidRequest(
+                f'dear.reasoning: template "{builder.template.name}" of "{model}" has no reasoning form',
+                param="dear.reasoning",
+            )
+        window, step = choose_windows(options, self.settings.ranking.window_size, self.settings.ranking.step)
+        shape = Shape(len(task.passages), window, step, task.needed)
+        pace = self.paces.setdefault(model, Pace())
+        name = options.strategy or "auto"
+        choice = choose(shape, task.deadline_s, pace) if name == "auto" else Choice(name, "asked for")
+        strategy = self_consistent(
+            lambda: STRATEGIES[choice.name](shape), shape.count, options.passes or 1, top_n=shape.top_n
+        )
         adapter = None if model == self.settings.model.id else model
-        ranker = Ranker(self.engine, self.builders[model], adapter, request_id)
-        ranking = await ranker.rank(task, STRATEGIES[name](count, window, step), name)
+        reader = Reader(self.engine, builder, adapter, task)
+        ranker = Ranker(reader, task, request_id, pace.observe, head)
+        ranking = await ranker.rank(strategy, choice.name, choice.reason)
         self.metrics.observe_ranking(model, ranking)
         return ranking

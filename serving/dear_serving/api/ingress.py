@@ -46,6 +46,7 @@ class Gateway:
                 load_template(template, settings.ranking.templates),
                 tokenizer,
                 settings.engine.max_model_len,
+                settings.ranking.max_reasoning_tokens,
             )
             for name, template in settings.templates().items()
         }

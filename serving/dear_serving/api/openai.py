@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from dear_serving.api.body import read_json
 from dear_serving.api.failures import error_body
 from dear_serving.api.gateway import GatewayState
 from dear_serving.api.rerank import json_reply
+from dear_serving.api.streaming import event_stream
 from dear_serving.engine.protocol import OpenAIRoute
 from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError
 
@@ -60,14 +61,10 @@ async def _forward(request: Request, route: OpenAIRoute) -> Response:
         raise EngineUnavailable("the engine gave no answer", retry_after_s=5.0) from None
     if isinstance(first, dict):
         return json_reply(first)
-    return StreamingResponse(
-        _events(first, items),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-    )
+    return event_stream(_events(first, items))
 
 
-async def _events(first: str, rest: AsyncIterator[str | dict[str, Any]]) -> AsyncIterator[str]:
+async def _events(first: str, rest: AsyncIterator[str | dict[str, Any]]) -> AsyncGenerator[str, None]:
     """The stream; an engine that fails half-way ends it with an error event, as OpenAI's does."""
     yield first
     try:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.responses import Response
 
+from dear_serving.engine.protocol import MAX_IDENTIFIERS
 from dear_serving.errors import InvalidRequest, PayloadTooLarge
 from dear_serving.settings import LimitSettings
-from dear_serving.types import Ranking
+from dear_serving.types import Order, Ranking, RankTask, Scoring
 
-SCORE_TYPE = "rank"
 _DOCUMENTS_PER_SEARCH_UNIT = 100
 
 AtLeastZero = Annotated[int, Field(ge=0)]
@@ -23,13 +24,44 @@ class DearOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    strategy: Literal["auto", "single", "sliding"] | None = None
-    window_size: Annotated[int, Field(ge=2, le=1000)] | None = None
-    step: Annotated[int, Field(ge=1, le=1000)] | None = None
-    scoring: Literal["generate"] | None = None
-    reasoning: Literal[False] | None = None
+    strategy: Literal["auto", "single", "sliding", "merge2", "joint", "tourrank"] | None = None
+    window_size: Annotated[int, Field(ge=2, le=MAX_IDENTIFIERS)] | None = None
+    step: Annotated[int, Field(ge=1, le=MAX_IDENTIFIERS)] | None = None
+    scoring: Scoring | None = None
+    reasoning: bool | None = None
     deadline_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = None
-    passes: Literal[1] | None = None
+    passes: Annotated[int, Field(ge=1, le=16)] | None = None
+    stream: bool | None = None
+
+    def task(
+        self,
+        query: str,
+        passages: list[str],
+        *,
+        top_n: int | None = None,
+        max_passage_tokens: int | None = None,
+        priority: int = 0,
+    ) -> RankTask:
+        """What is asked of a query and its passages.
+
+        Raises:
+            InvalidRequest: reasoning with free-text scoring, which has no place for it.
+        """
+        if self.reasoning and self.scoring == "generate":
+            raise InvalidRequest(
+                'dear.reasoning: goes with scoring "permutation" or "first_token", not "generate"',
+                param="dear.reasoning",
+            )
+        return RankTask(
+            query=query,
+            passages=passages,
+            top_n=top_n,
+            max_passage_tokens=max_passage_tokens,
+            deadline_s=self.deadline_ms and self.deadline_ms / 1e3,
+            priority=priority,
+            scoring=self.scoring or "permutation",
+            reasoning=bool(self.reasoning),
+        )
 
 
 class RerankBody(BaseModel):
@@ -139,78 +171,79 @@ def choose_windows(options: DearOptions, window_size: int, step: int) -> tuple[i
     return window, options.step or min(step, max(1, window // 2))
 
 
-def relevance_scores(count: int) -> list[float]:
-    """Scores along an order of ``count`` passages: ``1 - rank / count``, from 1 down, strictly.
-
-    A listwise model decides an order and no probabilities; score_type says ``rank``.
-    """
-    return [round(1 - rank / count, 6) for rank in range(count)]
-
-
 def json_reply(content: Any) -> Response:
     """JSON with every character outside ASCII escaped, so that any text can be sent back."""
     return Response(json.dumps(content, separators=(",", ":")), media_type="application/json")
 
 
-def rerank_reply(request_id: str, model: str, revision: str, body: RerankBody, ranking: Ranking) -> Response:
-    """The superset that Cohere's, Jina's and vLLM's clients all read."""
-    usage = ranking.usage
-    count = len(ranking.order)
-    scores = relevance_scores(count)
+def results_along(
+    body: RerankBody, order: Order, scores: Sequence[float], first: int = 0
+) -> list[dict[str, Any]]:
+    """The reply's results from rank ``first`` on, as far as the caller asks for them."""
     results: list[dict[str, Any]] = []
-    for index, score in list(zip(ranking.order, scores, strict=True))[: body.top_n or None]:
+    for index, score in list(zip(order, scores, strict=True))[: body.top_n or None][first:]:
         result: dict[str, Any] = {"index": index, "relevance_score": score}
         if body.return_documents:
             document = body.documents[index]
             result["document"] = {"text": document} if isinstance(document, str) else document
         results.append(result)
+    return results
+
+
+def rerank_content(
+    request_id: str, model: str, revision: str, body: RerankBody, scoring: Scoring, ranking: Ranking
+) -> dict[str, Any]:
+    """The superset that Cohere's, Jina's and vLLM's clients all read."""
+    usage = ranking.usage
     repairs = ranking.repairs
-    return json_reply(
-        {
-            "id": request_id,
-            "model": model,
-            "object": "list",
-            "results": results,
-            "usage": {
-                "prompt_tokens": usage.prompt_tokens,
-                "completion_tokens": usage.completion_tokens,
-                "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    dear: dict[str, Any] = {
+        "strategy": ranking.strategy,
+        "strategy_reason": ranking.strategy_reason,
+        "scoring": scoring,
+        "windows": ranking.windows,
+        "rounds": ranking.rounds,
+        "repairs": {
+            "repeated": repairs.repeated,
+            "missing": repairs.missing,
+            "out_of_range": repairs.out_of_range,
+            "unparseable": repairs.unparseable,
+        },
+        "score_type": ranking.score_type,
+        "revision": revision,
+        "queue_ms": round(usage.queue_ms, 3),
+        "engine_ms": round(usage.engine_ms, 3),
+    }
+    if ranking.reasoning:
+        dear["reasoning"] = list(ranking.reasoning)
+    return {
+        "id": request_id,
+        "model": model,
+        "object": "list",
+        "results": results_along(body, ranking.order, ranking.scores),
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        },
+        "meta": {
+            "api_version": {"version": "2"},
+            "billed_units": {"search_units": -(-len(ranking.order) // _DOCUMENTS_PER_SEARCH_UNIT)},
+            "tokens": {
+                "input_tokens": usage.prompt_tokens,
+                "output_tokens": usage.completion_tokens,
             },
-            "meta": {
-                "api_version": {"version": "2"},
-                "billed_units": {"search_units": -(-count // _DOCUMENTS_PER_SEARCH_UNIT)},
-                "tokens": {
-                    "input_tokens": usage.prompt_tokens,
-                    "output_tokens": usage.completion_tokens,
-                },
-                "warnings": list(ranking.warnings),
-                "dear": {
-                    "strategy": ranking.strategy,
-                    "windows": ranking.windows,
-                    "rounds": ranking.rounds,
-                    "repairs": {
-                        "repeated": repairs.repeated,
-                        "missing": repairs.missing,
-                        "out_of_range": repairs.out_of_range,
-                        "unparseable": repairs.unparseable,
-                    },
-                    "score_type": SCORE_TYPE,
-                    "revision": revision,
-                    "queue_ms": round(usage.queue_ms, 3),
-                    "engine_ms": round(usage.engine_ms, 3),
-                },
-            },
-        }
-    )
+            "warnings": list(ranking.warnings),
+            "dear": dear,
+        },
+    }
 
 
 def tei_reply(body: TeiBody, ranking: Ranking) -> Response:
     """TEI's bare array, best first."""
-    scores = relevance_scores(len(ranking.order))
     return json_reply(
         [
             {"index": index, "score": score} | ({"text": body.texts[index]} if body.return_text else {})
-            for index, score in zip(ranking.order, scores, strict=True)
+            for index, score in zip(ranking.order, ranking.scores, strict=True)
         ]
     )
 

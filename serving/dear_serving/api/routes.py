@@ -21,11 +21,14 @@ from dear_serving.api.rerank import (
     TeiBody,
     check_count,
     check_limits,
-    rerank_reply,
+    json_reply,
+    rerank_content,
     tei_reply,
 )
-from dear_serving.errors import EngineUnavailable, RequestError
-from dear_serving.types import RankTask
+from dear_serving.api.streaming import stream_ranking
+from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError
+from dear_serving.ranking.ranker import Head
+from dear_serving.types import Ranking
 
 _READY_TIMEOUT_S = 5.0
 
@@ -110,16 +113,25 @@ async def _rerank_documents(request: Request, gateway: GatewayState, data: dict[
     check_limits(body.query, texts, "documents", limits)
     model = gateway.resolve(body.model)
     options = body.dear or DearOptions()
-    task = RankTask(
-        query=body.query,
-        passages=texts,
+    task = options.task(
+        body.query,
+        texts,
+        top_n=body.top_n,
         max_passage_tokens=body.max_passage_tokens,
-        deadline_s=options.deadline_ms and options.deadline_ms / 1e3,
         priority=body.priority or 0,
     )
     request_id: str = request.state.request_id
-    ranking = await gateway.rank(model, task, options, request_id)
-    return rerank_reply(request_id, model, gateway.revisions[model], body, ranking)
+
+    async def rank(head: Head | None = None) -> Ranking:
+        return await gateway.rank(model, task, options, request_id, head)
+
+    def content(ranking: Ranking) -> dict[str, Any]:
+        revision = gateway.revisions[model]
+        return rerank_content(request_id, model, revision, body, task.scoring, ranking)
+
+    if options.stream:
+        return await stream_ranking(body, rank, content)
+    return json_reply(content(await rank()))
 
 
 async def _rerank_texts(request: Request, gateway: GatewayState, data: dict[str, Any]) -> Response:
@@ -128,11 +140,9 @@ async def _rerank_texts(request: Request, gateway: GatewayState, data: dict[str,
     body = validate(TeiBody, data)
     check_limits(body.query, body.texts, "texts", limits)
     options = body.dear or DearOptions()
-    task = RankTask(
-        query=body.query,
-        passages=body.texts,
-        deadline_s=options.deadline_ms and options.deadline_ms / 1e3,
-    )
+    if options.stream:
+        raise InvalidRequest("dear.stream: goes with documents, not with texts", param="dear.stream")
+    task = options.task(body.query, body.texts)
     model = gateway.resolve(body.model)
     ranking = await gateway.rank(model, task, options, request.state.request_id)
     return tei_reply(body, ranking)

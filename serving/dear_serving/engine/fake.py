@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dear_serving.engine.protocol import EngineRequest, OpenAIRoute
+from dear_serving.engine.protocol import EngineRequest, OpenAIRoute, PermutationRequest
 from dear_serving.errors import EngineUnavailable
-from dear_serving.types import Generation
+from dear_serving.types import DecodedWindow, Generation
 
 
 @dataclass
 class FakeEngine:
-    """Answers each window with ``write(request)``; counts what was asked, finished and cancelled."""
+    """Answers free text with ``write(request)`` and ranks each window in the order of ``prefer(request)``.
+
+    Counts what was asked, finished and cancelled. Log probabilities halve from one preferred position to the
+    next; ``decides`` is how many ranks it decides before a request's deadline, where there is one.
+    """
 
     write: Callable[[EngineRequest], str]
+    prefer: Callable[[PermutationRequest], Sequence[int]] = lambda request: range(len(request.identifiers))
     delay_s: float = 0.0
     dead: bool = False
-    requests: list[EngineRequest] = field(default_factory=list)
+    decides: int | None = None
+    requests: list[EngineRequest | PermutationRequest] = field(default_factory=list)
     finished: int = 0
     cancelled: int = 0
 
@@ -30,6 +37,31 @@ class FakeEngine:
         await self._work()
         text = self.write(request)
         return Generation(text, len(request.token_ids), len(text.split()), 1.0, 2.0)
+
+    async def permute(self, request: PermutationRequest) -> DecodedWindow:
+        """See the protocol."""
+        self.requests.append(request)
+        await self._work()
+        return self._window(request, request.needed)
+
+    async def permute_stream(self, request: PermutationRequest) -> AsyncGenerator[DecodedWindow, None]:
+        """See the protocol."""
+        self.requests.append(request)
+        await self._work()
+        for decided in range(1, max(1, request.needed) + 1):
+            await asyncio.sleep(0)
+            yield self._window(request, decided)
+
+    def _window(self, request: PermutationRequest, decided: int) -> DecodedWindow:
+        preferred = tuple(self.prefer(request))
+        if self.decides is not None and request.deadline_s is not None:
+            decided = min(decided, self.decides)
+        log_probs = [0.0] * len(preferred)
+        for rank, position in enumerate(preferred, start=1):
+            log_probs[position] = -rank * math.log(2)
+        return DecodedWindow(
+            preferred, decided, tuple(log_probs), len(request.token_ids), max(1, decided), 1.0, 2.0
+        )
 
     async def openai(
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str

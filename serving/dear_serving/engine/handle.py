@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
-from dear_serving.engine.protocol import EngineRequest, OpenAIRoute
+from dear_serving.engine.protocol import EngineRequest, OpenAIRoute, PermutationRequest
 from dear_serving.errors import EngineUnavailable, RequestError
-from dear_serving.types import Generation
+from dear_serving.types import DecodedWindow, Generation
 
 Answer = TypeVar("Answer")
 
@@ -41,14 +42,24 @@ class ServeEngine:
 
     async def generate(self, request: EngineRequest) -> Generation:
         """See the protocol."""
-        try:
-            return await self._generate(request)
-        except RayActorError:
-            return await self._or_unavailable(self._generate(request))
+        generation: Generation = await self._call(self._handle.generate, request)
+        return generation
 
-    async def _generate(self, request: EngineRequest) -> Generation:
+    async def permute(self, request: PermutationRequest) -> DecodedWindow:
+        """See the protocol."""
+        window: DecodedWindow = await self._call(self._handle.permute, request)
+        return window
+
+    async def _call(self, method: Any, request: EngineRequest | PermutationRequest) -> Any:
+        """Send it, and once more where the replica died on it."""
+        try:
+            return await self._send(method, request)
+        except RayActorError:
+            return await self._or_unavailable(self._send(method, request))
+
+    async def _send(self, method: Any, request: EngineRequest | PermutationRequest) -> Any:
         await self._fail_if_down()
-        response = self._handle.generate.remote(request)
+        response = method.remote(request)
         try:
             return await self._unless_down(response)
         except (asyncio.CancelledError, EngineUnavailable):
@@ -59,12 +70,23 @@ class ServeEngine:
         except Exception as error:
             raise _as_request_error(error) from error
 
+    async def permute_stream(self, request: PermutationRequest) -> AsyncGenerator[DecodedWindow, None]:
+        """See the protocol."""
+        async with contextlib.aclosing(self._items(self._stream.permute_stream, request)) as windows:
+            async for window in windows:
+                yield window
+
     async def openai(
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str
     ) -> AsyncIterator[str | dict[str, Any]]:
         """See the protocol."""
+        async with contextlib.aclosing(self._items(self._stream.openai, route, body, request_id)) as items:
+            async for item in items:
+                yield item
+
+    async def _items(self, method: Any, *arguments: Any) -> AsyncGenerator[Any, None]:
         await self._fail_if_down()
-        response = self._stream.openai.remote(route, body, request_id)
+        response = method.remote(*arguments)
         items = aiter(response)
         try:
             while True:

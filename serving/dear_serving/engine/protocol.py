@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from dear_serving.types import Generation
+from dear_serving.types import DecodedWindow, Generation
 
 OpenAIRoute = Literal["chat", "completions"]
+
+MAX_IDENTIFIERS = 128
+"""Most passages of one window: vLLM returns the log probabilities of at most this many chosen tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """One window to decode. ``len(token_ids) + max_tokens`` is within the model's length.
+    """Free text to write. ``len(token_ids) + max_tokens`` is within the model's length.
 
     ``adapter`` is the engine-side name of a loaded adapter, None for the base model. Of two requests
-    that wait, the lower ``priority`` runs first.
+    that wait, the lower ``priority`` runs first. The first of the ``stop`` strings ends the text.
     """
 
     token_ids: Sequence[int]
@@ -24,6 +27,28 @@ class EngineRequest:
     adapter: str | None
     request_id: str
     priority: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PermutationRequest:
+    """One window to rank. Prompt and whole answer together are within the model's length.
+
+    ``token_ids`` end where the first identifier is due. ``identifiers`` holds the tokens of each position's
+    identifier, at most MAX_IDENTIFIERS, all different; ``separator`` those between one and the next.
+    ``needed`` are decided one by one, the rest stand by their first-step log probabilities; 0 asks for these
+    alone, one forward pass. After ``deadline_s`` seconds, what was decided is returned as soon as the first
+    step is done. ``adapter`` and ``priority`` as in EngineRequest.
+    """
+
+    token_ids: Sequence[int]
+    identifiers: tuple[tuple[int, ...], ...]
+    separator: tuple[int, ...]
+    needed: int
+    adapter: str | None
+    request_id: str
+    priority: int = 0
+    deadline_s: float | None = None
 
 
 class Engine(Protocol):
@@ -34,7 +59,19 @@ class Engine(Protocol):
     """
 
     async def generate(self, request: EngineRequest) -> Generation:
-        """Write greedily until the end-of-text token or ``max_tokens``."""
+        """Write greedily until the end-of-text token, a stop string or ``max_tokens``."""
+        ...
+
+    async def permute(self, request: PermutationRequest) -> DecodedWindow:
+        """Rank a window: the order greedy decoding gives when only identifiers left may be chosen."""
+        ...
+
+    def permute_stream(self, request: PermutationRequest) -> AsyncGenerator[DecodedWindow, None]:
+        """As ``permute``, telling ranks as they are decided.
+
+        Yields:
+            The window as far as it is decided, with one rank more or several; the last is the answer.
+        """
         ...
 
     def openai(

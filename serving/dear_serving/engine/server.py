@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,16 +14,23 @@ from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.serve.llm import LLMConfig, LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
-from dear_serving.engine.protocol import EngineRequest, OpenAIRoute
+from dear_serving.engine.decode import Decoder, ordinary_steps
+from dear_serving.engine.protocol import EngineRequest, OpenAIRoute, PermutationRequest
+from dear_serving.engine.selfcheck import compare, small_window
+from dear_serving.engine.sessions import Sessions
 from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError, UnknownModel
+from dear_serving.metrics import EngineMetrics
 from dear_serving.settings import describe
-from dear_serving.types import Generation
+from dear_serving.types import DecodedWindow, Generation
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
+logger = logging.getLogger(__name__)
+
 _RESTART_S = 10.0
+_SELF_CHECK_S = 60.0
 
 
 class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for it
@@ -45,12 +54,43 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                     lora_assigned_int_id=number,
                 )
             )
+        self._metrics = EngineMetrics()
+        self._decoder = Decoder(self._client(), self._sessions())
+        await self._check_decoder([None, *adapters][:2])
         await self._warm_up([None, *adapters])
+
+    def _sessions(self) -> Sessions:
+        """As many windows as the engine's batch and KV cache hold, a little kept for everything else."""
+        config = self._client().vllm_config
+        return Sessions(
+            max_open=config.scheduler_config.max_num_seqs,
+            blocks=int(config.cache_config.num_gpu_blocks * 0.95),
+            block_size=config.cache_config.block_size,
+        )
+
+    async def _check_decoder(self, adapters: Sequence[str | None]) -> None:
+        """Rank a small window with and without resuming; decode without from now on if they disagree."""
+        for number, adapter in enumerate(adapters):
+            request = small_window(f"self-check-{number}")
+            try:
+                async with asyncio.timeout(_SELF_CHECK_S):
+                    difference = await compare(self._decoder, self._client(), request, self._lora(adapter))
+                if difference is None or difference.near_tie:
+                    continue
+                found = f"rank {difference.rank} differs by {difference.gap:.2f} nats"
+            except TimeoutError:
+                found = f"no answer in {_SELF_CHECK_S:.0f} s"
+            logger.warning("windows are decoded one request a choice, several times slower: %s", found)
+            self._decoder.steps = ordinary_steps
+            self._metrics.self_check_failures.inc()
+            break
+        self._metrics.resumable.set(self._decoder.steps is not ordinary_steps)
 
     async def _warm_up(self, adapters: Sequence[str | None]) -> None:
         """Run every path once, so that the first caller does not wait for imports and kernels."""
         for number, adapter in enumerate(adapters):
-            await self.generate(EngineRequest([0] * 32, 2, adapter, f"warm-up-{number}"))
+            await self.permute(small_window(f"warm-up-{number}", adapter))
+        await self.generate(EngineRequest([0] * 32, 2, None, "warm-up-text"))
         body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
         with contextlib.suppress(RequestError):  # a base model may have no chat template
             async for _ in self.openai("chat", body, "warm-up-chat"):
@@ -69,6 +109,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         params = SamplingParams(
             temperature=0.0,
             max_tokens=request.max_tokens,
+            stop=list(request.stop),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         output = None
@@ -93,7 +134,32 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             completion_tokens=len(completion.token_ids),
             queue_ms=(stats.scheduled_ts - stats.queued_ts) * 1e3,
             engine_ms=(stats.last_token_ts - stats.scheduled_ts) * 1e3,
+            stop=completion.stop_reason if completion.stop_reason in request.stop else None,
         )
+
+    async def permute(self, request: PermutationRequest) -> DecodedWindow:
+        """See the protocol."""
+        async with contextlib.aclosing(self._decode(request)) as windows:
+            return await anext(windows)
+
+    async def permute_stream(self, request: PermutationRequest) -> AsyncGenerator[DecodedWindow, None]:
+        """See the protocol."""
+        async with contextlib.aclosing(self._decode(request, every_rank=True)) as windows:
+            async for window in windows:
+                yield window
+
+    async def _decode(
+        self, request: PermutationRequest, *, every_rank: bool = False
+    ) -> AsyncGenerator[DecodedWindow, None]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        windows = self._decoder.decode(request, self._lora(request.adapter), every_rank=every_rank)
+        try:
+            async with contextlib.aclosing(windows):
+                async for window in windows:
+                    yield window
+        except EngineDeadError:
+            raise _restarting() from None
 
     async def openai(
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str

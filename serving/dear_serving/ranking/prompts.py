@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from dear_serving.errors import InvalidRequest
+from dear_serving.engine.protocol import MAX_IDENTIFIERS
+from dear_serving.errors import InvalidRequest, SettingsError
 from dear_serving.ranking.neutralise import neutralise
 from dear_serving.ranking.template import Template
 from dear_serving.types import RankTask
 
 # Room in the answer for what models write around the list, such as "### Final Reranking:".
-_ANSWER_SLACK_TOKENS = 16
+_ANSWER_SLACK_TOKENS = 18
 _MIN_PASSAGE_TOKENS = 8
 _MAX_QUERY_SHARE = 0.25
 # No tokenizer in use packs more characters into a token on average; longer text is cut before encoding.
@@ -77,26 +78,73 @@ class _Layout:
     max_new_tokens: int
 
 
-class PromptBuilder:
-    """Prompts of one template on one tokenizer, within one model length (tokens, prompt and answer)."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A ranking's tokens: ``opening``, an identifier, ``separator``, the next identifier and so on.
 
-    def __init__(self, template: Template, tokenizer: Tokenizer, max_model_len: int) -> None:
+    ``identifiers[i]`` is that of position i in the window.
+    """
+
+    opening: list[int]
+    identifiers: tuple[tuple[int, ...], ...]
+    separator: tuple[int, ...]
+
+
+class PromptBuilder:
+    """Prompts of one template on one tokenizer, within one model length (tokens, prompt and answer).
+
+    Args:
+        max_reasoning_tokens: room kept for what a model writes before it ranks, where that is asked for.
+
+    Raises:
+        SettingsError: identifiers and what stands between them are not tokens of their own, so that a
+            ranking cannot be decoded identifier by identifier.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        tokenizer: Tokenizer,
+        max_model_len: int,
+        max_reasoning_tokens: int = 512,
+    ) -> None:
         self.template = template
         self.tokenizer = tokenizer
         self.max_model_len = max_model_len
+        self.max_reasoning_tokens = max_reasoning_tokens
+        self.answer = self._build_answer()
         self._layout = lru_cache(maxsize=256)(self._build_layout)
+
+    def _build_answer(self) -> Answer:
+        """The answer's tokens for as many identifiers as a window can have."""
+        form, first = self.template.answer, self.template.first_identifier
+        names = [str(first + rank) for rank in range(MAX_IDENTIFIERS)]
+        opening, separator = self.tokenizer.encode(form.opening), self.tokenizer.encode(form.separator)
+        identifiers = tuple(tuple(self.tokenizer.encode(name)) for name in names)
+        parts = opening + [
+            token
+            for rank, identifier in enumerate(identifiers)
+            for token in (*(separator if rank else ()), *identifier)
+        ]
+        whole = self.tokenizer.encode(form.opening + form.separator.join(names))
+        if parts != whole or len(set(identifiers)) < len(identifiers):
+            raise SettingsError(
+                f'template "{self.template.name}": the model\'s tokenizer does not keep identifiers apart in '
+                f"{form.opening}{names[0]}{form.separator}{names[1]}, so rankings cannot be decoded"
+            )
+        return Answer(opening, identifiers, tuple(separator))
 
     def prepare(self, task: RankTask) -> TaskPrompts:
         """Read a task's query and passages once; windows over them are then cheap."""
         return TaskPrompts(self, task)
 
-    def layout(self, count: int) -> _Layout:
-        """The template's pieces for ``count`` passages."""
-        return self._layout(count)
+    def layout(self, count: int, *, reasoning: bool = False) -> _Layout:
+        """The template's pieces for ``count`` passages, in its reasoning form where asked for."""
+        return self._layout(count, reasoning)
 
-    def _build_layout(self, count: int) -> _Layout:
+    def _build_layout(self, count: int, reasoning: bool) -> _Layout:
         marks = [f"\ue000{rank}\ue001" for rank in range(count)]
-        text = self.template.render("\ue000q\ue001", marks, self.tokenizer.render_chat)
+        text = self.template.render("\ue000q\ue001", marks, self.tokenizer.render_chat, reasoning=reasoning)
         pieces: list[list[int] | _Slot] = []
         static, *rest = _SLOT.split(text)  # static, slot, static, slot, ..., static
         for slot, following in zip(rest[::2], rest[1::2], strict=True):
@@ -111,14 +159,26 @@ class PromptBuilder:
         first = pieces[0]
         if bos is not None and isinstance(first, list) and first[:1] != [bos]:
             pieces.insert(0, [bos])
-        first_id = self.template.first_identifier
-        answer = " > ".join(f"[{first_id + rank}]" for rank in range(count))
+        answer_tokens = len(self.answer.opening) + sum(map(len, self.answer.identifiers[:count]))
+        answer_tokens += (count - 1) * len(self.answer.separator) + _ANSWER_SLACK_TOKENS
         return _Layout(
             pieces=tuple(pieces),
             fixed_tokens=sum(len(piece) for piece in pieces if isinstance(piece, list)),
             query_slots=sum(isinstance(p, _Slot) and p.passage is None for p in pieces),
-            max_new_tokens=len(self.tokenizer.encode(answer)) + 1 + _ANSWER_SLACK_TOKENS,
+            max_new_tokens=answer_tokens + (self.max_reasoning_tokens if reasoning else 0),
         )
+
+    def after_reasoning(self, text: str, stop: str | None) -> list[int]:
+        """The tokens that go on from a reasoning to where the first identifier is due.
+
+        Args:
+            text: what the model wrote, without the end string.
+            stop: the end string that ended it; None where it ran out of room or just ended.
+        """
+        form = self.template.reasoning
+        assert form is not None
+        kept = "" if stop is None or stop in form.opening else stop
+        return self.tokenizer.encode(text.rstrip()) + self.tokenizer.encode_template(kept + form.opening)
 
 
 class TaskPrompts:
@@ -127,6 +187,7 @@ class TaskPrompts:
     def __init__(self, builder: PromptBuilder, task: RankTask) -> None:
         self._builder = builder
         self._max_passage_tokens = task.max_passage_tokens
+        self._reasoning = task.reasoning
         self._query = neutralise(task.query).strip()
         self._max_chars = builder.max_model_len * _MAX_CHARS_PER_TOKEN
         # No work on text that could never be read, be it all white space that the template joins.
@@ -157,7 +218,13 @@ class TaskPrompts:
         Raises:
             InvalidRequest: so many passages do not fit the model's length even when cut.
         """
-        layout = self._builder.layout(len(indices))
+        if len(indices) > MAX_IDENTIFIERS:
+            raise InvalidRequest(
+                f"{len(indices)} passages in one window are over the limit of {MAX_IDENTIFIERS}; "
+                "choose another strategy",
+                param="dear.strategy",
+            )
+        layout = self._builder.layout(len(indices), reasoning=self._reasoning)
         room = self._builder.max_model_len - layout.max_new_tokens - layout.fixed_tokens
         query_limit = max(1, int(room * _MAX_QUERY_SHARE) // max(1, layout.query_slots))
         filled = {

@@ -3,111 +3,163 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 
-from dear_serving.engine.protocol import Engine, EngineRequest
 from dear_serving.errors import DeadlineExceeded
-from dear_serving.ranking.permutation import Permutation, parse_permutation
-from dear_serving.ranking.prompts import PromptBuilder, TaskPrompts
-from dear_serving.ranking.windows import Strategy, Window
-from dear_serving.types import Generation, Order, Ranking, RankTask, Repairs, Usage
+from dear_serving.ranking.reading import Reader, Reading
+from dear_serving.ranking.scores import Scores
+from dear_serving.ranking.windows import Batch, Strategy, Window
+from dear_serving.types import DecodedWindow, Order, Ranking, RankTask, Repairs, Usage
+
+Head = Callable[[Order, tuple[float, ...]], None]
+"""Told the best passages decided so far, best first, and their scores; every call has more of them."""
 
 
 class Ranker:
-    """Ranks one task with one adapter: windows of a batch run at once, batches one after another."""
+    """Ranks one task: windows of a batch run at once, batches one after another.
 
-    def __init__(self, engine: Engine, prompts: PromptBuilder, adapter: str | None, request_id: str) -> None:
-        self._engine = engine
-        self._builder = prompts
-        self._adapter = adapter
+    Args:
+        reader: reads single windows of the task.
+        observe: told the windows and the seconds of every round that ended in time.
+        head: told the best passages as they are decided, where the strategy's last window leads.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        task: RankTask,
+        request_id: str,
+        observe: Callable[[int, float], None] | None = None,
+        head: Head | None = None,
+    ) -> None:
+        self._reader = reader
+        self._task = task
         self._request_id = request_id
-        self._windows = self._rounds = 0
+        self._observe = observe
+        self._head = head
+        self._scores = Scores(len(task.passages))
+        self._windows = self._rounds = self._skipped = 0
+        self._undecided = 0
         self._repairs = Repairs()
         self._usage = Usage()
+        self._reasoning: list[str] = []
 
-    async def rank(self, task: RankTask, strategy: Strategy, name: str) -> Ranking:
-        """Run ``strategy`` (called ``name`` in the answer) to its end or to the task's deadline.
+    async def rank(self, strategy: Strategy, name: str, reason: str) -> Ranking:
+        """Run ``strategy`` (called ``name`` in the answer, chosen for ``reason``) to its end.
 
-        A deadline that passes after the first round cuts the rounds left: the order so far is
-        the answer and a warning says so.
+        From the task's deadline on, windows keep the order they are shown in instead of being ranked: what
+        was decided until then is the answer, and a warning says what was skipped.
 
         Raises:
-            InvalidRequest: a window does not fit the model.
-            DeadlineExceeded: the deadline passed in the first round.
+            InvalidRequest: a window does not fit the model, or cannot be ranked as asked.
+            DeadlineExceeded: the deadline passed before any window was ranked.
             EngineUnavailable: the engine could not decode a window.
         """
-        prompts = self._builder.prepare(task)
-        warnings: tuple[str, ...] = ()
-        ends_at = None if task.deadline_s is None else time.monotonic() + task.deadline_s
-        orders: Sequence[Order] | None = None
-        while True:
-            try:
-                batch = next(strategy) if orders is None else strategy.send(orders)
-            except StopIteration as done:
-                order: Order = done.value
-                break
-            left_s = None if ends_at is None else ends_at - time.monotonic()
-            try:
-                async with asyncio.timeout(left_s) as deadline:
-                    orders = await self._run_round(prompts, batch.windows, task.priority)
-            except TimeoutError:
-                if not deadline.expired():  # the engine's own, not ours
-                    raise
-                if self._rounds == 0:
-                    raise DeadlineExceeded(
-                        "the deadline passed before anything was ranked", param="dear.deadline_ms"
-                    ) from None
-                order = batch.order_so_far
-                rounds = "1 round" if self._rounds == 1 else f"{self._rounds} rounds"
-                warnings = (f"deadline passed after {rounds}; the order is partial",)
-                break
+        task = self._task
+        ends_s = math.inf if task.deadline_s is None else time.monotonic() + task.deadline_s
+        try:
+            batch = next(strategy)
+            while True:
+                batch = strategy.send(await self._run_round(batch, ends_s))
+        except StopIteration as done:
+            order: Order = done.value
         return Ranking(
             order=order,
+            scores=self._scores.along(order),
+            score_type=self._scores.score_type,
             strategy=name,
+            strategy_reason=reason,
             windows=self._windows,
             rounds=self._rounds,
             repairs=self._repairs,
             usage=self._usage,
-            warnings=prompts.warnings() + warnings,
+            warnings=self._reader.prompts.warnings() + self._warnings(),
+            reasoning=tuple(self._reasoning),
         )
 
-    async def _run_round(
-        self, prompts: TaskPrompts, windows: tuple[Window, ...], priority: int
-    ) -> list[Order]:
-        requests = []
-        for offset, window in enumerate(windows):
-            prompt = prompts.window(window)
-            requests.append(
-                EngineRequest(
-                    prompt.token_ids,
-                    prompt.max_new_tokens,
-                    self._adapter,
-                    f"{self._request_id}-{self._windows + offset}",
-                    priority,
+    async def _run_round(self, batch: Batch, ends_s: float) -> list[Order]:
+        """The order of every window; as shown where it could not be ranked in time."""
+        started_s = time.monotonic()
+        readings: list[Reading | None] = [None] * len(batch.windows)
+        if started_s < ends_s:
+            readings = await self._read_all(batch, ends_s)
+        if any(reading is not None for reading in readings):
+            self._rounds += 1
+        elif self._rounds == 0:
+            raise DeadlineExceeded("the deadline passed before anything was ranked", param="dear.deadline_ms")
+        if self._observe is not None and None not in readings:
+            self._observe(len(readings), time.monotonic() - started_s)
+        orders = []
+        for window, reading in zip(batch.windows, readings, strict=True):
+            if reading is None:
+                self._skipped += 1
+                orders.append(tuple(range(len(window.passages))))
+            else:
+                self._take_in(window, reading)
+                orders.append(reading.order)
+        self._usage = self._usage.plus_round([reading.runs for reading in readings if reading is not None])
+        return orders
+
+    async def _read_all(self, batch: Batch, ends_s: float) -> list[Reading | None]:
+        """All windows at once; the first failure cancels the others and is raised as itself."""
+        told = self._tell(batch.windows[0]) if batch.leads and self._head is not None else None
+        tasks = [
+            asyncio.create_task(
+                self._reader.read(
+                    window, f"{self._request_id}-{self._windows + self._skipped + offset}", ends_s, told
                 )
             )
-        generations = await _all(self._engine, requests)
-        permutations = [
-            self._parse(generation, len(window))
-            for generation, window in zip(generations, windows, strict=True)
+            for offset, window in enumerate(batch.windows)
         ]
-        self._windows += len(windows)
-        self._rounds += 1
-        self._usage = self._usage.plus_round(generations)
-        self._repairs = sum((p.repairs for p in permutations), self._repairs)
-        return [permutation.order for permutation in permutations]
+        try:
+            left_s = None if math.isinf(ends_s) else ends_s - time.monotonic()
+            done, _ = await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
+            return [task.result() if task in done else None for task in tasks]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _parse(self, generation: Generation, count: int) -> Permutation:
-        first = self._builder.template.first_identifier
-        return parse_permutation(generation.text, count, first_identifier=first)
+    def _tell(self, window: Window) -> Callable[[DecodedWindow], None]:
+        """Tells the caller's ``head`` of a leading window's ranks, with the scores they will have."""
+        head = self._head
+        assert head is not None
+        scores: Scores | None = None
 
+        def tell(decoded: DecodedWindow) -> None:
+            nonlocal scores
+            if scores is None:
+                scores = self._scores.copy()
+                scores.observe(window.passages, decoded)
+            best = tuple(window.passages[place] for place in decoded.order[: decoded.decided])
+            head(best, scores.along(best))
 
-async def _all(engine: Engine, requests: Sequence[EngineRequest]) -> list[Generation]:
-    """All at once; the first failure cancels the others and is raised as itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(engine.generate(request)) for request in requests]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
+        return tell
+
+    def _take_in(self, window: Window, reading: Reading) -> None:
+        self._windows += 1
+        self._repairs += reading.repairs
+        if self._task.scoring == "permutation":
+            self._undecided += max(0, window.needed - reading.decided)
+        if reading.window is not None:
+            self._scores.observe(window.passages, reading.window)
+        if reading.reasoning is not None:
+            self._reasoning.append(reading.reasoning)
+
+    def _warnings(self) -> tuple[str, ...]:
+        """What the deadline cost, one sentence each."""
+        said = []
+        if self._skipped:
+            total = self._windows + self._skipped
+            said.append(
+                f"deadline passed: {self._skipped} of {total} windows were not ranked and keep the order "
+                "they had"
+            )
+        if self._undecided:
+            said.append(
+                f"deadline passed: {self._undecided} ranks were not decided one by one, they follow the "
+                "first-step probabilities"
+            )
+        return tuple(said)

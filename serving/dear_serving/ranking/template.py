@@ -42,6 +42,25 @@ class ChatForm(_Model):
     closing: tuple[Turn, ...]
 
 
+class AnswerForm(_Model):
+    """How a ranking is written: ``opening`` is appended to the prompt, ``separator`` stands between two
+    identifiers."""
+
+    opening: str = "["
+    separator: Annotated[str, Field(min_length=1)] = "] > ["
+
+
+class ReasoningForm(_Model):
+    """The prompt's closing where the model is to reason first.
+
+    One of the ``end`` strings ends the reasoning; ``opening`` leads from there to the first identifier.
+    """
+
+    closing: str | tuple[Turn, ...]
+    end: Annotated[tuple[str, ...], Field(min_length=1)] = ("### Final Reranking:", "</think>")
+    opening: Annotated[str, Field(min_length=1)] = "\n\n### Final Reranking: ["
+
+
 class Template(_Model):
     """A prompt template, as a YAML file holds it.
 
@@ -58,6 +77,8 @@ class Template(_Model):
     max_passage_words: Annotated[int, Field(gt=0)] | None = None
     text: TextForm | None = None
     chat: ChatForm | None = None
+    answer: AnswerForm = AnswerForm()
+    reasoning: ReasoningForm | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -70,6 +91,8 @@ class Template(_Model):
             raise ValueError("`opening` or `closing` needs {query}")
         if "{text}" in opening + closing:
             raise ValueError("{text} belongs into `passage` alone")
+        if self.reasoning is not None and isinstance(self.reasoning.closing, str) != (self.text is not None):
+            raise ValueError("`reasoning.closing` has to be text for `text` and turns for `chat`")
         return self
 
     def _parts(self) -> tuple[str | tuple[Turn, ...], ...]:
@@ -91,13 +114,16 @@ class Template(_Model):
             passage = " ".join(passage.split(" ", self.max_passage_words)[: self.max_passage_words])
         return passage[: self.max_passage_chars]
 
-    def render(self, query: str, passages: Sequence[str], chat: ChatRenderer) -> str:
+    def render(
+        self, query: str, passages: Sequence[str], chat: ChatRenderer, *, reasoning: bool = False
+    ) -> str:
         """The whole prompt as text, passages as given (already prepared), identifiers filled in.
 
         Args:
             query: the search query.
             passages: the window's passages, in the order they are shown.
             chat: renders turns; used by chat templates only.
+            reasoning: close with the reasoning form, which the template has to have.
         """
         common = {"query": query, "num": str(len(passages))}
         identified = [
@@ -106,12 +132,24 @@ class Template(_Model):
         ]
         if self.text is not None:
             body = self.text.separator.join(_fill(self.text.passage, one) for one in identified)
-            return _fill(self.text.opening, common) + body + _fill(self.text.closing, common)
+            return _fill(self.text.opening, common) + body + _fill(self._closing(reasoning), common)
         assert self.chat is not None
         turns = _fill_turns(self.chat.opening, common)
         for one in identified:
             turns += _fill_turns(self.chat.passage, one)
-        return chat(turns + _fill_turns(self.chat.closing, common))
+        return chat(turns + _fill_turns(self._closing_turns(reasoning), common))
+
+    def _closing(self, reasoning: bool) -> str:
+        assert self.text is not None
+        closing = self.reasoning.closing if reasoning and self.reasoning else self.text.closing
+        assert isinstance(closing, str)
+        return closing
+
+    def _closing_turns(self, reasoning: bool) -> tuple[Turn, ...]:
+        assert self.chat is not None
+        closing = self.reasoning.closing if reasoning and self.reasoning else self.chat.closing
+        assert not isinstance(closing, str)
+        return closing
 
 
 def render_without_chat_template(turns: Sequence[dict[str, str]]) -> str:

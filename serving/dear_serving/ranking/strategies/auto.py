@@ -1,0 +1,73 @@
+"""The strategy for a caller who names none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+from dear_serving.ranking.strategies import STRATEGIES
+from dear_serving.ranking.strategies.cost import Cost, cost
+from dear_serving.ranking.strategies.pace import Pace
+from dear_serving.ranking.strategies.passes import self_consistent
+from dear_serving.ranking.windows import Shape
+
+__all__ = ["PREFERENCE", "Choice", "Pace", "choose", "cost_of"]
+
+PREFERENCE = ("joint", "sliding", "tourrank", "merge2")
+"""Best first, for more passages than one window holds.
+
+By benchmarks/simulation.py (TREC DL 2019, BM25's top 100, a noisy oracle) and what is published:
+
+- joint comes first: nDCG@10 from 0.4 points below sliding (errors mostly stick to passages) to 2.4 above
+  (errors mostly new in every window), more so the fewer are asked for, and one round in place of nine. Its
+  price is 15 windows in place of 9, each decided to the end.
+- sliding gives the most for a window, and is what listwise models were published with.
+- tourrank is about as good at rank 10 (better above) for 13 windows.
+- merge2 loses 1.4 to 3.5 points, and about 1 where only a few are asked for, so it never comes first: its
+  six windows in two rounds are for a deadline that nothing else keeps.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A strategy's name, and why in one short sentence without a full stop, for the reply."""
+
+    name: str
+    reason: str
+
+
+def choose(shape: Shape, deadline_s: float | None, pace: Pace, passes: int = 1) -> Choice:
+    """``single`` while the passages fit one window; else the first of PREFERENCE whose estimated time fits
+    the deadline, and where none does, the one with the shortest estimate.
+
+    Args:
+        shape: what to plan for; a legal one.
+        deadline_s: seconds left for the whole answer, None for no deadline.
+        pace: what rounds took so far. While it knows nothing, no estimate is made.
+        passes: how many times over it will run, see self_consistent.
+    """
+    if shape.count <= shape.window:
+        return Choice("single", f"{shape.count} passages fit one window of {shape.window}")
+    excess = f"{shape.count} passages over a window of {shape.window}"
+    if deadline_s is None or not pace.known:
+        name = PREFERENCE[0]
+        why = "no deadline to keep" if deadline_s is None else "no round timed yet"
+        return Choice(name, f"{excess}; {why}, {_words(cost_of(name, shape, passes))}")
+    costs = {name: cost_of(name, shape, passes) for name in PREFERENCE}
+    for name, cost in costs.items():
+        if pace.estimate_s(cost) <= deadline_s:
+            fit = "1 round fits" if cost.rounds == 1 else f"{cost.rounds} rounds fit"
+            return Choice(name, f"{excess}; {fit} the deadline")
+    name = min(costs, key=lambda name: pace.estimate_s(costs[name]))
+    return Choice(name, f"{excess}; no strategy fits the deadline, {name} comes closest")
+
+
+@lru_cache(maxsize=1024)
+def cost_of(name: str, shape: Shape, passes: int = 1) -> Cost:
+    """The cost of a strategy by its public name, run so many times over side by side."""
+    return cost(self_consistent(partial(STRATEGIES[name], shape), shape.count, passes))
+
+
+def _words(cost: Cost) -> str:
+    """As in "15 windows in 1 round"."""
+    return f"{cost.calls} windows in {cost.rounds} {'round' if cost.rounds == 1 else 'rounds'}"

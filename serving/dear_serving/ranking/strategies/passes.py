@@ -1,0 +1,95 @@
+"""The same strategy several times over, on differently shuffled passages."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from dear_serving.ranking.windows import Batch, Strategy, Window
+from dear_serving.types import Order
+
+
+def self_consistent(
+    make: Callable[[], Strategy], count: int, passes: int, seed: int = 0, *, top_n: int | None = None
+) -> Strategy:
+    """``passes`` strategies in lockstep, the first on the given order, the others on seeded shuffles;
+    passages by their mean rank over the passes.
+
+    ``passes`` times the calls of one, in as many rounds. Ranks from ``top_n`` on all count as ``top_n``,
+    since strategies planned for it only guess them; equal means stand as in the first pass.
+
+    A window that could not be ranked in time comes back as it was shown. In the first pass that is the
+    first-stage order; in a shuffled one it would be a random vote, so a shuffled pass of which every window
+    came back as shown (as far as it had to be decided) has no vote. One that lost only some of its windows
+    votes, with noise.
+
+    Args:
+        make: builds the strategy of one pass; all must go through the same rounds.
+        count: passages to order, >= 0.
+        passes: >= 1; 1 is the strategy itself.
+        seed: of the shuffles.
+        top_n: what the strategies are planned for (None: all of ``count``).
+
+    Raises:
+        ValueError: fewer than 1 pass.
+
+    Source: permutation self-consistency, arXiv 2310.07712, with the mean rank in place of its Kemeny order.
+    """
+    if passes < 1:
+        raise ValueError(f"passes must be at least 1, got {passes}")
+    if passes == 1:
+        return make()
+    return _run([make() for _ in range(passes)], _shuffles(count, passes, seed), top_n or count)
+
+
+def _shuffles(count: int, passes: int, seed: int) -> list[Order]:
+    """For each pass, the passages in the order it is given them."""
+    generator = random.Random(seed)
+    given = list(range(count))
+    return [tuple(given)] + [tuple(generator.sample(given, count)) for _ in range(passes - 1)]
+
+
+def _run(strategies: Sequence[Strategy], given: Sequence[Order], top_n: int) -> Strategy:
+    votes = [index == 0 for index in range(len(strategies))]
+    answers: list[Sequence[Order]] | None = None
+    while True:
+        batches: list[Batch] = []
+        finals: list[Order] = []
+        for index, strategy in enumerate(strategies):
+            try:
+                batches.append(next(strategy) if answers is None else strategy.send(answers[index]))
+            except StopIteration as done:
+                finals.append(done.value)
+        if finals:
+            break
+        windows = [
+            Window(tuple(order[place] for place in window.passages), window.needed)
+            for batch, order in zip(batches, given, strict=True)
+            for window in batch.windows
+        ]
+        orders = iter((yield Batch(tuple(windows))))
+        answers = [[next(orders) for _ in batch.windows] for batch in batches]
+        for index, (batch, answer) in enumerate(zip(batches, answers, strict=True)):
+            votes[index] |= any(map(_moved, batch.windows, answer))
+    ranks = [
+        _ranks([order[place] for place in final], top_n)
+        for final, order, vote in zip(finals, given, votes, strict=True)
+        if vote
+    ]
+    # The capped ranks one after the other settle what any pass has seen, the first pass the rest.
+    first = {passage: rank for rank, passage in enumerate(finals[0])}
+
+    def key(passage: int) -> tuple[int, list[int], int]:
+        seen = [of_pass[passage] for of_pass in ranks]
+        return sum(seen), seen, first[passage]
+
+    return tuple(sorted(first, key=key))
+
+
+def _moved(window: Window, order: Order) -> bool:
+    """Whether what had to be decided differs from what was shown."""
+    return order[: window.needed] != tuple(range(window.needed))
+
+
+def _ranks(best_first: Sequence[int], top_n: int) -> dict[int, int]:
+    return {passage: min(rank, top_n) for rank, passage in enumerate(best_first)}

@@ -1,0 +1,40 @@
+"""A window that moves from the last passages to the first."""
+
+from __future__ import annotations
+
+from dear_serving.ranking.strategies.shapes import check
+from dear_serving.ranking.windows import Batch, Shape, Strategy, Window
+
+
+def sliding(shape: Shape) -> Strategy:
+    """A window that moves from the last passages to the first and carries the best ones along.
+
+    ``1 + max(0, ceil((count - window) / step))`` calls, each a round of its own; none for fewer than two
+    passages. The last window is moved to start at passage 0 instead of being left out or cut short, so
+    every passage is seen for every count. What two windows share is decided one by one, and so are ranks
+    below ``top_n`` that no later window can change.
+
+    Raises:
+        ValueError: an illegal shape; a step over the window would leave passages unseen.
+
+    Source: RankGPT, arXiv 2304.09542, whose published loop skips the head where the step does not divide.
+    """
+    check(shape)
+    return _run(shape)
+
+
+def _run(shape: Shape) -> Strategy:
+    order = list(range(shape.count))
+    if shape.count < 2:
+        return tuple(order)
+    start = max(0, shape.count - shape.window)
+    while True:
+        shown = tuple(order[start : start + shape.window])
+        following = max(0, start - shape.step)
+        carried = following + shape.window - start if start else 0
+        needed = max(1, carried, min(shape.top_n - start, len(shown)))
+        (ranks,) = yield Batch((Window(shown, needed),), leads=start == 0)
+        order[start : start + shape.window] = [shown[rank] for rank in ranks]
+        if start == 0:
+            return tuple(order)
+        start = following

@@ -1,0 +1,48 @@
+"""A tournament in stages."""
+
+from __future__ import annotations
+
+from dear_serving.ranking.strategies.knockout import Stage, knockout
+from dear_serving.ranking.strategies.shapes import check
+from dear_serving.ranking.windows import Shape, Strategy
+
+
+def tourrank(shape: Shape) -> Strategy:
+    """A tournament: each stage lets the best of every group go on, and a passage's points are the stages it
+    survived. Ties stand by rank in the last group, then by first-stage position.
+
+    100 passages with a window of 20 go 100, 50, 20, 10, 5, 2 in 13 calls and 5 rounds, as published. In
+    general:
+
+    - more passages than three windows are halved, fewer are cut to one window, a window is halved until
+      two or fewer are left;
+    - a stage keeps the number of groups of the stage before (the first: ``ceil(count / window)``) while they
+      hold half a window and two passages each; else it has as many as it needs, ``ceil(entrants / window)``.
+
+    A stage is one round; it makes a call for every group of two passages or more.
+
+    Raises:
+        ValueError: an illegal shape.
+
+    Source: TourRank, arXiv 2406.11678, which fixes the stages for 100 passages only, shuffles each group, and
+    adds the points of several tournaments: self_consistent runs those side by side.
+    """
+    check(shape)
+    return knockout(stages(shape.count, shape.window), shape.top_n)
+
+
+def stages(count: int, window: int) -> list[Stage]:
+    """The stages for ``count`` passages."""
+    plan: list[Stage] = []
+    groups = -(-count // window)
+    while count > window:
+        if count // groups < max(2, window // 2):
+            groups = -(-count // window)
+        places = count // 2 if count > 3 * window else window
+        keep = max(1, places // groups)
+        plan.append(Stage(count, groups, keep))
+        count = groups * keep
+    while count > 5:
+        plan.append(Stage(count, 1, count // 2))
+        count //= 2
+    return [*plan, Stage(count, 1, 0)]

@@ -1,0 +1,354 @@
+"""Each strategy: its windows, its cost and what it finds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from dear_serving.ranking.strategies import STRATEGIES, joint, merge2, sliding, tourrank
+from dear_serving.ranking.strategies.cost import Cost, cost
+from dear_serving.ranking.windows import Shape
+from tests.ranking.oracles import as_shown, by, play, shapes
+
+SEEDS = st.integers(0, 1000)
+
+
+def test_strategies_are_found_by_their_public_names() -> None:
+    assert list(STRATEGIES) == ["single", "sliding", "merge2", "joint", "tourrank"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("single", Cost(calls=1, rounds=1, shown=100, lone_rounds=1)),
+        ("sliding", Cost(calls=9, rounds=9, shown=180, lone_rounds=9)),
+        ("merge2", Cost(calls=6, rounds=2, shown=120, lone_rounds=1)),
+        ("joint", Cost(calls=15, rounds=1, shown=300, lone_rounds=0)),
+        ("tourrank", Cost(calls=13, rounds=5, shown=185, lone_rounds=3)),
+    ],
+)
+def test_a_hundred_passages_cost_what_the_papers_say(name: str, expected: Cost) -> None:
+    assert cost(STRATEGIES[name](Shape(100, 20, 10, 10))) == expected
+
+
+@given(shapes())
+def test_single_takes_one_call(shape: Shape) -> None:
+    calls = int(shape.count > 1)
+    assert cost(STRATEGIES["single"](shape)) == Cost(calls, calls, calls * shape.count, calls)
+
+
+@pytest.mark.parametrize(("top_n", "needed"), [(1, 1), (10, 10), (100, 100)])
+def test_single_needs_what_is_asked_for(top_n: int, needed: int) -> None:
+    _, (batch,) = play(STRATEGIES["single"](Shape(100, 20, 10, top_n)), as_shown)
+    assert [window.needed for window in batch.windows] == [needed]
+
+
+# sliding
+
+
+@settings(max_examples=200)
+@given(shapes())
+def test_sliding_takes_the_calls_it_says(shape: Shape) -> None:
+    _, batches = play(sliding(shape), as_shown)
+    calls = 0 if shape.count < 2 else 1 + max(0, math.ceil((shape.count - shape.window) / shape.step))
+    assert [len(batch.windows) for batch in batches] == [1] * calls
+
+
+@settings(max_examples=200)
+@given(shapes(), st.randoms(use_true_random=False))
+def test_sliding_brings_what_the_windows_overlap_by_to_the_head(shape: Shape, random: object) -> None:
+    truth = list(range(shape.count))
+    random.shuffle(truth)  # type: ignore[attr-defined]
+    order, _ = play(sliding(shape), by(truth))
+    sure = shape.count if shape.count <= shape.window else shape.window - shape.step
+    assert list(order[:sure]) == truth[:sure]
+
+
+def test_sliding_ranks_the_head_when_step_does_not_divide() -> None:
+    truth = list(range(25))[::-1]
+    order, batches = play(sliding(Shape(25, 20, 10, 25)), by(truth))
+    assert [batch.windows[0].passages[0] for batch in batches] == [5, 0]
+    assert set(range(5)) <= set(batches[1].windows[0].passages)
+    assert list(order[:10]) == truth[:10]
+
+
+def test_sliding_moves_from_the_last_passages_to_the_first() -> None:
+    order, batches = play(sliding(Shape(6, 4, 2, 6)), by([5, 4, 3, 2, 1, 0]))
+    shown = [[window.passages for window in batch.windows] for batch in batches]
+    assert shown == [[(2, 3, 4, 5)], [(0, 1, 5, 4)]]
+    assert order == (5, 4, 1, 0, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "needed"),
+    [
+        (Shape(100, 20, 10, 1), [10] * 8 + [1]),
+        (Shape(100, 20, 10, 10), [10] * 9),
+        (Shape(100, 20, 10, 15), [10] * 8 + [15]),
+        (Shape(100, 20, 10, 35), [10] * 6 + [15, 20, 20]),
+        (Shape(100, 20, 10, 100), [20] * 9),
+        (Shape(25, 20, 10, 5), [15, 5]),
+        (Shape(40, 20, 20, 5), [1, 5]),
+        (Shape(7, 20, 10, 5), [5]),
+    ],
+    ids=str,
+)
+def test_sliding_needs_what_it_carries_and_what_becomes_final(shape: Shape, needed: list[int]) -> None:
+    _, batches = play(sliding(shape), as_shown)
+    assert [window.needed for batch in batches for window in batch.windows] == needed
+
+
+# merge2
+
+
+def merge2_calls(count: int, window: int) -> list[int]:
+    """Calls of each round."""
+    if count <= window:
+        return [1] if count > 1 else []
+    groups = math.ceil(count / window)
+    return [min(groups, count // 2), *merge2_calls(groups * max(1, window // groups), window)]
+
+
+@settings(max_examples=200)
+@given(shapes(max_count=2000))
+def test_merge2_takes_the_calls_and_rounds_it_says(shape: Shape) -> None:
+    _, batches = play(merge2(shape), as_shown)
+    assert [len(batch.windows) for batch in batches] == merge2_calls(shape.count, shape.window)
+    rounds = next(rounds for rounds in range(1, 20) if shape.window**rounds >= shape.count)
+    assert len(batches) == (rounds if shape.count > 1 else 0)
+    if shape.window < shape.count <= shape.window**2 and shape.window > 2:
+        groups = math.ceil(shape.count / shape.window)
+        assert [len(batch.windows) for batch in batches] == [groups, 1]
+
+
+def test_merge2_stripes_its_groups_and_shows_the_winners_best_first() -> None:
+    truth = [7, 3, 0, 1, 2, 4, 5, 6]
+    order, batches = play(merge2(Shape(8, 4, 2, 8)), by(truth))
+    shown = [[window.passages for window in batch.windows] for batch in batches]
+    # Each group's best (0 and 7), then each group's second (2 and 3).
+    assert shown == [[(0, 2, 4, 6), (1, 3, 5, 7)], [(0, 7, 2, 3)]]
+    # Those left behind: third of each group (1 and 4), then fourth (5 and 6).
+    assert order == (7, 3, 0, 2, 1, 4, 5, 6)
+
+
+@settings(max_examples=100)
+@given(shapes(), st.randoms(use_true_random=False))
+def test_merge2_finds_as_many_of_the_best_as_each_group_may_send(shape: Shape, random: object) -> None:
+    assume(shape.window < shape.count <= shape.window**2)
+    truth = list(range(shape.count))
+    random.shuffle(truth)  # type: ignore[attr-defined]
+    order, _ = play(merge2(shape), by(truth))
+    sure = shape.window // math.ceil(shape.count / shape.window)
+    assert list(order[:sure]) == truth[:sure]
+
+
+@pytest.mark.parametrize(
+    ("shape", "needed"),
+    [
+        (Shape(100, 20, 10, 10), [[4] * 5, [10]]),
+        (Shape(100, 20, 10, 20), [[4] * 5, [20]]),
+        (Shape(100, 20, 10, 21), [[5] * 5, [20]]),
+        (Shape(100, 20, 10, 26), [[6] * 5, [20]]),
+        (Shape(99, 20, 10, 99), [[20] * 4 + [19], [20]]),
+        (Shape(401, 20, 10, 5), [[1] * 21, [10, 10], [5]]),
+    ],
+    ids=str,
+)
+def test_merge2_needs_the_places_and_what_becomes_final(shape: Shape, needed: list[list[int]]) -> None:
+    _, batches = play(merge2(shape), as_shown)
+    assert [[window.needed for window in batch.windows] for batch in batches] == needed
+
+
+# tourrank
+
+
+def tourrank_sizes(count: int, window: int) -> list[list[int]]:
+    """The group sizes of each round, written from the rule as it is told."""
+    if count < 2:
+        return []
+    rounds, entrants, groups = [], count, math.ceil(count / window)
+    while entrants > window:
+        if entrants // groups < 2 or entrants // groups < window // 2:
+            groups = math.ceil(entrants / window)
+        sizes = [len(range(group, entrants, groups)) for group in range(groups)]
+        rounds.append([size for size in sizes if size > 1])
+        places = window if entrants <= 3 * window else entrants // 2
+        entrants = groups * max(1, places // groups)
+    while entrants // 2 > 2:
+        rounds.append([entrants])
+        entrants //= 2
+    return [*rounds, [entrants]]
+
+
+@settings(max_examples=200)
+@given(shapes(max_count=2000))
+def test_tourrank_plays_the_stages_it_says(shape: Shape) -> None:
+    _, batches = play(tourrank(shape), as_shown)
+    sizes = [[len(window.passages) for window in batch.windows] for batch in batches]
+    assert sizes == tourrank_sizes(shape.count, shape.window)
+
+
+@pytest.mark.parametrize(
+    ("count", "window", "sizes"),
+    [
+        (100, 20, [[20] * 5, [10] * 5, [20], [10], [5]]),
+        (50, 20, [[17, 17, 16], [18], [9], [4]]),
+        (20, 20, [[20], [10], [5]]),
+        (21, 20, [[11, 10], [20], [10], [5]]),
+        (200, 20, [[20] * 10, [10] * 10, [17, 17, 16], [18], [9], [4]]),
+        (3, 2, [[2], [2]]),
+        (2, 20, [[2]]),
+    ],
+)
+def test_tourrank_stages(count: int, window: int, sizes: list[list[int]]) -> None:
+    _, batches = play(tourrank(Shape(count, window, 1, 1)), as_shown)
+    assert [[len(window.passages) for window in batch.windows] for batch in batches] == sizes
+
+
+def test_tourrank_orders_by_stages_survived_then_rank_in_the_last_group() -> None:
+    # Two groups of six keep two each of one window's four places: 0 2 4 6 8 10 and 1 3 5 7 9 11.
+    truth = [10, 8, 6, 11, 9, 4, 7, 0, 1, 2, 3, 5]
+    order, batches = play(tourrank(Shape(12, 6, 3, 12)), by(truth))
+    assert [len(batch.windows) for batch in batches] == [2, 1, 1]
+    assert batches[1].windows[0].passages == (10, 11, 8, 9, 6, 7)
+    assert batches[2].windows[0].passages == (10, 8, 6)
+    survivors, second, first = order[:3], order[3:6], order[6:]
+    assert survivors == (10, 8, 6)
+    assert second == (11, 9, 7)
+    assert first == (1, 4, 0, 3, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("top_n", "needed"),
+    [
+        (1, [[10] * 5, [4] * 5, [10], [5], [1]]),
+        (5, [[10] * 5, [4] * 5, [10], [5], [5]]),
+        (10, [[10] * 5, [4] * 5, [10], [10], [5]]),
+        (21, [[10] * 5, [5] * 5, [20], [10], [5]]),
+        (100, [[20] * 5, [10] * 5, [20], [10], [5]]),
+    ],
+)
+def test_tourrank_needs_those_that_advance_and_what_becomes_final(
+    top_n: int, needed: list[list[int]]
+) -> None:
+    _, batches = play(tourrank(Shape(100, 20, 10, top_n)), as_shown)
+    assert [[window.needed for window in batch.windows] for batch in batches] == needed
+
+
+# joint
+
+
+@settings(max_examples=100)
+@given(shapes(max_count=500), st.integers(1, 5), st.booleans())
+def test_joint_takes_the_calls_and_rounds_it_says(shape: Shape, looks: int, final: bool) -> None:
+    _, batches = play(joint(shape, looks=looks, final=final), as_shown)
+    if shape.count <= shape.window:
+        expected = [1] if shape.count > 1 else []
+    else:
+        expected = [looks * math.ceil(shape.count / shape.window)] + [1] * final
+    assert [len(batch.windows) for batch in batches] == expected
+
+
+@settings(max_examples=100)
+@given(shapes(max_count=500), st.integers(1, 5))
+def test_joint_blocks_are_equal_and_span_the_first_stage_order(shape: Shape, looks: int) -> None:
+    assume(shape.count > shape.window)
+    _, (batch,) = play(joint(shape, looks=looks), as_shown)
+    groups = math.ceil(shape.count / shape.window)
+    for window in batch.windows:
+        assert [passage // groups for passage in window.passages] == list(
+            range(math.ceil(shape.count / groups))
+        )
+        assert window.needed == len(window.passages)
+
+
+@settings(max_examples=100)
+@given(shapes(max_count=500), st.integers(1, 5))
+def test_joint_shows_each_passage_once_a_look_but_for_the_fill_of_the_last_row(
+    shape: Shape, looks: int
+) -> None:
+    assume(shape.count > shape.window)
+    _, (batch,) = play(joint(shape, looks=looks), as_shown)
+    groups = math.ceil(shape.count / shape.window)
+    full = shape.count // groups * groups
+    for look in range(looks):
+        blocks = batch.windows[look * groups : (look + 1) * groups]
+        times = Counter(passage for window in blocks for passage in window.passages)
+        assert all(times[passage] == 1 for passage in range(full))
+        assert all(times[passage] >= 1 for passage in range(full, shape.count))
+
+
+@pytest.mark.parametrize("count", [45, 60, 80, 100, 120, 200])
+def test_joint_pairs_different_passages_in_different_looks(count: int) -> None:
+    _, (batch,) = play(joint(Shape(count, 20, 10, 10)), as_shown)
+    groups = math.ceil(count / 20)
+    looks = [
+        [set(window.passages) for window in batch.windows[start : start + groups]]
+        for start in range(0, 3 * groups, groups)
+    ]
+    size = math.ceil(count / groups)
+    shared = [
+        len(block & other)
+        for one, another in itertools.combinations(looks, 2)
+        for block in one
+        for other in another
+    ]
+    assert max(shared) <= size / groups + size / 3
+
+
+def test_joint_fills_the_last_row_with_all_of_its_passages() -> None:
+    _, (batch,) = play(joint(Shape(97, 20, 10, 10)), as_shown)
+    last = [window.passages[-1] for window in batch.windows]
+    assert sorted(last[:5]) == sorted(last[5:10]) == sorted(last[10:]) == [95, 95, 95, 96, 96]
+
+
+@pytest.mark.parametrize("count", [100, 97])
+def test_joint_orders_by_the_share_of_comparisons_won(count: int) -> None:
+    truth = [(37 * place) % 101 for place in range(101) if (37 * place) % 101 < count]
+    truth.reverse()
+    order, (batch,) = play(joint(Shape(count, 20, 10, count)), by(truth))
+    rank = {passage: place for place, passage in enumerate(truth)}
+    shares: dict[int, float] = {}
+    for one in range(count):
+        rivals = [other for window in batch.windows if one in window.passages for other in window.passages]
+        won = sum(rank[one] < rank[other] for other in rivals)
+        shares[one] = won / sum(one != other for other in rivals)
+    assert list(order) == sorted(range(count), key=lambda passage: (-shares[passage], passage))
+    assert len(set(order[:10]) & set(truth[:10])) >= 7
+
+
+def test_joint_final_ranks_the_best_once_more() -> None:
+    truth = [(37 * place) % 101 for place in range(101) if (37 * place) % 101 < 100]
+    first, _ = play(joint(Shape(100, 20, 10, 10)), by(truth))
+    order, batches = play(joint(Shape(100, 20, 10, 10), final=True), by(truth))
+    (window,) = batches[1].windows
+    assert batches[1].leads
+    assert (window.passages, window.needed) == (first[:20], 10)
+    assert list(order[:10]) == truth[:10]
+    assert order[20:] == first[20:]
+
+
+def test_joint_refuses_no_look() -> None:
+    with pytest.raises(ValueError, match="looks must be at least 1, got 0"):
+        joint(Shape(100, 20, 10, 10), looks=0)
+
+
+# cost
+
+
+@given(shapes(), st.sampled_from(list(STRATEGIES)), SEEDS)
+def test_cost_is_what_a_real_run_takes(shape: Shape, name: str, seed: int) -> None:
+    truth = sorted(range(shape.count), key=lambda passage: (seed * passage) % 7)
+    _, batches = play(STRATEGIES[name](shape), by(truth))
+    windows = [window for batch in batches for window in batch.windows]
+    assert cost(STRATEGIES[name](shape)) == Cost(
+        calls=len(windows),
+        rounds=len(batches),
+        shown=sum(len(window.passages) for window in windows),
+        lone_rounds=sum(len(batch.windows) == 1 for batch in batches),
+    )
