@@ -103,7 +103,7 @@ def llm_config(settings: Settings) -> LLMConfig:
         },
         # vLLM's own Prometheus metrics, served by our /metrics, instead of Ray's copy of them.
         log_engine_metrics=False,
-        runtime_env={"env_vars": _engine_environment(settings)},
+        runtime_env={"env_vars": engine_environment(settings)},
         **hardware,
     )
 
@@ -113,7 +113,7 @@ def http_options(settings: Settings) -> HTTPOptions:
     return HTTPOptions(host=settings.http.host, port=settings.http.port)
 
 
-def _engine_environment(settings: Settings) -> dict[str, str]:
+def engine_environment(settings: Settings) -> dict[str, str]:
     """What vLLM reads from the environment. The user's own variables win."""
     variables = {"VLLM_NO_USAGE_STATS": "1"}
     if settings.engine.accelerator == "cpu":

@@ -39,8 +39,9 @@ class _WindowScheduler(Scheduler):  # type: ignore[misc]  # vllm is not typed he
             and WINDOW in (parameters.extra_args or {})
         ):
             update = _next_chunk(request)
-            if update is not None:
-                request.streaming_queue.append(update)
+            if update is None:
+                return True  # all decided: its memory is free before the caller has read the answer
+            request.streaming_queue.append(update)
         return bool(super()._handle_stopped_request(request))
 
 
@@ -62,7 +63,7 @@ def _next_chunk(request: Request) -> StreamingUpdate | None:
     try:
         choice = path.send(request.output_token_ids[-1])
     except StopIteration:
-        return None  # it waits for the caller to end it
+        return None
     following = copy.copy(parameters)
     following.allowed_token_ids = choice.allowed
     # vLLM sends out a step's log probabilities only if the request, as it stands after the step, asks for

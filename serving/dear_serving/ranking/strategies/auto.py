@@ -20,7 +20,7 @@ By benchmarks/simulation.py (TREC DL 2019, BM25's top 100, a noisy oracle) and w
 
 - joint comes first: nDCG@10 from 0.4 points below sliding (errors mostly stick to passages) to 2.4 above
   (errors mostly new in every window), more so the fewer are asked for, and one round in place of nine. Its
-  price is 15 windows in place of 9, each decided to the end.
+  price is 15 windows in place of 9.
 - sliding gives the most for a window, and is what listwise models were published with.
 - tourrank is about as good at rank 10 (better above) for 13 windows.
 - merge2 loses 1.4 to 3.5 points, and about 1 where only a few are asked for, so it never comes first: its
@@ -54,9 +54,9 @@ def choose(shape: Shape, deadline_s: float | None, pace: Pace, passes: int = 1) 
         why = "no deadline to keep" if deadline_s is None else "no round timed yet"
         return Choice(name, f"{excess}; {why}, {_words(cost_of(name, shape, passes))}")
     costs = {name: cost_of(name, shape, passes) for name in PREFERENCE}
-    for name, cost in costs.items():
-        if pace.estimate_s(cost) <= deadline_s:
-            fit = "1 round fits" if cost.rounds == 1 else f"{cost.rounds} rounds fit"
+    for name, known in costs.items():
+        if pace.estimate_s(known) <= deadline_s:
+            fit = "1 round fits" if known.rounds == 1 else f"{known.rounds} rounds fit"
             return Choice(name, f"{excess}; {fit} the deadline")
     name = min(costs, key=lambda name: pace.estimate_s(costs[name]))
     return Choice(name, f"{excess}; no strategy fits the deadline, {name} comes closest")

@@ -16,7 +16,10 @@ def joint(shape: Shape, *, looks: int = 3, final: bool = False) -> Strategy:
 
     ``looks * ceil(count / window)`` calls in 1 round, 1 call while the passages fit one window, none for
     fewer than two. ``final`` adds 1 call and 1 round over the best ``window`` passages, whose order then
-    stands. Every rank of every block is read, so ``top_n`` saves nothing but in the final window.
+    stands.
+
+    A block decides twice its share of the ``top_n``, and 6 more; those below count as level in it. In
+    simulation that is enough: 10 of 20 give the same nDCG@10 for 100 passages as all 20.
 
     Args:
         shape: what to plan for.
@@ -43,12 +46,14 @@ def _run(shape: Shape, looks: int, final: bool) -> Strategy:
         (order,) = yield Batch((Window(everything, shape.top_n),), leads=True)
         return order
     blocks = [block for look in range(looks) for block in _blocks(shape, look)]
-    orders = yield Batch(tuple(Window(block, len(block)) for block in blocks))
-    won, compared = [0] * shape.count, [0] * shape.count
+    others = len(blocks[0]) - 1
+    needed = min(len(blocks[0]), -(-2 * shape.top_n * len(blocks[0]) // shape.count) + 6)
+    orders = yield Batch(tuple(Window(block, needed) for block in blocks))
+    won, compared = [0.0] * shape.count, [0] * shape.count
     for block, ranks in zip(blocks, orders, strict=True):
         for rank, shown in enumerate(ranks):
-            won[block[shown]] += len(block) - 1 - rank
-            compared[block[shown]] += len(block) - 1
+            won[block[shown]] += others - rank if rank < needed else (others - needed) / 2
+            compared[block[shown]] += others
     best_first = sorted(everything, key=lambda passage: (-won[passage] / compared[passage], passage))
     if not final:
         return tuple(best_first)

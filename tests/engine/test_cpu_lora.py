@@ -1,0 +1,74 @@
+"""LoRA on the CPU: each token with its own adapter, and without one where it has none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+from dear_serving.engine.cpu_lora import GroupedLora, group
+
+SLOTS, RANK, INPUTS, SLICES = 3, 4, 16, (8, 24)
+
+
+def weights(seed: int) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    generator = torch.Generator().manual_seed(seed)
+    a = tuple(torch.randn(SLOTS, 1, RANK, INPUTS, generator=generator) for _ in SLICES)
+    b = tuple(torch.randn(SLOTS, 1, size, RANK, generator=generator) for size in SLICES)
+    return a, b
+
+
+def token_by_token(
+    y: torch.Tensor, x: torch.Tensor, slots: list[int], scale: float, seed: int
+) -> torch.Tensor:
+    """The definition."""
+    lora_a, lora_b = weights(seed)
+    y = y.clone()
+    for token, slot in enumerate(slots):
+        start = 0
+        for a, b, size in zip(lora_a, lora_b, SLICES, strict=True):
+            if slot >= 0:
+                y[token, start : start + size] += scale * (b[slot, 0] @ (a[slot, 0] @ x[token]))
+            start += size
+    return y
+
+
+def lora(kind: type[PunicaWrapperCPU], slots: list[int]) -> PunicaWrapperCPU:
+    """vLLM's wrapper, told of a batch of tokens as the model runner tells it."""
+    from vllm.lora.layers import LoRAMapping
+
+    wrapper = kind(64, 64, torch.device("cpu"))
+    ids = [slot + 1 for slot in slots]  # LoRA ids count from 1, 0 is none
+    mapping = LoRAMapping(tuple(ids), tuple(ids), is_prefill=True)
+    wrapper.update_metadata(mapping, [1, 2, 3], SLOTS, 100)
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    "slots",
+    [[0] * 6, [-1] * 6, [2, 2, 1, 1, 0, 0], [-1, 0, -1, 2, -1, 0], [2, -1, -1, -1, -1, 2], [1]],
+    ids=str,
+)
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_each_token_gets_its_own_adapter(slots: list[int], scale: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(len(slots), INPUTS, generator=generator)
+    y = torch.randn(len(slots), sum(SLICES), generator=generator)
+    expected = token_by_token(y, x, slots, scale, seed=2)
+    lora(GroupedLora, slots).add_lora_linear(y, x, *weights(2), scale, SLICES)
+    torch.testing.assert_close(y, expected)
+
+
+def test_vllm_still_gives_tokens_without_an_adapter_the_last_one() -> None:
+    """Why this module exists. When this fails, vLLM is mended: see whether the module can go."""
+    x, y = torch.ones(2, INPUTS), torch.zeros(2, sum(SLICES))
+    lora(PunicaWrapperCPU, [0, -1]).add_lora_linear(y, x, *weights(2), 1.0, SLICES)
+    assert y[1].abs().sum() > 0
+
+
+def test_rows_are_grouped_by_slot() -> None:
+    groups = group(torch.tensor([2, 0, 0, -1, 2, 1]))
+    assert [slot for slot, _ in groups] == [0, 1, 2]
+    rows = [list(range(6)[one]) if isinstance(one, slice) else one.tolist() for _, one in groups]
+    assert rows == [[1, 2], [5], [0, 4]]
+    assert group(torch.tensor([-1, -1])) == []
