@@ -39,8 +39,8 @@ def tokenizer(settings: Settings) -> BaseTokenizer:
 
 @pytest.fixture
 def engine(tokenizer: BaseTokenizer) -> FakeEngine:
-    """Ranks every window from the last passage to the first, as a model would write it."""
-    return FakeEngine(write=reversing(tokenizer))
+    """Ranks every window from the last passage to the first, written or decoded."""
+    return FakeEngine(reversing(tokenizer), lambda request: range(len(request.identifiers))[::-1])
 
 
 @pytest.fixture

@@ -54,6 +54,23 @@ def test_a_template_of_ones_own_works_to_the_prompt(tmp_path: Path, tokenizer: B
     assert prompts.warnings() == ('1 passage cut to 10 characters by template "own"',)
 
 
+def test_an_answer_and_a_reasoning_of_ones_own_work_to_the_prompt(
+    tmp_path: Path, tokenizer: BaseTokenizer
+) -> None:
+    own = OWN + (
+        'answer:\n  opening: "("\n  separator: "), ("\n'
+        'reasoning:\n  closing: "\\nThink of {num}:"\n  end: ["So:"]\n  opening: " So: ("\n'
+    )
+    write(tmp_path, "own", own)
+    builder = PromptBuilder(load_template("own", tmp_path), tokenizer, 1024)
+    answer = builder.answer
+    first, second = answer.identifiers[:2]
+    assert tokenizer.decode([*answer.opening, *first, *answer.separator, *second]) == "(1), (2"
+    task = RankTask("the light bulb", ["Edison", "coffee"], reasoning=True)
+    ids = [*builder.prepare(task).window((0, 1)).token_ids, *builder.after_reasoning("Well. \n", "So:")]
+    assert tokenizer.decode(ids).endswith("(1) Edison (2) coffee\nThink of 2:Well. So: (")
+
+
 @pytest.mark.parametrize("name", ["nosuch", "../plain", "templates/plain", "", "plain.yaml"])
 def test_a_name_without_a_template_is_refused(name: str, tmp_path: Path) -> None:
     write(tmp_path.parent, "plain", OWN)
@@ -81,6 +98,13 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "missing key": (OWN.replace("source: this test\n", ""), "source: Field required"),
     "wrong type": (OWN.replace("max_passage_chars: 10", "max_passage_chars: ten"), "max_passage_chars:"),
     "a key that is no text": (OWN + "1: 2\n", "1: "),
+    "an answer without separator": (OWN + 'answer:\n  separator: ""\n', "answer.separator:"),
+    "extra key in the answer": (OWN + "answer:\n  close: x\n", "answer.close: unknown setting"),
+    "extra key in the reasoning": (OWN + "reasoning:\n  closing: x\n  ends: [y]\n", "reasoning.ends: unknown"),
+    "reasoning turns for a text": (
+        OWN + "reasoning:\n  closing:\n    - {role: user, content: x}\n",
+        "`reasoning.closing` has to be text",
+    ),
 }
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import dataclasses
 import itertools
 import json
+from typing import Any
 
 import httpx
 import pytest
 
 from dear_serving.api.gateway import GatewayState
 from dear_serving.engine.fake import FakeEngine
+from dear_serving.engine.protocol import EngineRequest, PermutationRequest
+from dear_serving.engine.tokenizer import BaseTokenizer
+from dear_serving.ranking.prompts import PromptBuilder
+from dear_serving.ranking.strategies.pace import Pace
 from tests.conftest import client_of
 
 DOCUMENTS = ["alpha", "beta", "gamma"]
@@ -38,10 +45,12 @@ async def test_every_path_answers_the_superset(http: httpx.AsyncClient, path: st
     assert meta["warnings"] == []
     assert meta["dear"] == {
         "strategy": "single",
+        "strategy_reason": "3 passages fit one window of 20",
+        "scoring": "permutation",
         "windows": 1,
         "rounds": 1,
         "repairs": {"repeated": 0, "missing": 0, "out_of_range": 0, "unparseable": 0},
-        "score_type": "rank",
+        "score_type": "first_step",
         "revision": "legal@0123456789ab",
         "queue_ms": 1.0,
         "engine_ms": 2.0,
@@ -123,19 +132,184 @@ async def test_the_model_names_the_adapter_the_engine_uses(
     assert [request.adapter for request in engine.requests] == ["legal", "medical", None]
 
 
-async def test_more_documents_than_a_window_slide(http: httpx.AsyncClient, engine: FakeEngine) -> None:
-    body = BODY | {"documents": [f"passage {number}" for number in range(25)]}
-    meta = (await http.post("/v2/rerank", json=body)).json()["meta"]["dear"]
-    assert (meta["strategy"], meta["windows"], meta["rounds"]) == ("sliding", 2, 2)
-    assert len(engine.requests) == 2
+def many(count: int) -> dict[str, object]:
+    return BODY | {"documents": [f"passage {number}" for number in range(count)]}
 
 
-async def test_the_caller_may_choose_strategy_and_window(http: httpx.AsyncClient) -> None:
-    body = BODY | {"documents": [f"passage {number}" for number in range(25)]}
-    single = await http.post("/v2/rerank", json=body | {"dear": {"strategy": "single"}})
-    assert single.json()["meta"]["dear"]["windows"] == 1
-    small = await http.post("/v2/rerank", json=body | {"dear": {"window_size": 5, "step": 5}})
-    assert small.json()["meta"]["dear"]["windows"] == 5
+def asked(engine: FakeEngine) -> list[PermutationRequest]:
+    """The windows the engine was asked to rank, one identifier after the other."""
+    windows = [request for request in engine.requests if isinstance(request, PermutationRequest)]
+    assert len(windows) == len(engine.requests)
+    return windows
+
+
+async def test_more_documents_than_a_window_are_ranked_in_several(
+    http: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    meta = (await http.post("/v2/rerank", json=many(25))).json()["meta"]["dear"]
+    assert (meta["strategy"], meta["windows"], meta["rounds"]) == ("joint", 6, 1)
+    assert meta["strategy_reason"] == (
+        "25 passages over a window of 20; no deadline to keep, 6 windows in 1 round"
+    )
+    assert len(asked(engine)) == 6
+    assert all(len(window.identifiers) <= 20 for window in asked(engine))
+
+
+@pytest.mark.parametrize(
+    ("options", "windows", "rounds"),
+    [
+        ({"strategy": "single"}, 1, 1),
+        ({"strategy": "single", "passes": 3}, 3, 1),
+        ({"strategy": "sliding"}, 2, 2),
+        ({"strategy": "sliding", "passes": 2}, 4, 2),
+        ({"strategy": "sliding", "window_size": 5, "step": 5}, 5, 5),
+        ({"strategy": "sliding", "window_size": 5}, 11, 11),  # the server's step of 10 is cut to 2
+        ({"strategy": "sliding", "window_size": 5, "step": 1}, 21, 21),
+        ({"strategy": "sliding", "window_size": 25, "step": 25}, 1, 1),
+        ({"strategy": "merge2"}, 3, 2),
+        ({"strategy": "joint"}, 6, 1),
+        ({"strategy": "tourrank"}, 5, 4),
+        ({"strategy": "auto", "window_size": 25}, 1, 1),
+        ({"window_size": 128}, 1, 1),
+        ({"window_size": 2, "step": 2, "strategy": "sliding"}, 13, 13),
+    ],
+    ids=str,
+)
+async def test_the_caller_may_choose_strategy_window_step_and_passes(
+    http: httpx.AsyncClient, engine: FakeEngine, options: dict[str, object], windows: int, rounds: int
+) -> None:
+    reply = await http.post("/v2/rerank", json=many(25) | {"dear": options})
+    assert reply.status_code == 200, reply.text
+    meta = reply.json()["meta"]["dear"]
+    assert (meta["windows"], meta["rounds"]) == (windows, rounds)
+    assert len(asked(engine)) == windows
+    if options.get("strategy", "auto") != "auto":
+        assert (meta["strategy"], meta["strategy_reason"]) == (options["strategy"], "asked for")
+    assert sorted(one["index"] for one in reply.json()["results"]) == list(range(25))
+
+
+async def test_only_as_many_ranks_are_decided_as_are_asked_for(
+    http: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    for top_n, needed in ((1, 1), (2, 2), (3, 3), (0, 3), (99, 3), (None, 3)):
+        await http.post("/v2/rerank", json=BODY | {"top_n": top_n})
+        assert asked(engine)[-1].needed == needed
+
+
+@pytest.mark.parametrize(
+    ("scoring", "score_type", "needed"),
+    [("permutation", "first_step", 3), ("first_token", "first_step", 0), ("generate", "rank", None)],
+)
+async def test_scoring_says_how_a_window_is_read(
+    http: httpx.AsyncClient, engine: FakeEngine, scoring: str, score_type: str, needed: int | None
+) -> None:
+    reply = await http.post("/v2/rerank", json=BODY | {"dear": {"scoring": scoring}})
+    assert [result["index"] for result in reply.json()["results"]] == [2, 1, 0]
+    meta = reply.json()["meta"]["dear"]
+    assert (meta["scoring"], meta["score_type"]) == (scoring, score_type)
+    assert "reasoning" not in meta
+    (request,) = engine.requests
+    assert getattr(request, "needed", None) == needed
+
+
+async def test_repairs_of_free_text_are_counted(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.write = lambda request: "[1] > [1] > [9]"
+    reply = await http.post("/v2/rerank", json=BODY | {"dear": {"scoring": "generate"}})
+    assert reply.json()["meta"]["dear"]["repairs"] == {
+        "repeated": 1,
+        "missing": 2,
+        "out_of_range": 1,
+        "unparseable": 0,
+    }
+    text = (await http.get("/metrics")).text
+    assert 'dear_repairs_total{kind="missing",model="legal"} 2.0' in text
+
+
+@pytest.mark.parametrize("scoring", ["permutation", "first_token", None])
+async def test_reasoning_comes_back_for_every_window(
+    http: httpx.AsyncClient, engine: FakeEngine, scoring: str | None
+) -> None:
+    engine.write = lambda request: "  It is the last.\n"
+    options = {"reasoning": True, "scoring": scoring, "strategy": "sliding"}
+    reply = await http.post("/v2/rerank", json=many(25) | {"dear": options})
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["meta"]["dear"]["reasoning"] == ["It is the last."] * 2
+    assert reply.json()["meta"]["dear"]["windows"] == 2
+    kinds = [type(request) for request in engine.requests]
+    assert kinds == [EngineRequest, PermutationRequest] * 2
+
+
+async def test_reasoning_needs_a_template_with_a_form_for_it(
+    gateway: GatewayState, engine: FakeEngine, tokenizer: BaseTokenizer
+) -> None:
+    template = gateway.builders["legal"].template.model_copy(update={"reasoning": None})
+    builders = {**gateway.builders, "legal": PromptBuilder(template, tokenizer, 4096)}
+    async with client_of(dataclasses.replace(gateway, builders=builders)) as http:
+        reply = await http.post("/v2/rerank", json=BODY | {"dear": {"reasoning": True}})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "dear.reasoning")
+        for said in ('template "plain"', '"legal"', "no reasoning form"):
+            assert said in reply.json()["message"]
+        assert engine.requests == []
+        other = await http.post("/v2/rerank", json=BODY | {"model": "medical", "dear": {"reasoning": True}})
+        assert other.status_code == 200
+
+
+async def test_every_option_may_be_null(http: httpx.AsyncClient) -> None:
+    names = ["strategy", "window_size", "step", "scoring", "reasoning", "deadline_ms", "passes", "stream"]
+    reply = await http.post("/v2/rerank", json=BODY | {"dear": dict.fromkeys(names)})
+    assert reply.status_code == 200
+    assert reply.json()["meta"]["dear"]["strategy"] == "single"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"strategy": name} for name in ("auto", "single", "sliding", "merge2", "joint", "tourrank")),
+        *({"window_size": size} for size in (2, 128)),
+        *({"step": step} for step in (1, 20)),
+        *({"scoring": scoring} for scoring in ("permutation", "generate", "first_token")),
+        {"reasoning": False, "scoring": "generate"},
+        *({"deadline_ms": deadline} for deadline in (60_000, 86_400_000)),
+        *({"passes": passes} for passes in (1, 16)),
+        {"stream": False},
+        {},
+    ],
+    ids=str,
+)
+async def test_options_within_their_bounds_are_taken(
+    http: httpx.AsyncClient, options: dict[str, object]
+) -> None:
+    reply = await http.post("/v2/rerank", json=BODY | {"dear": options})
+    assert reply.status_code == 200, reply.text
+    assert [result["index"] for result in reply.json()["results"]] == [2, 1, 0]
+    tei = await http.post("/rerank", json={"query": "q", "texts": DOCUMENTS, "dear": options})
+    assert [result["index"] for result in tei.json()] == [2, 1, 0]
+
+
+async def test_a_deadline_that_only_some_strategies_keep_decides_which(gateway: GatewayState) -> None:
+    pace = gateway.paces.setdefault("legal", Pace())
+    pace.observe(1, 0.5)
+    pace.observe(6, 3.0)  # one window after the other: half a second each
+    async with client_of(gateway) as http:
+        # joint: 6 windows; sliding: 2; with passes twice as many.
+        for options, strategy in (
+            ({"deadline_ms": 60_000}, "joint"),
+            ({"deadline_ms": 2_000}, "sliding"),
+            ({"deadline_ms": 4_000, "passes": 2}, "sliding"),
+            ({"deadline_ms": 4_000}, "joint"),
+        ):
+            gateway.paces["legal"] = copy.deepcopy(pace)
+            reply = await http.post("/v2/rerank", json=many(25) | {"dear": options})
+            meta = reply.json()["meta"]["dear"]
+            assert meta["strategy"] == strategy, meta
+            assert "the deadline" in meta["strategy_reason"]
+
+
+async def test_rounds_set_the_pace_of_their_model_alone(gateway: GatewayState) -> None:
+    async with client_of(gateway) as http:
+        await http.post("/v2/rerank", json=BODY)
+    assert gateway.paces["legal"].known
+    assert set(gateway.paces) == {"legal"}
 
 
 async def test_priority_reaches_the_engine(http: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -220,13 +394,26 @@ WRONG = [
     ({"dear": "fast"}, 400, "dear"),
     ({"dear": {"speed": 9}}, 400, "dear.speed"),
     ({"dear": {"strategy": "magic"}}, 400, "dear.strategy"),
+    ({"dear": {"strategy": 5}}, 400, "dear.strategy"),
     ({"dear": {"window_size": 1}}, 400, "dear.window_size"),
+    ({"dear": {"window_size": 129}}, 400, "dear.window_size"),
+    ({"dear": {"window_size": "20"}}, 400, "dear.window_size"),
+    ({"dear": {"window_size": True}}, 400, "dear.window_size"),
     ({"dear": {"step": 0}}, 400, "dear.step"),
     ({"dear": {"window_size": 5, "step": 6}}, 400, "dear.step"),
+    ({"dear": {"step": 129}}, 400, "dear.step"),
+    ({"dear": {"step": 21}}, 400, "dear.step"),
     ({"dear": {"scoring": "guess"}}, 400, "dear.scoring"),
-    ({"dear": {"reasoning": True}}, 400, "dear.reasoning"),
+    ({"dear": {"reasoning": "yes"}}, 400, "dear.reasoning"),
+    ({"dear": {"reasoning": True, "scoring": "generate"}}, 400, "dear.reasoning"),
+    ({"dear": {"reasoning": True, "scoring": "generate", "stream": True}}, 400, "dear.reasoning"),
     ({"dear": {"deadline_ms": 0}}, 400, "dear.deadline_ms"),
+    ({"dear": {"deadline_ms": -5}}, 400, "dear.deadline_ms"),
+    ({"dear": {"deadline_ms": 86_400_001}}, 400, "dear.deadline_ms"),
+    ({"dear": {"deadline_ms": 1.5}}, 400, "dear.deadline_ms"),
     ({"dear": {"passes": 0}}, 400, "dear.passes"),
+    ({"dear": {"passes": 17}}, 400, "dear.passes"),
+    ({"dear": {"stream": 1}}, 400, "dear.stream"),
 ]
 
 
@@ -259,6 +446,23 @@ async def test_tei_errors_name_texts(
 ) -> None:
     reply = await http.post("/rerank", json={"query": "q", "texts": texts})
     assert (reply.status_code, reply.json()["error"]["param"]) == (status, field)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"stream": True}, "dear.stream"),
+        ({"strategy": "magic"}, "dear.strategy"),
+        ({"reasoning": True, "scoring": "generate"}, "dear.reasoning"),
+        ({"step": 30}, "dear.step"),
+    ],
+)
+async def test_options_that_tei_cannot_have_are_named(
+    http: httpx.AsyncClient, engine: FakeEngine, options: dict[str, object], field: str
+) -> None:
+    reply = await http.post("/rerank", json={"query": "q", "texts": DOCUMENTS, "dear": options})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, field)
+    assert engine.requests == []
 
 
 @pytest.mark.parametrize(
@@ -313,6 +517,34 @@ async def test_too_many_passages_for_one_window_is_a_400(gateway: GatewayState) 
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "dear.window_size")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_more_passages_than_identifiers_in_one_window_is_a_400(
+    gateway: GatewayState, engine: FakeEngine, stream: bool
+) -> None:
+    limits = gateway.settings.limits.model_copy(update={"max_documents": 1000})
+    settings = gateway.settings.model_copy(update={"limits": limits})
+    body = many(129) | {"dear": {"strategy": "single", "stream": stream}}
+    async with client_of(dataclasses.replace(gateway, settings=settings)) as http:
+        reply = await http.post("/v2/rerank", json=body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "dear.strategy")
+    assert "limit of 128" in reply.json()["message"]
+    assert engine.requests == []
+
+
+async def test_identifiers_that_begin_alike_cannot_be_scored_by_first_token(
+    gateway: GatewayState, engine: FakeEngine, tokenizer: BaseTokenizer
+) -> None:
+    limits = gateway.settings.limits.model_copy(update={"max_documents": 1000})
+    settings = gateway.settings.model_copy(update={"limits": limits})
+    roomy = PromptBuilder(gateway.builders["legal"].template, tokenizer, 20_000)
+    state = dataclasses.replace(gateway, settings=settings, builders={"legal": roomy})
+    body = many(128) | {"dear": {"strategy": "single", "scoring": "first_token"}}
+    async with client_of(state) as http:
+        reply = await http.post("/v2/rerank", json=body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "dear.scoring")
+    assert engine.requests == []
+
+
 async def test_deadline_before_anything_is_ranked_is_a_504(
     http: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
@@ -327,14 +559,28 @@ async def test_deadline_after_a_round_answers_with_what_was_decided(
     http: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
     engine.delay_s = 0.2
-    body = BODY | {
-        "documents": [f"passage {number}" for number in range(50)],
-        "dear": {"window_size": 5, "step": 2, "deadline_ms": 500},
-    }
-    reply = await http.post("/v2/rerank", json=body)
+    options = {"strategy": "sliding", "window_size": 5, "step": 2, "deadline_ms": 500}
+    reply = await http.post("/v2/rerank", json=many(50) | {"dear": options})
     assert reply.status_code == 200
     assert sorted(result["index"] for result in reply.json()["results"]) == list(range(50))
-    assert "deadline passed after" in reply.json()["meta"]["warnings"][-1]
+    (warning,) = reply.json()["meta"]["warnings"]
+    ranked = reply.json()["meta"]["dear"]["windows"]
+    assert 1 <= ranked <= 2
+    assert warning == (
+        f"deadline passed: {24 - ranked} of 24 windows were not ranked and keep the order they had"
+    )
+    assert engine.finished == ranked
+
+
+async def test_ranks_that_a_deadline_left_undecided_are_counted(
+    http: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.decides = 1
+    reply = await http.post("/v2/rerank", json=BODY | {"dear": {"deadline_ms": 60_000}})
+    assert [result["index"] for result in reply.json()["results"]] == [2, 1, 0]
+    assert reply.json()["meta"]["warnings"] == [
+        "deadline passed: 2 ranks were not decided one by one, they follow the first-step probabilities"
+    ]
 
 
 async def test_a_dead_engine_is_a_503_with_retry_after(http: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -374,10 +620,12 @@ async def test_when_the_client_leaves_the_engine_stops(gateway: GatewayState, en
 async def test_a_fault_of_ours_is_a_500_that_tells_nothing(
     http: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
-    def fail(request: object) -> str:
+    def fail(request: object) -> Any:
         raise ZeroDivisionError("secret passage text")
 
-    engine.write = fail
-    reply = await http.post("/v2/rerank", json=BODY)
-    assert reply.status_code == 500
-    assert reply.json()["message"] == "internal error"
+    engine.write = engine.prefer = fail
+    for options in ({}, {"scoring": "generate"}, {"stream": True}):
+        reply = await http.post("/v2/rerank", json=BODY | {"dear": options})
+        assert reply.status_code == 500
+        assert reply.json()["message"] == "internal error"
+        assert "secret" not in reply.text

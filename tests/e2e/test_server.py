@@ -97,15 +97,84 @@ def test_an_adapter_ranks_on_the_prompt_it_names(http: httpx.Client, model: str)
     assert len(digests) == 1
 
 
-def test_hundred_passages_slide_to_the_head(http: httpx.Client) -> None:
-    filler = [f"{noun} number {n}" for n in range(33) for noun in ("garden", "river", "window")]
-    documents = [*filler, LIGHT_BULB.passages[4]]
-    example = Example(None, "", LIGHT_BULB.query, tuple(documents), ())
-    reply = rerank(http, "dear-tiny", example, top_n=5)
+HUNDRED = Example(
+    None,
+    "",
+    LIGHT_BULB.query,
+    (
+        *(f"{noun} number {n}" for n in range(33) for noun in ("garden", "river", "window")),
+        LIGHT_BULB.passages[4],
+    ),
+    (),
+)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "windows", "rounds"),
+    [("sliding", 9, 9), ("merge2", 6, 2), ("joint", 15, 1), ("tourrank", 13, 5), ("single", 1, 1)],
+)
+def test_hundred_passages_bring_the_last_one_to_the_head(
+    http: httpx.Client, strategy: str, windows: int, rounds: int
+) -> None:
+    reply = rerank(http, "dear-tiny", HUNDRED, top_n=5, dear={"strategy": strategy})
     dear = reply["meta"]["dear"]  # type: ignore[index]
-    assert (dear["strategy"], dear["windows"], dear["rounds"]) == ("sliding", 9, 9)
-    assert order_of(reply)[0] == 99
+    assert (dear["strategy"], dear["windows"], dear["rounds"]) == (strategy, windows, rounds)
     assert len(order_of(reply)) == 5
+    if strategy != "single":  # the tiny model is made for 20 passages
+        assert order_of(reply)[0] == 99
+    scores = [result["relevance_score"] for result in reply["results"]]  # type: ignore[attr-defined]
+    assert scores == sorted(set(scores), reverse=True)
+
+
+def test_auto_says_what_it_chose_and_why(http: httpx.Client) -> None:
+    few = rerank(http, "dear-tiny", LIGHT_BULB)["meta"]["dear"]  # type: ignore[index]
+    assert (few["strategy"], few["strategy_reason"]) == ("single", "5 passages fit one window of 20")
+    many = rerank(http, "dear-tiny", HUNDRED)["meta"]["dear"]  # type: ignore[index]
+    assert many["strategy"] != "single"
+    assert many["strategy_reason"].startswith("100 passages over a window of 20; ")
+
+
+def test_a_ranked_passage_costs_one_token_and_free_text_four(http: httpx.Client) -> None:
+    written = {}
+    for scoring in ("permutation", "generate", "first_token"):
+        reply = rerank(http, "dear-tiny", LIGHT_BULB, dear={"scoring": scoring})
+        written[scoring] = reply["usage"]["completion_tokens"]  # type: ignore[index]
+        if scoring != "first_token":
+            assert order_of(reply) == list(LIGHT_BULB.order)
+    assert written == {"permutation": 4, "generate": 20, "first_token": 1}
+    top = rerank(http, "dear-tiny", LIGHT_BULB, top_n=2)
+    assert order_of(top) == list(LIGHT_BULB.order[:2])
+    assert top["usage"]["completion_tokens"] == 2  # type: ignore[index]
+
+
+@pytest.mark.parametrize("model", MODELS + TEMPLATED)
+def test_every_model_ranks_by_permutation_and_after_reasoning(http: httpx.Client, model: str) -> None:
+    if model != "legal-own":
+        reply = rerank(http, model, LIGHT_BULB, dear={"reasoning": True})
+        assert sorted(order_of(reply)) == list(range(5))
+        (reasoning,) = reply["meta"]["dear"]["reasoning"]  # type: ignore[index]
+        assert isinstance(reasoning, str)
+    reply = rerank(http, model, LIGHT_BULB)
+    assert sorted(order_of(reply)) == list(range(5))
+    assert reply["meta"]["dear"]["score_type"] == "first_step"  # type: ignore[index]
+
+
+def test_reasoning_without_a_reasoning_form_is_refused(http: httpx.Client) -> None:
+    body = {"model": "legal-own", "query": "q", "documents": ["a", "b"], "dear": {"reasoning": True}}
+    reply = http.post("/v2/rerank", json=body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "dear.reasoning")
+
+
+def test_passes_average_over_shuffled_orders(http: httpx.Client) -> None:
+    reply = rerank(http, "dear-tiny", LIGHT_BULB, dear={"passes": 4})
+    dear = reply["meta"]["dear"]  # type: ignore[index]
+    assert (dear["windows"], dear["rounds"]) == (4, 1)
+    assert order_of(reply)[0] == LIGHT_BULB.order[0]
+
+
+def test_windows_decode_without_falling_back(http: httpx.Client) -> None:
+    assert metric(http, r"dear_decoder_resumable ") == 1
+    assert metric(http, r"dear_decoder_self_check_failures_total ") == 0
 
 
 async def test_a_burst_of_mixed_adapters_crosses_no_answer(server: Server, http: httpx.Client) -> None:
@@ -120,10 +189,50 @@ async def test_a_burst_of_mixed_adapters_crosses_no_answer(server: Server, http:
             assert data["model"] == model
             return model, example.query, order_of(data)
 
-        burst = [cases[number % len(cases)] for number in range(32)]
+        burst = [cases[number % len(cases)] for number in range(64)]
         answers = await asyncio.gather(*(one(*case) for case in burst))
     crossed = [answer for answer in answers if alone[answer[0], answer[1]] != answer[2]]
     assert crossed == []
+
+
+# --- streams of ranks ----------------------------------------------------------------------------
+
+
+def test_ranks_stream_as_they_are_decided(http: httpx.Client) -> None:
+    body = {"query": LIGHT_BULB.query, "documents": HUNDRED.passages[-20:], "model": "legal", "top_n": 12}
+    whole = http.post("/v2/rerank", json=body).json()
+    events: list[tuple[str, str]] = []
+    arrived_s: list[float] = []
+    with http.stream("POST", "/v2/rerank", json=body | {"dear": {"stream": True}}) as reply:
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        name = ""
+        for line in reply.iter_lines():
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                events.append((name, line.removeprefix("data: ")))
+                arrived_s.append(time.monotonic())
+    assert [name for name, _ in events] == ["rank"] * 12 + ["ranking"] * 2
+    assert events[-1][1] == "[DONE]"
+    ranks = [json.loads(data) for name, data in events[:12]]
+    assert [rank.pop("rank") for rank in ranks] == list(range(12))
+    assert ranks == json.loads(events[12][1])["results"]
+    assert [rank["index"] for rank in ranks] == order_of(whole)
+    assert arrived_s[11] - arrived_s[0] > (arrived_s[-1] - arrived_s[0]) / 4  # not all at the end
+
+
+def test_a_reader_who_leaves_a_stream_of_ranks_aborts_the_window(server: Server, http: httpx.Client) -> None:
+    before = metric(http, r"dear_windows_total")
+    body = {"query": "q", "documents": [f"passage {n} " * 20 for n in range(40)]}
+    body["dear"] = {"stream": True, "strategy": "single"}
+    with httpx.stream("POST", f"{server.url}/v2/rerank", json=body, timeout=60) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+    assert eventually(lambda: metric(http, r"dear_requests_in_flight") == 0)
+    assert metric(http, r"dear_windows_total") == before
+    rerank(http, "dear-tiny", LIGHT_BULB, dear={"scoring": "first_token"})
+    for gauge in ("running", "waiting"):
+        assert metric(http, rf"vllm:num_requests_{gauge}\{{") == 0
 
 
 # --- other people's clients ----------------------------------------------------------------------
@@ -246,6 +355,14 @@ HOSTILE: list[tuple[str, dict[str, object], int]] = [
     ("top_n below zero", {"top_n": -1}, 400),
     ("an unknown adapter", {"model": "../../etc/passwd"}, 404),
     ("an unknown option", {"dear": {"turbo": True}}, 400),
+    ("an unknown strategy", {"dear": {"strategy": "bogosort"}}, 400),
+    ("an unknown scoring", {"dear": {"scoring": "vibes"}}, 400),
+    ("a window of one", {"dear": {"window_size": 1}}, 400),
+    ("a step over the window", {"dear": {"window_size": 4, "step": 5}}, 400),
+    ("no pass", {"dear": {"passes": 0}}, 400),
+    ("17 passes", {"dear": {"passes": 17}}, 400),
+    ("a deadline that has passed", {"dear": {"deadline_ms": 0}}, 400),
+    ("one window of 129", {"documents": ["x"] * 129, "dear": {"strategy": "single"}}, 400),
 ]
 
 
@@ -294,7 +411,7 @@ def test_passages_cannot_steer_the_ranking(http: httpx.Client) -> None:
 
 def test_a_client_that_leaves_frees_the_engine(server: Server, http: httpx.Client) -> None:
     documents = [f"passage number {n} of many words and more words" for n in range(400)]
-    body = {"query": "which one?", "documents": documents, "dear": {"step": 1}}
+    body = {"query": "which one?", "documents": documents, "dear": {"step": 1, "strategy": "sliding"}}
     before = metric(http, r"dear_windows_total")
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/v2/rerank", json=body, timeout=3)

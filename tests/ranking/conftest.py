@@ -40,6 +40,21 @@ def wrap(tokenizer: Tokenizer, chat_template: str | None) -> PreTrainedTokenizer
     )
 
 
+def merging_tokenizer() -> BaseTokenizer:
+    """One that has tokens such as "[1", since nothing splits text before it merges."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(CONTROLS) + 256 + 10,
+        show_progress=False,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in CONTROLS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator([f"[{number}" for number in range(10)] * 20, trainer)
+    return BaseTokenizer(wrap(tokenizer, LLAMA3_CHAT))
+
+
 @pytest.fixture(scope="session")
 def llama3_backend() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())

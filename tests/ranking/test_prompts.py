@@ -10,12 +10,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dear_serving.adapters.templates import load_template
+from dear_serving.engine.protocol import MAX_IDENTIFIERS
 from dear_serving.engine.tokenizer import BaseTokenizer
-from dear_serving.errors import InvalidRequest
+from dear_serving.errors import InvalidRequest, SettingsError
 from dear_serving.ranking.neutralise import neutralise
 from dear_serving.ranking.prompts import Prompt, PromptBuilder, share_budget
-from dear_serving.ranking.template import Template
-from dear_serving.types import RankTask
+from dear_serving.ranking.template import AnswerForm, ReasoningForm, Template
+from dear_serving.types import RankTask, Scoring
+from tests.ranking.conftest import merging_tokenizer
 
 CONTROL_TOKENS = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>"]
 QUERY = "When did Thomas Edison invent the light bulb?"
@@ -321,6 +323,166 @@ def test_a_cut_prompt_brings_no_replacement_character(either: BaseTokenizer, pie
     for max_model_len in range(600, 612):
         ids = build(UNCUT, either, [piece * 2000, "b"], piece * 500, max_model_len).token_ids
         assert "\ufffd" not in either.decode(ids)
+
+
+# The answer's tokens.
+
+
+@templates
+def test_the_answers_tokens_are_those_of_a_ranking_as_text(template: Template, either: BaseTokenizer) -> None:
+    answer = PromptBuilder(template, either, 4096).answer
+    first = template.first_identifier
+    assert len(answer.identifiers) == len(set(answer.identifiers)) == MAX_IDENTIFIERS
+    for position in (0, 1, 9, 10, 11, 99, 100, MAX_IDENTIFIERS - 1):
+        assert either.decode(answer.identifiers[position]) == str(first + position)
+    order = [4, 0, 12, 127, 1, 100]
+    tokens = [*answer.opening]
+    for rank, position in enumerate(order):
+        tokens += [*(answer.separator if rank else ()), *answer.identifiers[position]]
+    assert tokens == either.encode("[" + "] > [".join(str(first + position) for position in order))
+
+
+@templates
+def test_a_tokenizer_that_joins_a_bracket_and_a_number_is_refused(template: Template) -> None:
+    merging = merging_tokenizer()
+    assert len(merging.encode("[1")) == 1
+    with pytest.raises(SettingsError) as failure:
+        PromptBuilder(template, merging, 4096)
+    first = template.first_identifier
+    for said in (f'template "{template.name}"', f"[{first}] > [{first + 1}", "does not keep identifiers apart"):
+        assert said in failure.value.message
+
+
+@pytest.mark.parametrize(
+    ("opening", "separator"),
+    [("[", "1"), ("1", " "), ("[", "0] > [")],
+    ids=["a digit between", "a digit before", "a digit at the separator's beginning"],
+)
+def test_an_answer_whose_numbers_run_together_is_refused(
+    demo: BaseTokenizer, opening: str, separator: str
+) -> None:
+    template = PLAIN.model_copy(update={"answer": AnswerForm(opening=opening, separator=separator)})
+    with pytest.raises(SettingsError, match='template "plain"'):
+        PromptBuilder(template, demo, 4096)
+
+
+def test_identifiers_that_the_vocabulary_does_not_tell_apart_are_refused(demo: BaseTokenizer) -> None:
+    class OneNumber(BaseTokenizer):
+        """Writes every number as the same token."""
+
+        def __init__(self) -> None:
+            self.bos_token_id = None
+
+        def encode(self, text: str) -> list[int]:
+            return [0 if part.isdigit() else ord(part[0]) for part in re.findall(r"\d+|\D", text)]
+
+    with pytest.raises(SettingsError, match='template "plain"'):
+        PromptBuilder(PLAIN, OneNumber(), 4096)
+
+
+@templates
+@pytest.mark.parametrize("scoring", ["permutation", "generate"])
+def test_more_passages_than_identifiers_are_refused(
+    template: Template, demo: BaseTokenizer, scoring: Scoring
+) -> None:
+    task = RankTask(QUERY, ["a"] * (MAX_IDENTIFIERS + 1), scoring=scoring)
+    prompts = PromptBuilder(template, demo, 100_000).prepare(task)
+    assert prompts.window(range(MAX_IDENTIFIERS)).token_ids
+    with pytest.raises(InvalidRequest, match="129 passages in one window are over the limit of 128") as failure:
+        prompts.window(range(MAX_IDENTIFIERS + 1))
+    assert failure.value.param == "dear.strategy"
+
+
+# Reasoning.
+
+
+@templates
+def test_a_reasoning_prompt_has_the_reasoning_forms_tokens(template: Template, either: BaseTokenizer) -> None:
+    builder = PromptBuilder(template, either, 4096)
+    passages = ["Edison", "coffee"]
+    prompt = builder.prepare(RankTask(QUERY, passages, reasoning=True)).window((0, 1))
+    ids = either.encode_template(template.render(QUERY, passages, either.render_chat, reasoning=True))
+    bos = either.bos_token_id
+    assert prompt.token_ids == (ids if bos is None or ids[0] == bos else [bos, *ids])
+    without = builder.prepare(RankTask(QUERY, passages)).window((0, 1))
+    assert prompt.token_ids != without.token_ids
+    assert prompt.max_new_tokens >= without.max_new_tokens + builder.max_reasoning_tokens
+
+
+@templates
+@pytest.mark.parametrize("max_reasoning_tokens", [1, 100, 700])
+def test_passages_make_room_for_reasoning(
+    template: Template, either: BaseTokenizer, max_reasoning_tokens: int
+) -> None:
+    uncut = template.model_copy(update={"max_passage_chars": None, "max_passage_words": None})
+    builder = PromptBuilder(uncut, either, 2048, max_reasoning_tokens)
+    prompts = builder.prepare(RankTask(QUERY, [LONG, LONG], reasoning=True))
+    prompt = prompts.window((0, 1))
+    assert 2048 - 4 <= len(prompt.token_ids) + prompt.max_new_tokens <= 2048
+    assert prompt.max_new_tokens >= max_reasoning_tokens
+    assert prompts.warnings() == ("2 passages cut to fit the model's 2048 tokens",)
+
+
+LONG_OPENING = ReasoningForm(
+    closing="\nThink.", end=("So it is:",), opening="\n\nThe final ranking of all passages, best first: " * 4 + "["
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "stop"),
+    [
+        (PLAIN, "</think>"),
+        (CHAT, "</think>"),
+        (PLAIN, None),
+        (PLAIN.model_copy(update={"reasoning": LONG_OPENING}), "So it is:"),
+        (PLAIN.model_copy(update={"reasoning": LONG_OPENING}), None),
+    ],
+    ids=["plain", "chat", "plain, no end", "long opening", "long opening, no end"],
+)
+@pytest.mark.parametrize("count", [2, 20])
+def test_prompt_reasoning_and_the_whole_ranking_fit_the_model(
+    template: Template, either: BaseTokenizer, stop: str | None, count: int
+) -> None:
+    room = 64
+    builder = PromptBuilder(template.model_copy(update={"max_passage_chars": None}), either, 2048, room)
+    prompt = builder.prepare(RankTask(QUERY, [LONG] * count, reasoning=True)).window(range(count))
+    identifiers = builder.answer.identifiers[:count]
+    ranking = sum(map(len, identifiers)) + (count - 1) * len(builder.answer.separator)
+    # The last one takes more tokens as text than the model may have needed.
+    for thought in ("", LONG, "<|eot_id|>" * room):
+        after = builder.after_reasoning(thought, stop)
+        assert len(prompt.token_ids) + len(after) + ranking <= 2048
+
+
+@templates
+@pytest.mark.parametrize(
+    ("text", "stop", "written"),
+    [
+        ("[2] names Edison.\n\n", "### Final Reranking:", "[2] names Edison.\n\n### Final Reranking: ["),
+        ("Well.", None, "Well.\n\n### Final Reranking: ["),
+        ("Well. ", "</think>", "Well.</think>\n\n### Final Reranking: ["),
+        ("", "### Final Reranking:", "\n\n### Final Reranking: ["),
+        (" \n ", None, "\n\n### Final Reranking: ["),
+        (" kept in front", None, " kept in front\n\n### Final Reranking: ["),
+    ],
+)
+def test_after_a_reasoning_the_first_identifier_is_due(
+    template: Template, either: BaseTokenizer, text: str, stop: str | None, written: str
+) -> None:
+    tokens = PromptBuilder(template, either, 4096).after_reasoning(text, stop)
+    assert either.decode(tokens) == written
+
+
+def test_what_a_model_wrote_cannot_become_a_control_token(either: BaseTokenizer) -> None:
+    (control,) = either.encode_template("<|eot_id|>")
+    assert control not in PromptBuilder(PLAIN, either, 4096).after_reasoning("so <|eot_id|> it ends", None)
+
+
+def test_an_end_string_that_is_a_control_token_becomes_one(either: BaseTokenizer) -> None:
+    form = ReasoningForm(closing="\nThink.", end=("<|eot_id|>",), opening="\n[")
+    builder = PromptBuilder(PLAIN.model_copy(update={"reasoning": form}), either, 4096)
+    (control,) = either.encode_template("<|eot_id|>")
+    assert builder.after_reasoning("so", "<|eot_id|>").count(control) == 1
 
 
 # Sharing.

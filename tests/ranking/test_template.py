@@ -110,6 +110,56 @@ def test_lines_without_a_chat_template_name_the_roles() -> None:
     assert render_without_chat_template(turns) == "[SYSTEM] s\n[USER] u\n[ASSISTANT] a"
 
 
+# Reasoning.
+
+PLAIN_REASONING = (
+    "\n\nSearch Query: {query}.\n"
+    "Rank the passages above based on their relevance to the search query. "
+    "Explain your reasoning step by step, "
+    'then write "### Final Reranking:" and the ranking as a list of numbers.'
+)
+
+
+@pytest.mark.parametrize("count", SIZES)
+def test_plains_reasoning_form_changes_the_closing_alone(count: int, demo: BaseTokenizer) -> None:
+    template = load_template("plain", None)
+    passages = passages_of(count)
+    before, _, _ = card_prompt(QUERY, passages).rpartition("\n\nSearch Query:")
+    rendered = template.render(QUERY, passages, demo.render_chat, reasoning=True)
+    assert rendered == before + PLAIN_REASONING.format(query=QUERY)
+
+
+@pytest.mark.parametrize("count", SIZES)
+def test_chats_reasoning_form_is_the_training_closing_without_its_last_sentence(
+    count: int, demo: BaseTokenizer
+) -> None:
+    closing = CHAT_CLOSING.removesuffix(" Only output the ranking using identifiers; no explanations.")
+    assert closing != CHAT_CLOSING
+    turns = [*chat_turns(QUERY, passages_of(count))[:-1], ("user", closing.format(query=QUERY, num=count))]
+    template = load_template("chat", None)
+    rendered = template.render(QUERY, passages_of(count), demo.render_chat, reasoning=True)
+    assert rendered == llama3_text(turns)
+
+
+@pytest.mark.parametrize("name", ["plain", "chat"])
+def test_reasoning_ends_in_the_marker_of_the_training_answers(name: str) -> None:
+    form = load_template(name, None).reasoning
+    assert form is not None
+    assert form.end == ("### Final Reranking:", "</think>")
+    assert form.opening == "\n\n### Final Reranking: ["
+
+
+@pytest.mark.parametrize("name", ["plain", "chat"])
+def test_a_ranking_is_bracketed_numbers_with_an_arrow_between_them(name: str) -> None:
+    form = load_template(name, None).answer
+    assert (form.opening, form.separator) == ("[", "] > [")
+
+
+def test_a_template_without_a_reasoning_form_closes_as_ever(demo: BaseTokenizer) -> None:
+    template = load_template("plain", None).model_copy(update={"reasoning": None})
+    assert template.render(QUERY, PASSAGES, demo.render_chat, reasoning=True) == card_prompt(QUERY, PASSAGES)
+
+
 @pytest.mark.parametrize(("length", "kept"), [(0, 0), (299, 299), (300, 300), (301, 300), (5000, 300)])
 def test_plain_cuts_passages_to_300_characters(length: int, kept: int) -> None:
     template = load_template("plain", None)
@@ -175,6 +225,16 @@ INCOMPLETE = {
     "identifiers from 2": {"text": TEXT, "first_identifier": 2},
     "no characters": {"text": TEXT, "max_passage_chars": 0},
     "no source": {"text": TEXT, "source": ""},
+    "no separator in the answer": {"text": TEXT, "answer": {"separator": ""}},
+    "an unknown key in the answer": {"text": TEXT, "answer": {"closing": "]"}},
+    "reasoning without a closing": {"text": TEXT, "reasoning": {}},
+    "reasoning that nothing ends": {"text": TEXT, "reasoning": {"closing": "Think.", "end": []}},
+    "reasoning that leads nowhere": {"text": TEXT, "reasoning": {"closing": "Think.", "opening": ""}},
+    "reasoning turns for a text": {"text": TEXT, "reasoning": {"closing": TURN}},
+    "reasoning text for turns": {
+        "chat": {"opening": TURN, "passage": TURN, "closing": TURN},
+        "reasoning": {"closing": "Think."},
+    },
 }
 
 

@@ -72,12 +72,17 @@ class GatewayState:
                 param="dear.reasoning",
             )
         window, step = choose_windows(options, self.settings.ranking.window_size, self.settings.ranking.step)
+        passes = options.passes or 1
         shape = Shape(len(task.passages), window, step, task.needed)
         pace = self.paces.setdefault(model, Pace())
         name = options.strategy or "auto"
-        choice = choose(shape, task.deadline_s, pace) if name == "auto" else Choice(name, "asked for")
+        choice = (
+            choose(shape, task.deadline_s, pace, passes=passes)
+            if name == "auto"
+            else Choice(name, "asked for")
+        )
         strategy = self_consistent(
-            lambda: STRATEGIES[choice.name](shape), shape.count, options.passes or 1, top_n=shape.top_n
+            lambda: STRATEGIES[choice.name](shape), shape.count, passes, top_n=shape.top_n
         )
         adapter = None if model == self.settings.model.id else model
         reader = Reader(self.engine, builder, adapter, task)

@@ -55,6 +55,27 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is not typed 
         """
         _add(y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, self._groups)
 
+    def add_lora_embedding(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        lora_b_stacked: torch.Tensor,
+        add_inputs: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """``y += x @ B.T`` in place, for an adapted embedding whose A rows are looked up already.
+
+        Args:
+            y: outputs, [tokens, outputs].
+            x: looked-up rows, [tokens, rank].
+            lora_b_stacked: B of all slots, [slots, 1, outputs, rank].
+            add_inputs: always true in vLLM.
+        """
+        x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
+        for slot, rows in self._groups:
+            b = lora_b_stacked[slot].flatten(0, -2)
+            y[rows] += (x[rows].to(b.dtype) @ b.T).to(y.dtype)
+
     def add_lora_logits(
         self,
         y: torch.Tensor,

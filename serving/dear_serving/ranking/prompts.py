@@ -161,11 +161,15 @@ class PromptBuilder:
             pieces.insert(0, [bos])
         answer_tokens = len(self.answer.opening) + sum(map(len, self.answer.identifiers[:count]))
         answer_tokens += (count - 1) * len(self.answer.separator) + _ANSWER_SLACK_TOKENS
+        if reasoning and self.template.reasoning is not None:
+            ends = (None, *self.template.reasoning.end)
+            answer_tokens += self.max_reasoning_tokens
+            answer_tokens += max(len(self.after_reasoning("", stop)) for stop in ends)
         return _Layout(
             pieces=tuple(pieces),
             fixed_tokens=sum(len(piece) for piece in pieces if isinstance(piece, list)),
             query_slots=sum(isinstance(p, _Slot) and p.passage is None for p in pieces),
-            max_new_tokens=answer_tokens + (self.max_reasoning_tokens if reasoning else 0),
+            max_new_tokens=answer_tokens,
         )
 
     def after_reasoning(self, text: str, stop: str | None) -> list[int]:
@@ -178,7 +182,9 @@ class PromptBuilder:
         form = self.template.reasoning
         assert form is not None
         kept = "" if stop is None or stop in form.opening else stop
-        return self.tokenizer.encode(text.rstrip()) + self.tokenizer.encode_template(kept + form.opening)
+        # Text may take more tokens than the model wrote it in, such as for a control token's name.
+        written = self.tokenizer.encode_cut(text.rstrip(), self.max_reasoning_tokens)
+        return written + self.tokenizer.encode_template(kept + form.opening)
 
 
 class TaskPrompts:

@@ -22,7 +22,7 @@ class Ranker:
 
     Args:
         reader: reads single windows of the task.
-        observe: told the windows and the seconds of every round that ended in time.
+        observe: told the windows and the seconds of every round.
         head: told the best passages as they are decided, where the strategy's last window leads.
     """
 
@@ -39,6 +39,7 @@ class Ranker:
         self._request_id = request_id
         self._observe = observe
         self._head = head
+        self._told: DecodedWindow | None = None
         self._scores = Scores(len(task.passages))
         self._windows = self._rounds = self._skipped = 0
         self._undecided = 0
@@ -85,12 +86,14 @@ class Ranker:
         readings: list[Reading | None] = [None] * len(batch.windows)
         if started_s < ends_s:
             readings = await self._read_all(batch, ends_s)
-        if any(reading is not None for reading in readings):
+        done = len(readings) - readings.count(None)
+        if done and self._observe is not None:
+            # What was cut off would have taken its share more.
+            self._observe(len(readings), (time.monotonic() - started_s) * len(readings) / done)
+        if done:
             self._rounds += 1
         elif self._rounds == 0:
             raise DeadlineExceeded("the deadline passed before anything was ranked", param="dear.deadline_ms")
-        if self._observe is not None and None not in readings:
-            self._observe(len(readings), time.monotonic() - started_s)
         orders = []
         for window, reading in zip(batch.windows, readings, strict=True):
             if reading is None:
@@ -116,7 +119,11 @@ class Ranker:
         try:
             left_s = None if math.isinf(ends_s) else ends_s - time.monotonic()
             done, _ = await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
-            return [task.result() if task in done else None for task in tasks]
+            readings = [task.result() if task in done else None for task in tasks]
+            if told is not None and readings == [None] and self._told is not None:
+                # What the caller was told has to stand.
+                readings = [Reading(self._told.order, self._told.decided, (self._told,), self._told)]
+            return readings
         finally:
             for task in tasks:
                 task.cancel()
@@ -130,6 +137,7 @@ class Ranker:
 
         def tell(decoded: DecodedWindow) -> None:
             nonlocal scores
+            self._told = decoded
             if scores is None:
                 scores = self._scores.copy()
                 scores.observe(window.passages, decoded)

@@ -1,0 +1,1 @@
+"""What our server is measured against: the model card's own pipeline, and vLLM's server with a client."""

@@ -1,0 +1,197 @@
+"""Our server against the model card's own pipeline, and against vLLM's own server with a ranking client.
+
+Two parts, since only one of our servers runs at a time: one with the LoRA adapter, one with the adapter
+merged into the base model. In each, our server, vLLM's and the card's pipeline are loaded together and take
+turns; while one is measured the others are frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.baselines.burst import Burst, burst
+from benchmarks.baselines.peft_pipeline import PeftPipeline
+from benchmarks.baselines.ranking import agreement
+from benchmarks.baselines.systems import Ours, Peft, System, VllmWithClient
+from benchmarks.baselines.vllm_server import VllmServer
+from benchmarks.context import Context
+from benchmarks.server import CPU_CONFIG
+from benchmarks.serving_report import (
+    ALONE,
+    CROWD,
+    LORA,
+    MERGED,
+    OURS,
+    PEFT_APART,
+    PEFT_MERGED,
+    VLLM,
+    claims,
+    plot,
+    tables,
+)
+from benchmarks.workloads import Lists, Workload
+
+__all__ = ["NAME", "TITLE", "claims", "plot", "run", "steps", "tables"]
+
+NAME = "serving"
+TITLE = "Served, against the model card's pipeline and vLLM's own server"
+
+PASSAGES = 20
+PASSAGE_TOKENS = 40
+SCORING = "permutation"
+ADAPTER = "legal"
+ADAPTER_FOLDER = Path("configs") / "demo" / "adapters" / ADAPTER  # its base model's path starts at the root
+MERGED_ID = f"{ADAPTER}-merged"
+WARM_UP_LISTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured: rounds of each part, and lists a burst.
+
+    Both servers get ``crowd`` lists at 64 callers and, in the part with the adapter, ``few`` (callers ->
+    lists) besides; the card's pipeline gets the first ``one_by_one`` lists of each crowd.
+    """
+
+    rounds: int
+    crowd: int
+    one_by_one: int
+    few: tuple[tuple[int, int], ...]
+
+    @property
+    def steps(self) -> int:
+        """Bursts in all."""
+        return self.rounds * (8 + 2 * len(self.few)) + 2
+
+
+FULL = Plan(rounds=3, crowd=128, one_by_one=6, few=((16, 32), (1, 4)))
+QUICK = Plan(rounds=1, crowd=64, one_by_one=2, few=((16, 16), (1, 2)))
+
+
+def steps(quick: bool) -> int:
+    """One a burst."""
+    return (QUICK if quick else FULL).steps
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Both parts, then the card's pipeline with nothing else loaded."""
+    plan = QUICK if context.quick else FULL
+    log = context.scratch / "peft.log"
+    with PeftPipeline(ADAPTER_FOLDER, log) as pipeline:
+        described = pipeline.wait_until_ready()
+        merged = context.scratch / "merged"
+        pipeline.save_merged(merged)
+        config = _merged_config(context.scratch, merged)
+        parts = [
+            _part(context, plan, LORA, CPU_CONFIG, ADAPTER, pipeline),
+            _part(context, plan, MERGED, config, MERGED_ID, pipeline),
+        ]
+        context.stop_server()
+        first, *workloads = Lists(context.seed, PASSAGE_TOKENS).take(plan.one_by_one + 1, PASSAGES)
+        alone = []
+        for system in _pipelines(pipeline):
+            alone.append(burst(system, [], workloads, 1, [first]))
+            context.advance(f"{NAME}: {system.name}, alone on the machine")
+    return {
+        "passages": PASSAGES,
+        "adapter": ADAPTER,
+        "scoring": SCORING,
+        "source": Lists(context.seed, PASSAGE_TOKENS).source,
+        "plan": asdict(plan),
+        "peft": described,
+        "vllm_commands": {part.name: part.vllm_command for part in parts},
+        "merged_config": config.read_text(encoding="utf-8"),
+        "bursts": [one | {"part": part.name} for part in parts for one in part.to_json()]
+        + [one.to_json() | {"part": ALONE, "round": 0} for one in alone],
+        "agreement": [row for part in parts for row in _agreements(part)],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part's bursts, round by round; every round has lists of its own."""
+
+    name: str
+    vllm_command: list[str]
+    rounds: tuple[tuple[Burst, ...], ...]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One object a burst."""
+        return [one.to_json() | {"round": number} for number, turn in enumerate(self.rounds) for one in turn]
+
+
+def _part(context: Context, plan: Plan, name: str, config: Path, model: str, pipeline: PeftPipeline) -> Part:
+    """Start both servers at once, warm all up, then round after round."""
+    if name == MERGED:
+        context.stop_server()  # before another engine loads
+    context.show(f"{NAME}: starting vLLM's server and ours, {name}")
+    with VllmServer(config, context.scratch / f"vllm-{config.stem}.log") as vllm:
+        server = context.server(config)
+        vllm.wait_until_ready()
+        servers = (Ours(OURS, server, model, SCORING), VllmWithClient(VLLM, vllm, model))
+        systems: list[System] = [*servers, *_pipelines(pipeline)]
+        lists = Lists(context.seed, PASSAGE_TOKENS)
+        spare = Lists(context.seed + 1, PASSAGE_TOKENS)
+        for system in systems:
+            system.rank(spare.take(WARM_UP_LISTS if system in servers else 1, PASSAGES), WARM_UP_LISTS)
+        few = plan.few if name == LORA else ()
+        rounds = []
+        for number in range(plan.rounds):
+            turns = []
+            for system, workloads, callers in _turns(plan, few, servers, _pipelines(pipeline), lists):
+                context.show(f"{NAME}: {system.name}, {callers} at a time")
+                turns.append(burst(system, systems, workloads, callers, spare.take(1, PASSAGES)))
+                context.advance(f"{NAME}: {name}, round {number + 1}: {system.name}")
+            rounds.append(tuple(turns))
+        return Part(name, vllm.command(), tuple(rounds))
+
+
+def _turns(
+    plan: Plan,
+    few: Sequence[tuple[int, int]],
+    servers: tuple[System, System],
+    pipelines: tuple[System, System],
+    lists: Lists,
+) -> Iterator[tuple[System, list[Workload], int]]:
+    """Who ranks which lists with how many callers, in the order of one round."""
+    ours, vllm = servers
+    apart, merged = pipelines
+    crowd = lists.take(plan.crowd, PASSAGES)
+    yield ours, crowd, CROWD
+    yield apart, crowd[: plan.one_by_one], 1
+    yield vllm, crowd, CROWD
+    yield merged, crowd[: plan.one_by_one], 1
+    for callers, count in few:
+        workloads = lists.take(count, PASSAGES)
+        yield ours, workloads, callers
+        yield vllm, workloads, callers
+
+
+def _pipelines(pipeline: PeftPipeline) -> tuple[System, System]:
+    return Peft(PEFT_APART, pipeline, "unmerged"), Peft(PEFT_MERGED, pipeline, "merged")
+
+
+def _merged_config(scratch: Path, model: Path) -> Path:
+    """configs/cpu.yaml with the merged model as its base and no adapter."""
+    settings = yaml.safe_load(CPU_CONFIG.read_text(encoding="utf-8"))
+    settings["model"] |= {"id": MERGED_ID, "source": str(model)}
+    del settings["adapters"]
+    path = scratch / "merged.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _agreements(part: Part) -> Iterator[dict[str, Any]]:
+    """How far the systems agree on the lists of the crowds, which all of them had."""
+    crowds = [
+        {one.system: one.rankings for one in turn if one.concurrency == CROWD or "PEFT" in one.system}
+        for turn in part.rounds
+    ]
+    for one, other in ((OURS, VLLM), (OURS, PEFT_APART), (OURS, PEFT_MERGED), (VLLM, PEFT_APART)):
+        pairs = [pair for crowd in crowds for pair in zip(crowd[one], crowd[other], strict=False)]
+        yield {"part": part.name, "one": one, "other": other} | asdict(agreement(pairs))

@@ -1,0 +1,47 @@
+"""What the benchmarks' server makes of /metrics, and of a server that does not start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.server import Server, ServerFailed, parse_metrics
+
+METRICS = """\
+# HELP dear_requests_total Requests answered.
+# TYPE dear_requests_total counter
+dear_requests_total{route="/v2/rerank",status="200"} 3.0
+dear_requests_total{route="/v2/rerank",status="400"} 1.0
+# HELP vllm:iteration_tokens_total Tokens per engine step.
+# TYPE vllm:iteration_tokens_total histogram
+vllm:iteration_tokens_total_bucket{engine="0",le="1.0",model_name="dear-tiny"} 4.0
+vllm:iteration_tokens_total_bucket{engine="0",le="+Inf",model_name="dear-tiny"} 5.0
+vllm:iteration_tokens_total_count{engine="0",model_name="dear-tiny"} 5.0
+vllm:iteration_tokens_total_sum{engine="0",model_name="dear-tiny"} 644.0
+# TYPE vllm:kv_cache_usage_perc gauge
+vllm:kv_cache_usage_perc{engine="0"} 0.25
+"""
+
+
+def test_samples_are_summed_over_their_labels() -> None:
+    assert parse_metrics(METRICS) == {
+        "dear_requests_total": 4.0,
+        "vllm:iteration_tokens_total_count": 5.0,
+        "vllm:iteration_tokens_total_sum": 644.0,
+        "vllm:kv_cache_usage_perc": 0.25,
+    }
+
+
+def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
+    config = tmp_path / "wrong.yaml"
+    config.write_text("nonsense: 1\n")
+    with pytest.raises(ServerFailed, match="nonsense"):
+        Server(tmp_path / "output.log", config).start()
+
+
+def test_what_does_not_run_has_no_pid_and_stops_in_peace(tmp_path: Path) -> None:
+    server = Server(tmp_path / "output.log")
+    server.stop()
+    with pytest.raises(ServerFailed, match="does not run"):
+        _ = server.pid
