@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "supervisor": ("errors",),
     "ranking": ("types", "errors", "engine.protocol", "ranking"),
     "engine": ("types", "errors", "settings", "engine"),
+    "engine.server": ("types", "errors", "settings", "metrics", "engine"),
     "engine.tokenizer": ("errors", "ranking.template", "ranking.prompts"),
     "engine.protocol": ("types",),
     "adapters": ("types", "errors", "settings", "ranking", "adapters"),
@@ -49,7 +50,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         *("api.ingress", "app", "runtime"),
     ),
     "vllm": (
-        *("engine.server", "engine.decode", "engine.handle"),
+        *("engine.server", "engine.decode", "engine.scheduler", "engine.selfcheck", "engine.cpu_lora"),
         *("api.ingress", "app", "runtime"),
     ),
     "torch": ("engine",),

@@ -110,7 +110,8 @@ def _start(settings: Settings, progress: _Progress) -> None:
         logging_level=logging.ERROR,
         **({} if address else local),
     )
-    serve.start(http_options=http_options(settings))
+    # Ours are metrics: a line a request in three processes costs as much as the routing.
+    serve.start(http_options=http_options(settings), logging_config={"enable_access_log": False})
     count = len(settings.adapters.serve)
     progress.stage(f"starting vLLM with {settings.model.id} and {count} adapters")
     try:

@@ -100,7 +100,10 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "a key that is no text": (OWN + "1: 2\n", "1: "),
     "an answer without separator": (OWN + 'answer:\n  separator: ""\n', "answer.separator:"),
     "extra key in the answer": (OWN + "answer:\n  close: x\n", "answer.close: unknown setting"),
-    "extra key in the reasoning": (OWN + "reasoning:\n  closing: x\n  ends: [y]\n", "reasoning.ends: unknown"),
+    "extra key in the reasoning": (
+        OWN + "reasoning:\n  closing: x\n  ends: [y]\n",
+        "reasoning.ends: unknown",
+    ),
     "reasoning turns for a text": (
         OWN + "reasoning:\n  closing:\n    - {role: user, content: x}\n",
         "`reasoning.closing` has to be text",

@@ -99,7 +99,9 @@ class Client:
                 yield _output(made)
                 made = []
 
-    async def _step(self, model: Model, tokens: list[int], allowed: list[int]) -> tuple[int, dict[int, float]]:
+    async def _step(
+        self, model: Model, tokens: list[int], allowed: list[int]
+    ) -> tuple[int, dict[int, float]]:
         pauses = self.pauses
         await asyncio.sleep(pauses.get(self.computed, 0) if isinstance(pauses, dict) else pauses)
         self.computed += 1

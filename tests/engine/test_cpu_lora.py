@@ -66,9 +66,28 @@ def test_vllm_still_gives_tokens_without_an_adapter_the_last_one() -> None:
     assert y[1].abs().sum() > 0
 
 
-def test_rows_are_grouped_by_slot() -> None:
-    groups = group(torch.tensor([2, 0, 0, -1, 2, 1]))
-    assert [slot for slot, _ in groups] == [0, 1, 2]
-    rows = [list(range(6)[one]) if isinstance(one, slice) else one.tolist() for _, one in groups]
-    assert rows == [[1, 2], [5], [0, 4]]
-    assert group(torch.tensor([-1, -1])) == []
+def test_few_or_unequal_groups_are_products_of_their_own() -> None:
+    groups = group(torch.tensor([2, 0, 0, -1, 2]))
+    assert groups.padded is None
+    rows = [list(range(5)[one]) if isinstance(one, slice) else one.tolist() for _, one in groups.alone]
+    assert ([slot for slot, _ in groups.alone], rows) == ([0, 2], [[1, 2], [0, 4]])
+    assert group(torch.tensor([0] * 90 + [1, 2, 3])).padded is None
+    assert group(torch.tensor([-1, -1])).alone == []
+
+
+def test_many_groups_are_padded_to_one_length() -> None:
+    padded = group(torch.tensor([2, 0, 0, -1, 2, 1])).padded
+    assert padded is not None
+    assert padded.slots.tolist() == [0, 1, 2]
+    assert padded.rows.tolist() == [[1, 2], [5, 5], [0, 4]]
+    assert padded.rows.flatten()[padded.valid].tolist() == padded.targets.tolist() == [1, 2, 5, 0, 4]
+
+
+def test_an_embedding_adds_each_tokens_own_rows() -> None:
+    slots = [2, 0, -1, 1, 2]
+    looked_up, y = torch.randn(5, RANK), torch.zeros(5, SLICES[0])
+    b = weights(3)[1][0]
+    lora(GroupedLora, slots).add_lora_embedding(y, looked_up, b)
+    for token, slot in enumerate(slots):
+        expected = b[slot, 0] @ looked_up[token] if slot >= 0 else torch.zeros(SLICES[0])
+        torch.testing.assert_close(y[token], expected)

@@ -54,12 +54,11 @@ def test_one_token_identifiers_take_a_choice_less_than_there_are(count: int) -> 
     assert decided == tuple(reversed(range(count)))
     assert [len(choice.allowed) for choice in choices] == list(range(count, 1, -1))
     assert [choice.append for choice in choices] == [
-        [], *([10 + count - 1 - rank, *SEPARATOR] for rank in range(count - 2))
+        [],
+        *([10 + count - 1 - rank, *SEPARATOR] for rank in range(count - 2)),
     ]
     assert tokens == [
-        token
-        for rank in range(count - 1)
-        for token in (*(SEPARATOR if rank else ()), 10 + count - 1 - rank)
+        token for rank in range(count - 1) for token in (*(SEPARATOR if rank else ()), 10 + count - 1 - rank)
     ]
 
 

@@ -349,7 +349,11 @@ def test_a_tokenizer_that_joins_a_bracket_and_a_number_is_refused(template: Temp
     with pytest.raises(SettingsError) as failure:
         PromptBuilder(template, merging, 4096)
     first = template.first_identifier
-    for said in (f'template "{template.name}"', f"[{first}] > [{first + 1}", "does not keep identifiers apart"):
+    for said in (
+        f'template "{template.name}"',
+        f"[{first}] > [{first + 1}",
+        "does not keep identifiers apart",
+    ):
         assert said in failure.value.message
 
 
@@ -388,7 +392,9 @@ def test_more_passages_than_identifiers_are_refused(
     task = RankTask(QUERY, ["a"] * (MAX_IDENTIFIERS + 1), scoring=scoring)
     prompts = PromptBuilder(template, demo, 100_000).prepare(task)
     assert prompts.window(range(MAX_IDENTIFIERS)).token_ids
-    with pytest.raises(InvalidRequest, match="129 passages in one window are over the limit of 128") as failure:
+    with pytest.raises(
+        InvalidRequest, match="129 passages in one window are over the limit of 128"
+    ) as failure:
         prompts.window(range(MAX_IDENTIFIERS + 1))
     assert failure.value.param == "dear.strategy"
 
@@ -424,7 +430,9 @@ def test_passages_make_room_for_reasoning(
 
 
 LONG_OPENING = ReasoningForm(
-    closing="\nThink.", end=("So it is:",), opening="\n\nThe final ranking of all passages, best first: " * 4 + "["
+    closing="\nThink.",
+    end=("So it is:",),
+    opening="\n\nThe final ranking of all passages, best first: " * 4 + "[",
 )
 
 

@@ -76,7 +76,8 @@ async def test_one_window_gives_the_engines_order(builder: PromptBuilder) -> Non
 
 
 @pytest.mark.parametrize(
-    ("strategy", "windows", "rounds"), [("single", 1, 1), ("sliding", 4, 4), ("merge2", 4, 2), ("tourrank", 6, 4)]
+    ("strategy", "windows", "rounds"),
+    [("single", 1, 1), ("sliding", 4, 4), ("merge2", 4, 2), ("tourrank", 6, 4)],
 )
 @every_scoring
 async def test_every_strategy_and_scoring_brings_the_best_to_the_head(
@@ -112,7 +113,10 @@ async def test_no_more_ranks_are_asked_for_than_the_strategy_needs(builder: Prom
     engine = engine_of(builder)
     await rank(engine, builder, task_of([3, 1, 2], top_n=1))
     await rank(engine, builder, task_of([3, 1, 2]))
-    assert [request.needed for request in engine.requests if isinstance(request, PermutationRequest)] == [1, 3]
+    assert [request.needed for request in engine.requests if isinstance(request, PermutationRequest)] == [
+        1,
+        3,
+    ]
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -153,7 +157,7 @@ async def test_scores_fall_along_the_order(plain: PromptBuilder, strategy: str, 
 
 
 async def test_scores_come_from_all_windows_that_showed_a_passage(plain: PromptBuilder) -> None:
-    """The fake gives the preferred position 1/2, the next 1/4: prominences 3/5 and 3/7 of three, and so on."""
+    """The fake gives the preferred position 1/2, the next 1/4: prominences 3/5, 3/7 and so on."""
 
     def twice() -> Strategy:
         yield Batch((Window((0, 1, 2), 3),))
@@ -221,7 +225,9 @@ async def test_rounds_are_observed_with_their_windows_and_seconds(plain: PromptB
     observed: list[tuple[int, float]] = []
     task = task_of(WORTHS)
     started_s = time.monotonic()
-    await rank(engine, plain, task, "merge2", observe=lambda windows, wall_s: observed.append((windows, wall_s)))
+    await rank(
+        engine, plain, task, "merge2", observe=lambda windows, wall_s: observed.append((windows, wall_s))
+    )
     assert [windows for windows, _ in observed] == [3, 1]
     assert all(wall_s >= 0.02 for _, wall_s in observed)
     assert sum(wall_s for _, wall_s in observed) <= time.monotonic() - started_s

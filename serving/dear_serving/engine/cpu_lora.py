@@ -8,6 +8,7 @@ vLLM's own punica_cpu does the same; tests/engine/test_cpu_lora.py tells.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -17,12 +18,40 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 
 Rows: TypeAlias = "slice | torch.Tensor"
 
+_MANY_GROUPS = 3
+_MOST_PADDING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """Groups padded to one length.
+
+    Args:
+        slots: adapter slot of each group, [groups].
+        rows: tokens of each group, its last one repeated, [groups, longest].
+        targets: the tokens without the repeated ones, [tokens with an adapter].
+        valid: where those stand in the flattened ``rows``, [tokens with an adapter].
+    """
+
+    slots: torch.Tensor
+    rows: torch.Tensor
+    targets: torch.Tensor
+    valid: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Tokens by adapter: (slot, rows) pairs, or all of them padded."""
+
+    alone: list[tuple[int, Rows]]
+    padded: Padded | None
+
 
 class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is not typed here
     """vLLM's LoRA arithmetic for CPUs, tokens grouped by adapter."""
 
-    _groups: list[tuple[int, Rows]]
-    _sampler_groups: list[tuple[int, Rows]]
+    _groups: Groups
+    _sampler_groups: Groups
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
         """Called by vLLM before a forward pass whose mix of adapters differs from the last one's."""
@@ -72,9 +101,14 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is not typed 
             add_inputs: always true in vLLM.
         """
         x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-        for slot, rows in self._groups:
+        groups = self._groups
+        for slot, rows in groups.alone:
             b = lora_b_stacked[slot].flatten(0, -2)
             y[rows] += (x[rows].to(b.dtype) @ b.T).to(y.dtype)
+        if groups.padded is not None:
+            b = lora_b_stacked[groups.padded.slots].flatten(1, -2)
+            delta = (x[groups.padded.rows].to(b.dtype) @ b.mT).flatten(0, 1)[groups.padded.valid]
+            y.index_add_(0, groups.padded.targets, delta.to(y.dtype))
 
     def add_lora_logits(
         self,
@@ -102,16 +136,26 @@ class GroupedLoraWorker(CPUWorker):  # type: ignore[misc]
         super().load_model(*args, **kwargs)
 
 
-def group(slots: torch.Tensor) -> list[tuple[int, Rows]]:
-    """Rows by slot, in the slots' order; -1 (no adapter) is left out. Adjacent rows come as a slice."""
-    groups: list[tuple[int, Rows]] = []
-    for slot in slots.unique().tolist():
-        if slot < 0:
-            continue
-        rows = (slots == slot).nonzero().flatten()
-        first, last = int(rows[0]), int(rows[-1])
-        groups.append((slot, slice(first, last + 1) if last - first + 1 == len(rows) else rows))
-    return groups
+def group(slots: torch.Tensor) -> Groups:
+    """Rows by slot, -1 (no adapter) left out.
+
+    Few groups, or very unequal ones, are products of their own; many small ones are padded to one length
+    and done as a batch, since with a short product the call costs more than the arithmetic.
+    """
+    used = [slot for slot in slots.unique().tolist() if slot >= 0]
+    rows = [(slots == slot).nonzero().flatten() for slot in used]
+    longest = max(map(len, rows), default=0)
+    if len(used) < _MANY_GROUPS or longest * len(used) > _MOST_PADDING * sum(map(len, rows)):
+        return Groups([(slot, _as_slice(one)) for slot, one in zip(used, rows, strict=True)], None)
+    padded = torch.stack([torch.cat((one, one[-1:].expand(longest - len(one)))) for one in rows])
+    valid = torch.cat([torch.arange(len(one)) + number * longest for number, one in enumerate(rows)])
+    return Groups([], Padded(torch.tensor(used), padded, torch.cat(rows), valid))
+
+
+def _as_slice(rows: torch.Tensor) -> Rows:
+    """Adjacent rows as a slice, which copies nothing."""
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
 
 
 def _add(
@@ -121,13 +165,21 @@ def _add(
     lora_b: tuple[torch.Tensor, ...],
     scale: float,
     output_slices: tuple[int, ...],
-    groups: list[tuple[int, Rows]],
+    groups: Groups,
 ) -> None:
     x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-    for slot, rows in groups:
-        part = x[rows]
-        start = 0
+    for slot, rows in groups.alone:
+        part, start = x[rows], 0
         for a, b, size in zip(lora_a, lora_b, output_slices, strict=True):
             delta = part.to(a.dtype) @ a[slot].flatten(0, -2).T @ b[slot].flatten(0, -2).T
             y[rows, start : start + size] += (delta if scale == 1 else delta * scale).to(y.dtype)
+            start += size
+    if groups.padded is not None:
+        padded, start = groups.padded, 0
+        parts = x[padded.rows]
+        for a, b, size in zip(lora_a, lora_b, output_slices, strict=True):
+            shrunk = parts.to(a.dtype) @ a[padded.slots].flatten(1, -2).mT
+            delta = (shrunk @ b[padded.slots].flatten(1, -2).mT).flatten(0, 1)[padded.valid]
+            delta = (delta if scale == 1 else delta * scale).to(y.dtype)
+            y[:, start : start + size].index_add_(0, padded.targets, delta)
             start += size

@@ -76,7 +76,9 @@ async def ordinary_steps(client: AsyncLLM, request: PermutationRequest, lora: Lo
                 priority=request.priority,
             )
             async with contextlib.aclosing(outputs):
-                output = await anext(outputs)
+                output = await anext(outputs, None)
+            if output is None:
+                return
             yield output
             number += 1
             choice = path.send(output.outputs[0].token_ids[-1])

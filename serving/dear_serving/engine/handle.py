@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -37,8 +39,8 @@ class ServeEngine:
         self._handle = handle
         self._stream = handle.options(stream=True)
         self._count_running = count_running
-        self._down = asyncio.Event()
-        self._watch: asyncio.Task[None] | None = None
+        self._down = False
+        self._looked_s = -math.inf
 
     async def generate(self, request: EngineRequest) -> Generation:
         """See the protocol."""
@@ -110,39 +112,34 @@ class ServeEngine:
         return str(await self._or_unavailable(self._unless_down(self._handle.metrics.remote())))
 
     async def _fail_if_down(self) -> None:
-        if self._watch is None:
+        if self._down or self._looked_s == -math.inf:
             await self._look()
-            self._watch = asyncio.create_task(self._keep_watching())
-        if self._down.is_set():
+        if self._down:
             raise _unavailable()
 
     async def _unless_down(self, answer: Awaitable[Answer]) -> Answer:
-        """The answer, or EngineUnavailable once no replica runs."""
+        """The answer, or EngineUnavailable once no replica runs; asks Serve only about what takes long."""
         answering = asyncio.ensure_future(_await(answer))
-        down = asyncio.create_task(self._down.wait())
         try:
-            await asyncio.wait({answering, down}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                raise _unavailable()
-            return answering.result()
+            while True:
+                await asyncio.wait({answering}, timeout=_WATCH_S)
+                if answering.done():
+                    return answering.result()
+                await self._look()
+                if self._down and not answering.done():
+                    raise _unavailable()
         finally:
             answering.cancel()
-            down.cancel()
-
-    async def _keep_watching(self) -> None:
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            await self._look()
 
     async def _look(self) -> None:
-        try:
-            running = await asyncio.to_thread(self._count_running)
-        except (RayError, RayServeException):
-            return  # Serve's controller restarts: what was known stays
-        if running:
-            self._down.clear()
-        else:
-            self._down.set()
+        """Ask Serve how many replicas run, at most once in _WATCH_S: it takes tens of milliseconds."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < _WATCH_S:
+            return
+        self._looked_s = now_s
+        # While Serve's controller restarts, what was known stays.
+        with contextlib.suppress(RayError, RayServeException):
+            self._down = await asyncio.to_thread(self._count_running) == 0
 
     @staticmethod
     async def _or_unavailable(answer: Awaitable[Answer]) -> Answer:
