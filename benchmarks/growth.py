@@ -191,8 +191,8 @@ def _parts_table(result: dict[str, Any]) -> Table:
         f"Adapter `{result['model']}`, windows of 20, step 10; above 20 passages the sliding window and what "
         f"`auto` chooses; {result['source']}; every request has a new list. Parts are means in ms over "
         "the middle half of the requests by wall time; the prompt's part is the median engine time of "
-        "requests that stop after their first token. With many callers, or windows at once, decoding includes waiting "
-        "for others' prompts."
+        "requests that stop after their first token. With many callers, or windows at once, decoding "
+        "includes waiting for others' prompts."
     )
     columns = (
         *("passages", "strategy", "callers", "windows", "prompt tokens", "requests"),
