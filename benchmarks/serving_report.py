@@ -93,8 +93,8 @@ def _conditions(result: dict[str, Any]) -> str:
         "and reads it with the card's pattern. PEFT: the card's pipeline "
         f"(PEFT {peft['peft']}, transformers {peft['transformers']}), greedy, one list after another, at "
         f"most 4N-1 new tokens where the card allows 50, {peft['threads']} threads; as published PEFT holds "
-        f"the adapter in float32. {plan['rounds']} rounds in turn; a round is {plan['crowd']} new lists for each "
-        f"server at {CROWD} callers and the first {plan['one_by_one']} of them for the pipelines."
+        f"the adapter in float32. {plan['rounds']} rounds in turn; a round is {plan['crowd']} new lists for "
+        f"each server at {CROWD} callers and the first {plan['one_by_one']} of them for the pipelines."
     )
 
 
