@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -23,6 +25,14 @@ from dear_serving.ranking.template import render_without_chat_template
 from dear_serving.types import RankTask
 
 TEXTS = ("Residents need a permit, by law.", "A permit is cheap!", "Garden furniture")
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    """A signal takes effect when the process is next scheduled."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def ranking(*positions: int) -> Ranking:
@@ -161,9 +171,8 @@ def test_a_child_talks_and_stops(tmp_path: Path) -> None:
 def test_the_frozen_use_no_time_and_go_on_afterwards(tmp_path: Path) -> None:
     with Child("timeit", ["-n", "1000000000", "pass"], tmp_path / "log") as child:
         with frozen([child.pid]):
-            states = [process.status() for process in family(child.pid)]
-            assert states == [psutil.STATUS_STOPPED]
-        assert psutil.Process(child.pid).status() != psutil.STATUS_STOPPED
+            wait_for(lambda: [one.status() for one in family(child.pid)] == [psutil.STATUS_STOPPED])
+        wait_for(lambda: psutil.Process(child.pid).status() != psutil.STATUS_STOPPED)
 
 
 def test_a_child_that_ended_says_why(tmp_path: Path) -> None:
