@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.serve._private.build_app import build_app
@@ -63,6 +65,76 @@ def test_the_cpu_application_needs_no_gpu() -> None:
     bundles = deployment._replica_config.placement_group_bundles
     assert sum(bundle.get("GPU", 0) for bundle in bundles) == 0
     assert deployment.max_ongoing_requests == 512
+
+
+CPU_SCHEDULER = "dear_serving.engine.scheduler.WindowScheduler"
+GPU_SCHEDULER = "dear_serving.engine.scheduler.AsyncWindowScheduler"
+CPU_WORKER = "dear_serving.engine.cpu_lora.GroupedLoraWorker"
+
+
+def with_engine(settings: Settings, adapters: bool = True, **engine_kwargs: Any) -> Settings:
+    """The settings with more engine_kwargs, and without adapters where told."""
+    kwargs = settings.engine.engine_kwargs | engine_kwargs
+    update: dict[str, Any] = {"engine": settings.engine.model_copy(update={"engine_kwargs": kwargs})}
+    if not adapters:
+        update["adapters"] = settings.adapters.model_copy(update={"serve": ()})
+        update["model"] = settings.model.model_copy(update={"source": f"{ROOT}/configs/demo/base"})
+    return settings.model_copy(update=update)
+
+
+def imported(name: str) -> object:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@pytest.mark.parametrize(
+    ("config", "adapters", "scheduler", "worker"),
+    [
+        (CPU_CONFIG, True, CPU_SCHEDULER, CPU_WORKER),
+        (CPU_CONFIG, False, CPU_SCHEDULER, None),
+        (A100, True, GPU_SCHEDULER, None),
+        (A100, False, GPU_SCHEDULER, None),
+    ],
+    ids=["cpu", "cpu without adapters", "gpu", "gpu without adapters"],
+)
+def test_each_accelerator_has_its_scheduler_and_cpus_their_lora(
+    config: Path, adapters: bool, scheduler: str, worker: str | None
+) -> None:
+    kwargs = llm_config(with_engine(load_settings(config), adapters)).engine_kwargs
+    assert kwargs["scheduler_cls"] == scheduler
+    assert kwargs.get("worker_cls") == worker
+    assert kwargs["scheduling_policy"] == "priority"
+    assert kwargs.get("enable_lora", False) is adapters
+
+
+def test_the_classes_named_to_vllm_exist() -> None:
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    expected = {
+        CPU_SCHEDULER: (Scheduler, False),
+        GPU_SCHEDULER: (AsyncScheduler, True),
+        CPU_WORKER: (CPUWorker, False),
+    }
+    for name, (parent, is_async) in expected.items():
+        found = imported(name)
+        assert isinstance(found, type)
+        assert issubclass(found, parent)
+        assert issubclass(found, AsyncScheduler) is is_async
+
+
+def test_the_users_engine_kwargs_win() -> None:
+    own = {
+        "scheduler_cls": "own.Scheduler",
+        "worker_cls": "own.Worker",
+        "scheduling_policy": "fcfs",
+        "enable_prefix_caching": False,
+        "max_loras": 1,
+        "max_cpu_loras": 7,
+    }
+    kwargs = llm_config(with_engine(load_settings(CPU_CONFIG), **own)).engine_kwargs
+    assert {name: kwargs[name] for name in own} == own
 
 
 def test_the_cpu_engine_compiles_nothing_unless_asked_to() -> None:

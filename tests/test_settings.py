@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dear_serving.engine.protocol import MAX_IDENTIFIERS
 from dear_serving.errors import SettingsError
 from dear_serving.settings import Settings, accepted_api_keys, load_settings
 
@@ -47,6 +48,7 @@ def test_the_cpu_default_loads() -> None:
 def test_defaults_stand_where_the_file_is_silent(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path, GOOD))
     assert (settings.ranking.window_size, settings.ranking.step) == (20, 10)
+    assert settings.ranking.max_reasoning_tokens == 512
     assert settings.http.host == "127.0.0.1"
     assert settings.default_model is None
     assert settings.engine.max_model_len == 4096
@@ -104,7 +106,16 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "default step over a small window": (changed(ranking={"window_size": 5}), "ranking: step may"),
     "window of one": (changed(ranking={"window_size": 1, "step": 1}), "ranking.window_size:"),
+    "window over the identifiers": (
+        changed(ranking={"window_size": 129}),
+        "ranking.window_size: Input should be less than or equal to 128",
+    ),
     "step of zero": (changed(ranking={"step": 0}), "ranking.step:"),
+    "no room to reason": (changed(ranking={"max_reasoning_tokens": 0}), "ranking.max_reasoning_tokens:"),
+    "room to reason in words": (
+        changed(ranking={"max_reasoning_tokens": "many"}),
+        "ranking.max_reasoning_tokens: Input should be a valid integer",
+    ),
     "adapter named twice": (
         changed(adapters={"serve": [{"name": "legal", "path": "a"}, {"name": "legal", "path": "b"}]}),
         'adapters: adapter "legal" is named twice',
@@ -137,6 +148,21 @@ def test_names_hold_letters_digits_and_few_marks(name: str, tmp_path: Path) -> N
 def test_names_that_are_taken(name: str, tmp_path: Path) -> None:
     content = changed(adapters={"serve": [{"name": name, "path": "a"}]}, default_model=name)
     assert load_settings(write(tmp_path, content)).default_model == name
+
+
+@pytest.mark.parametrize(
+    "ranking",
+    [
+        {"window_size": 2, "step": 1},
+        {"window_size": 2, "step": 2},
+        {"window_size": MAX_IDENTIFIERS, "step": MAX_IDENTIFIERS},
+        {"max_reasoning_tokens": 1},
+    ],
+    ids=str,
+)
+def test_windows_and_reasoning_at_their_bounds(ranking: dict[str, int], tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, changed(ranking=ranking)))
+    assert settings.ranking.model_dump().items() >= ranking.items()
 
 
 NO_TREE: dict[str, tuple[str | bytes, str]] = {

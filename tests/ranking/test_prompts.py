@@ -43,6 +43,11 @@ wild = st.one_of(
 )
 
 
+def uncontrolled(min_size: int, max_size: int) -> st.SearchStrategy[str]:
+    """Text without control tokens, which the whole prompt's encoding would recognise."""
+    return st.text(min_size=min_size, max_size=max_size).filter(lambda text: "<|" not in text)
+
+
 def build(
     template: Template,
     tokenizer: BaseTokenizer,
@@ -95,9 +100,7 @@ def test_pieces_give_the_tokens_of_the_whole_prompt(
 
 @templates
 @many
-@given(
-    query=st.text(max_size=30), passages=st.lists(st.text(min_size=1, max_size=60), min_size=1, max_size=4)
-)
+@given(query=uncontrolled(0, 30), passages=st.lists(uncontrolled(1, 60), min_size=1, max_size=4))
 def test_pieces_give_the_tokens_of_the_whole_prompt_for_any_text(
     template: Template, either: BaseTokenizer, query: str, passages: list[str]
 ) -> None:
