@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -14,7 +14,7 @@ import pytest
 from dear_serving.api.gateway import GatewayState
 from dear_serving.api.routes import create_app
 from dear_serving.engine.fake import FakeEngine
-from dear_serving.engine.protocol import PermutationRequest
+from dear_serving.engine.protocol import OpenAIRoute, PermutationRequest
 from dear_serving.errors import EngineUnavailable
 from dear_serving.types import DecodedWindow
 from tests.conftest import client_of
@@ -237,7 +237,9 @@ async def test_an_error_after_the_first_event_is_an_error_event(over: GatewaySta
 class Caller:
     """A server's side of one request: sees each event when it is sent, and may leave."""
 
-    def __init__(self, gateway: GatewayState, body: dict[str, Any], spec_version: str) -> None:
+    def __init__(
+        self, gateway: GatewayState, body: dict[str, Any], spec_version: str, path: str = "/v2/rerank"
+    ) -> None:
         self._body = json.dumps(body).encode()
         self._given = False
         self._left = asyncio.Event()
@@ -248,8 +250,8 @@ class Caller:
             "http_version": "1.1",
             "method": "POST",
             "scheme": "http",
-            "path": "/v2/rerank",
-            "raw_path": b"/v2/rerank",
+            "path": path,
+            "raw_path": path.encode(),
             "query_string": b"",
             "headers": [(b"content-type", b"application/json")],
             "server": ("gateway", 80),
@@ -363,3 +365,39 @@ async def test_a_caller_who_left_unnoticed_ends_the_work_at_the_next_event(
         await telling.closed.wait()
     assert not telling.ended
     assert over.admission.in_flight == 0
+
+
+class Chatting(FakeEngine):
+    """Sends one event of a chat, then none for a minute."""
+
+    closed = False
+
+    async def openai(
+        self, route: OpenAIRoute, body: dict[str, Any], request_id: str
+    ) -> AsyncIterator[str | dict[str, Any]]:
+        try:
+            yield 'data: {"choices": []}\n\n'
+            await asyncio.sleep(60)
+        finally:
+            self.closed = True
+
+
+@versions
+async def test_leaving_a_streamed_chat_ends_the_engines_work(
+    gateway: GatewayState, engine: FakeEngine, spec_version: str
+) -> None:
+    chatting = Chatting(engine.write)
+    state = dataclasses.replace(gateway, engine=chatting)
+    body = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+    caller = Caller(state, body, spec_version, "/v1/chat/completions")
+    assert await caller.event() == (None, {"choices": []})
+    if spec_version == "2.3":
+        caller.leave()
+        await caller.task
+    else:
+        caller.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller.task
+    await asyncio.sleep(0)
+    assert chatting.closed
+    assert gateway.admission.in_flight == 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from starlette.responses import StreamingResponse
+from starlette.types import Send
 
 from dear_serving.api.failures import error_body
 from dear_serving.api.rerank import RerankBody, results_along
@@ -18,9 +20,20 @@ from dear_serving.types import Order, Ranking
 Rank = Callable[[Head | None], Awaitable[Ranking]]
 
 
+class _EventStream(StreamingResponse):
+    """Closes its events when the caller is gone, instead of when they are collected."""
+
+    body_iterator: AsyncGenerator[str, None]
+
+    async def stream_response(self, send: Send) -> None:
+        """As Starlette's."""
+        async with contextlib.aclosing(self.body_iterator):
+            await super().stream_response(send)
+
+
 def event_stream(events: AsyncGenerator[str, None]) -> StreamingResponse:
     """Server-sent events that no proxy holds back."""
-    return StreamingResponse(
+    return _EventStream(
         events,
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
