@@ -42,7 +42,7 @@ NAME = "serving"
 TITLE = "Served, against the model card's pipeline and vLLM's own server"
 
 PASSAGES = 20
-PASSAGE_TOKENS = 40
+PASSAGE_TOKENS = 24
 SCORING = "permutation"
 ADAPTER = "legal"
 ADAPTER_FOLDER = Path("configs") / "demo" / "adapters" / ADAPTER  # its base model's path starts at the root
@@ -54,7 +54,7 @@ WARM_UP_LISTS = 8
 class Plan:
     """How much is measured: rounds of each part, and lists a burst.
 
-    Both servers get ``crowd`` lists at 64 callers and, in the part with the adapter, ``few`` (callers ->
+    Both servers get ``crowd`` lists at 64 callers and, in the first round with the adapter, ``few`` (callers ->
     lists) besides; the card's pipeline gets the first ``one_by_one`` lists of each crowd.
     """
 
@@ -66,10 +66,10 @@ class Plan:
     @property
     def steps(self) -> int:
         """Bursts in all."""
-        return self.rounds * (8 + 2 * len(self.few)) + 2
+        return 8 * self.rounds + 2 * len(self.few) + 2
 
 
-FULL = Plan(rounds=3, crowd=128, one_by_one=6, few=((16, 32), (1, 4)))
+FULL = Plan(rounds=3, crowd=64, one_by_one=8, few=((16, 16), (1, 4)))
 QUICK = Plan(rounds=1, crowd=64, one_by_one=2, few=((16, 16), (1, 2)))
 
 
@@ -139,9 +139,9 @@ def _part(context: Context, plan: Plan, name: str, config: Path, model: str, pip
         spare = Lists(context.seed + 1, PASSAGE_TOKENS)
         for system in systems:
             system.rank(spare.take(WARM_UP_LISTS if system in servers else 1, PASSAGES), WARM_UP_LISTS)
-        few = plan.few if name == LORA else ()
         rounds = []
         for number in range(plan.rounds):
+            few = plan.few if name == LORA and number == 0 else ()
             turns = []
             for system, workloads, callers in _turns(plan, few, servers, _pipelines(pipeline), lists):
                 context.show(f"{NAME}: {system.name}, {callers} at a time")

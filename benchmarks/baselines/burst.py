@@ -50,7 +50,8 @@ class Burst:
             "latency_p95_ms": percentile(latencies_ms, 0.95),
             "prompt_tokens": fmean(one.prompt_tokens for one in self.rankings),
             "completion_tokens": fmean(one.completion_tokens for one in self.rankings),
-            "not_permutations": sum(not one.is_permutation for one in self.rankings),
+            "whole": sum(one.is_whole for one in self.rankings),
+            "decided": fmean(one.decided for one in self.rankings),
             "foreign_cores": self.foreign_cores,
         }
 

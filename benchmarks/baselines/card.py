@@ -30,14 +30,17 @@ def card_prompt(query: str, passages: Sequence[str]) -> str:
     )
 
 
-def card_ranking(text: str, count: int) -> list[int]:
+def card_ranking(text: str, count: int) -> tuple[list[int], int]:
     """What the card reads out of ``text``: every bracketed number below ``count``, then what is missing.
 
     As on the card, a number written twice stays twice, so that the result may be no permutation.
+
+    Returns:
+        The ranking, and how many of its places the text itself decides.
     """
-    ranking = [int(number) for number in _IDENTIFIER.findall(text) if int(number) < count]
-    ranking += [rank for rank in range(count) if rank not in ranking]
-    return ranking[:count]
+    written = [int(number) for number in _IDENTIFIER.findall(text) if int(number) < count][:count]
+    ranking = written + [rank for rank in range(count) if rank not in written]
+    return ranking[:count], len(written)
 
 
 def answer_tokens(count: int) -> int:

@@ -31,8 +31,10 @@ async def rank_by_completion(
     )
     reply.raise_for_status()
     body = reply.json()
+    positions, decided = card_ranking(body["choices"][0]["text"], len(passages))
     return Ranking(
-        positions=tuple(card_ranking(body["choices"][0]["text"], len(passages))),
+        positions=tuple(positions),
+        decided=decided,
         prompt_tokens=body["usage"]["prompt_tokens"],
         completion_tokens=body["usage"]["completion_tokens"],
         latency_s=time.perf_counter() - started_s,

@@ -105,8 +105,10 @@ class CardReranker:
             )
         written = outputs[0][prompt_tokens:]
         text = self.tokenizer.decode(written, skip_special_tokens=True)
+        positions, decided = card_ranking(text, len(passages))
         return Ranking(
-            positions=tuple(card_ranking(text, len(passages))),
+            positions=tuple(positions),
+            decided=decided,
             prompt_tokens=prompt_tokens,
             completion_tokens=len(written),
             latency_s=time.perf_counter() - started_s,

@@ -13,10 +13,12 @@ class Ranking:
     """One list as a system ranked it.
 
     ``positions`` from 0, best first, are what the system hands to its caller; peers promise no permutation.
-    ``completion_tokens`` is what was written and paid for.
+    The first ``decided`` of them the model chose; what follows was filled in, in input order, where its text
+    broke off. ``completion_tokens`` is what was written and paid for.
     """
 
     positions: tuple[int, ...]
+    decided: int
     prompt_tokens: int
     completion_tokens: int
     latency_s: float
@@ -27,9 +29,9 @@ class Ranking:
         return cls(**fields | {"positions": tuple(fields["positions"])})
 
     @property
-    def is_permutation(self) -> bool:
-        """Whether every passage is named once."""
-        return sorted(self.positions) == list(range(len(self.positions)))
+    def is_whole(self) -> bool:
+        """Whether the model itself named every passage, once each."""
+        return self.decided == len(self.positions) == len(set(self.positions))
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -48,10 +50,14 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Two systems on the same lists: share of equal orders, of equal first places, and mean Kendall tau."""
+    """Two systems on the same lists: share of equal orders, of equal first places, and mean Kendall tau.
+
+    ``same_decided`` is the share of orders that are equal as far as both models decided them.
+    """
 
     lists: int
     same_order: float
+    same_decided: float
     same_first: float
     mean_tau: float
 
@@ -66,9 +72,12 @@ def kendall_tau(one: Sequence[int], other: Sequence[int]) -> float:
 def agreement(pairs: Sequence[tuple[Ranking, Ranking]]) -> Agreement:
     """How far two systems agree; one pair of rankings for each list, at least one."""
     orders = [(one.order, other.order) for one, other in pairs]
+    decided = [min(one.decided, other.decided) for one, other in pairs]
     return Agreement(
         lists=len(orders),
         same_order=sum(one == other for one, other in orders) / len(orders),
+        same_decided=sum(one[:end] == other[:end] for (one, other), end in zip(orders, decided, strict=True))
+        / len(orders),
         same_first=sum(one[0] == other[0] for one, other in orders) / len(orders),
         mean_tau=sum(kendall_tau(one, other) for one, other in orders) / len(orders),
     )

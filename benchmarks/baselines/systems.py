@@ -58,6 +58,7 @@ class Ours:
             answer = await rerank(http, self.model, one, {"scoring": self.scoring})
             return Ranking(
                 positions=answer.order,
+                decided=len(answer.order),
                 prompt_tokens=answer.prompt_tokens,
                 completion_tokens=answer.completion_tokens,
                 latency_s=answer.wall_ms / 1e3,

@@ -35,8 +35,9 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:
         time.sleep(0.01)
 
 
-def ranking(*positions: int) -> Ranking:
-    return Ranking(positions, prompt_tokens=100, completion_tokens=11, latency_s=0.5)
+def ranking(*positions: int, decided: int | None = None) -> Ranking:
+    decided = len(positions) if decided is None else decided
+    return Ranking(positions, decided, prompt_tokens=100, completion_tokens=11, latency_s=0.5)
 
 
 @given(st.text(), st.lists(st.text(), min_size=1, max_size=30))
@@ -70,20 +71,20 @@ def test_the_card_cuts_passages_by_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "count", "read"),
+    ("text", "count", "read", "decided"),
     [
-        ("[2] > [0] > [1]", 3, [2, 0, 1]),
-        ("[2] > [0]", 3, [2, 0, 1]),  # what is missing follows
-        ("[7] > [2]", 3, [2, 0, 1]),  # out of range
-        ("nothing", 3, [0, 1, 2]),
-        ("2 > 1 > 0", 3, [0, 1, 2]),  # bare numbers are not read
-        ("[1] > [1] > [0]", 3, [1, 1, 0]),  # no permutation, as on the card
-        ("[2] > [1] > [0] > [2] > [1]", 3, [2, 1, 0]),
-        ("[0]", 0, []),
+        ("[2] > [0] > [1]", 3, [2, 0, 1], 3),
+        ("[2] > [0]", 3, [2, 0, 1], 2),  # what is missing follows
+        ("[7] > [2]", 3, [2, 0, 1], 1),  # out of range
+        ("nothing", 3, [0, 1, 2], 0),
+        ("2 > 1 > 0", 3, [0, 1, 2], 0),  # bare numbers are not read
+        ("[1] > [1] > [0]", 3, [1, 1, 0], 3),  # no permutation, as on the card
+        ("[2] > [1] > [0] > [2] > [1]", 3, [2, 1, 0], 3),
+        ("[0]", 0, [], 0),
     ],
 )
-def test_the_cards_parser(text: str, count: int, read: list[int]) -> None:
-    assert card_ranking(text, count) == read
+def test_the_cards_parser(text: str, count: int, read: list[int], decided: int) -> None:
+    assert card_ranking(text, count) == (read, decided)
 
 
 @pytest.mark.parametrize("count", [1, 5, 20, 100])
@@ -94,14 +95,19 @@ def test_a_whole_order_has_the_tokens_the_peers_may_write(tokenizer: BaseTokeniz
 
 
 @pytest.mark.parametrize(
-    ("positions", "order", "whole"),
-    [((2, 0, 1), (2, 0, 1), True), ((1, 1, 0), (1, 0, 2), False), ((), (), True)],
+    ("positions", "decided", "order", "whole"),
+    [
+        ((2, 0, 1), 3, (2, 0, 1), True),
+        ((2, 0, 1), 2, (2, 0, 1), False),  # the text broke off
+        ((1, 1, 0), 3, (1, 0, 2), False),
+        ((), 0, (), True),
+    ],
 )
 def test_a_ranking_becomes_a_permutation(
-    positions: tuple[int, ...], order: tuple[int, ...], whole: bool
+    positions: tuple[int, ...], decided: int, order: tuple[int, ...], whole: bool
 ) -> None:
-    assert ranking(*positions).order == order
-    assert ranking(*positions).is_permutation == whole
+    assert ranking(*positions, decided=decided).order == order
+    assert ranking(*positions, decided=decided).is_whole == whole
 
 
 @pytest.mark.parametrize(
@@ -123,6 +129,12 @@ def test_agreement_counts_lists() -> None:
 
     assert (found.lists, found.same_order, found.same_first) == (2, 0.5, 1.0)
     assert found.mean_tau == pytest.approx(2 / 3)
+
+
+def test_agreement_looks_no_further_than_both_decided() -> None:
+    found = agreement([(ranking(2, 1, 0), ranking(2, 0, 1, decided=1))])
+
+    assert (found.same_order, found.same_decided) == (0.0, 1.0)
 
 
 def test_engine_settings_become_flags() -> None:
@@ -153,7 +165,7 @@ def test_a_burst_reports_its_figures() -> None:
 
     assert figures["lists_per_s"] == 0.5
     assert figures["latency_p50_ms"] == pytest.approx(500)
-    assert figures["not_permutations"] == 1
+    assert figures["whole"] == 1
 
 
 def test_a_child_talks_and_stops(tmp_path: Path) -> None:
