@@ -54,8 +54,8 @@ WARM_UP_LISTS = 8
 class Plan:
     """How much is measured: rounds of each part, and lists a burst.
 
-    Both servers get ``crowd`` lists at 64 callers and, in the first round with the adapter, ``few`` (callers ->
-    lists) besides; the card's pipeline gets the first ``one_by_one`` lists of each crowd.
+    Both servers get ``crowd`` lists at 64 callers and, in the first round with the adapter, ``few`` (callers
+    -> lists) besides; the card's pipeline gets the first ``one_by_one`` lists of each crowd.
     """
 
     rounds: int

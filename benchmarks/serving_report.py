@@ -119,8 +119,9 @@ def _throughput(result: dict[str, Any]) -> Table:
                     rows.append((part, system, str(count), *_figures(bursts)))
     note = (
         "Median (quartiles) of the rounds; latencies are the medians of each round's percentiles. `written` "
-        "is the mean of tokens generated for one list. `whole` counts the lists in which the model itself named "
-        "every passage once; in the others free text went astray, and the card's parser put what was missing "
+        "is the mean of tokens generated for one list. `whole` counts the lists in which the model itself "
+        "named every passage once; in the others free text went astray, and the card's parser put "
+        "what was missing "
         "behind it in input order."
     )
     columns = ("part", "system", "callers", "lists/s", "p50 ms", "p95 ms", "prompt tokens", "written")
@@ -159,8 +160,9 @@ def _agreement(result: dict[str, Any]) -> Table:
         for row in result["agreement"]
     ]
     note = (
-        "On the lists both were given. Ours decodes identifiers, the others write free text, which may break "
-        "off: `as far as decided` compares the places that both models chose. Batching, bfloat16 and a merged "
+        "On the lists both were given. Ours decodes identifiers, the others write free text, which may "
+        "break off: `as far as decided` compares the places that both models chose. Batching, "
+        "bfloat16 and a merged "
         "or float32 adapter change near ties, so that equal orders are not to be expected everywhere."
     )
     columns = (
