@@ -6,9 +6,10 @@ import pytest
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from dear_serving.engine.cpu_lora import GroupedLora, group
+from dear_serving.engine.cpu_lora import GroupedLora, Groups, group
 
 SLOTS, RANK, INPUTS, SLICES = 3, 4, 16, (8, 24)
+MIXED = [0, 0, 2, -1, *[1] * 70, *[0] * 64, *[2, -1, 1] * 8]  # prompts and choices, as in a busy batch
 
 
 def weights(seed: int) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
@@ -37,7 +38,7 @@ def lora(kind: type[PunicaWrapperCPU], slots: list[int]) -> PunicaWrapperCPU:
     """vLLM's wrapper, told of a batch of tokens as the model runner tells it."""
     from vllm.lora.layers import LoRAMapping
 
-    wrapper = kind(64, 64, torch.device("cpu"))
+    wrapper = kind(256, 256, torch.device("cpu"))
     ids = [slot + 1 for slot in slots]  # LoRA ids count from 1, 0 is none
     mapping = LoRAMapping(tuple(ids), tuple(ids), is_prefill=True)
     wrapper.update_metadata(mapping, [1, 2, 3], SLOTS, 100)
@@ -46,8 +47,8 @@ def lora(kind: type[PunicaWrapperCPU], slots: list[int]) -> PunicaWrapperCPU:
 
 @pytest.mark.parametrize(
     "slots",
-    [[0] * 6, [-1] * 6, [2, 2, 1, 1, 0, 0], [-1, 0, -1, 2, -1, 0], [2, -1, -1, -1, -1, 2], [1]],
-    ids=str,
+    [[0] * 6, [-1] * 6, [2, 2, 1, 1, 0, 0], [-1, 0, -1, 2, -1, 0], [2, -1, -1, -1, -1, 2], [1], MIXED],
+    ids=lambda value: str(value)[:40],
 )
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_each_token_gets_its_own_adapter(slots: list[int], scale: float) -> None:
@@ -66,21 +67,30 @@ def test_vllm_still_gives_tokens_without_an_adapter_the_last_one() -> None:
     assert y[1].abs().sum() > 0
 
 
-def test_few_or_unequal_groups_are_products_of_their_own() -> None:
-    groups = group(torch.tensor([2, 0, 0, -1, 2]))
-    assert groups.padded is None
-    rows = [list(range(5)[one]) if isinstance(one, slice) else one.tolist() for _, one in groups.alone]
-    assert ([slot for slot, _ in groups.alone], rows) == ([0, 2], [[1, 2], [0, 4]])
-    assert group(torch.tensor([0] * 90 + [1, 2, 3])).padded is None
-    assert group(torch.tensor([-1, -1])).alone == []
+def test_long_runs_of_an_adapter_are_products_of_their_own() -> None:
+    slots = [2] * 70 + [-1] * 3 + [0] * 64 + [2] * 80
+    groups = group(torch.tensor(slots))
+    assert groups.runs == ((2, slice(0, 70)), (0, slice(73, 137)), (2, slice(137, 217)))
+    assert groups.pieces is None
+    assert group(torch.tensor([1, 1, -1, 0])).runs == ((1, slice(0, 2)), (0, slice(3, 4)))
+    assert group(torch.tensor([-1, -1])) == Groups((), None)
 
 
-def test_many_groups_are_padded_to_one_length() -> None:
-    padded = group(torch.tensor([2, 0, 0, -1, 2, 1])).padded
-    assert padded is not None
-    assert padded.slots.tolist() == [0, 1, 2]
-    assert padded.rows.tolist() == [[1, 2], [5, 5], [0, 4]]
-    assert padded.rows.flatten()[padded.valid].tolist() == padded.targets.tolist() == [1, 2, 5, 0, 4]
+def test_short_groups_are_cut_into_pieces_of_their_mean_length() -> None:
+    groups = group(torch.tensor([2, 0, 0, -1, 2, 1, *[1] * 70, 2, 2]))
+    assert groups.runs == ((1, slice(5, 76)),)
+    assert groups.pieces is not None
+    assert groups.pieces.slots.tolist() == [0, 2, 2]  # type: ignore[union-attr]
+    assert groups.pieces.rows.tolist() == [1, 2, 2, 0, 4, 76, 77, 77, 77]
+    assert groups.pieces.length == 3
+    assert groups.pieces.targets.tolist() == [1, 2, 0, 4, 76, 77]
+    assert groups.pieces.rows[groups.pieces.valid].tolist() == groups.pieces.targets.tolist()
+
+
+def test_pieces_of_neighbouring_slots_copy_no_weights() -> None:
+    pieces = group(torch.tensor([2, 2, 1, 1, 3, 3])).pieces
+    assert pieces is not None
+    assert (pieces.slots, pieces.length, pieces.valid) == (slice(1, 4), 2, None)
 
 
 def test_an_embedding_adds_each_tokens_own_rows() -> None:

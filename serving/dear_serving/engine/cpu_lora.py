@@ -1,4 +1,4 @@
-"""LoRA on vLLM's CPU engine: one matrix product an adapter instead of a copy of its weights a token.
+"""LoRA on vLLM's CPU engine: matrix products of an adapter's rows instead of a copy of its weights a token.
 
 vLLM 0.29 computes adapters on CPUs by gathering, for every token, the weights of its adapter, and reads
 "no adapter" (-1) as the last slot: base-model requests that share a batch with adapters then answer with
@@ -8,43 +8,45 @@ vLLM's own punica_cpu does the same; tests/engine/test_cpu_lora.py tells.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from itertools import accumulate
+from typing import Any
 
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms.cpu import CpuPlatform
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-Rows: TypeAlias = "slice | torch.Tensor"
-
-_MANY_GROUPS = 3
-_MOST_PADDING = 3
+_LONG_RUN = 64
+_FEW_RUNS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Padded:
-    """Groups padded to one length.
+class Pieces:
+    """Rows of many adapters, cut into pieces of one length that a batched product does at once.
 
     Args:
-        slots: adapter slot of each group, [groups].
-        rows: tokens of each group, its last one repeated, [groups, longest].
-        targets: the tokens without the repeated ones, [tokens with an adapter].
-        valid: where those stand in the flattened ``rows``, [tokens with an adapter].
+        slots: adapter slot of each piece; a slice where they are neighbours, which copies no weights.
+        rows: rows of all pieces, the last row of a short one repeated, [pieces * length].
+        length: rows a piece.
+        valid: where the rows without the repeated ones stand in ``rows``; None where none is repeated.
+        targets: the rows without the repeated ones, each once.
     """
 
-    slots: torch.Tensor
+    slots: slice | torch.Tensor
     rows: torch.Tensor
+    length: int
+    valid: torch.Tensor | None
     targets: torch.Tensor
-    valid: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Tokens by adapter: (slot, rows) pairs, or all of them padded."""
+    """Rows by adapter: neighbours of one adapter as (slot, rows), all others as pieces."""
 
-    alone: list[tuple[int, Rows]]
-    padded: Padded | None
+    runs: tuple[tuple[int, slice], ...]
+    pieces: Pieces | None
 
 
 class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is not typed here
@@ -100,15 +102,8 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is not typed 
             lora_b_stacked: B of all slots, [slots, 1, outputs, rank].
             add_inputs: always true in vLLM.
         """
-        x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-        groups = self._groups
-        for slot, rows in groups.alone:
-            b = lora_b_stacked[slot].flatten(0, -2)
-            y[rows] += (x[rows].to(b.dtype) @ b.T).to(y.dtype)
-        if groups.padded is not None:
-            b = lora_b_stacked[groups.padded.slots].flatten(1, -2)
-            delta = (x[groups.padded.rows].to(b.dtype) @ b.mT).flatten(0, 1)[groups.padded.valid]
-            y.index_add_(0, groups.padded.targets, delta.to(y.dtype))
+        outputs = (lora_b_stacked.shape[-2],)
+        _add(y, x, None, (lora_b_stacked,), 1.0, outputs, self._groups)
 
     def add_lora_logits(
         self,
@@ -139,47 +134,100 @@ class GroupedLoraWorker(CPUWorker):  # type: ignore[misc]
 def group(slots: torch.Tensor) -> Groups:
     """Rows by slot, -1 (no adapter) left out.
 
-    Few groups, or very unequal ones, are products of their own; many small ones are padded to one length
-    and done as a batch, since with a short product the call costs more than the arithmetic.
+    Args:
+        slots: of each row, [rows].
+
+    Returns:
+        Long runs of one adapter, as in a batch of prompts, by themselves: slices copy nothing. Short ones, as
+        in a batch of choices, cut into pieces of the mean length of a group: with a short product the call
+        costs more than the arithmetic, and no adapter's share of the batch makes the others' longer.
     """
+    values, counts = slots.unique_consecutive(return_counts=True)
+    ends = counts.cumsum(0)
+    spans = [
+        (slot, slice(end - count, end))
+        for slot, count, end in zip(values.tolist(), counts.tolist(), ends.tolist(), strict=True)
+        if slot >= 0
+    ]
+    if len(spans) <= _FEW_RUNS:
+        return Groups(tuple(spans), None)
+    runs, short = [], slots.clone()
+    for slot, rows in spans:
+        if rows.stop - rows.start >= _LONG_RUN:
+            runs.append((slot, rows))
+            short[rows] = -1
+    return Groups(tuple(runs), _cut(short))
+
+
+def _cut(slots: torch.Tensor) -> Pieces | None:
     used = [slot for slot in slots.unique().tolist() if slot >= 0]
-    rows = [(slots == slot).nonzero().flatten() for slot in used]
-    longest = max(map(len, rows), default=0)
-    if len(used) < _MANY_GROUPS or longest * len(used) > _MOST_PADDING * sum(map(len, rows)):
-        return Groups([(slot, _as_slice(one)) for slot, one in zip(used, rows, strict=True)], None)
-    padded = torch.stack([torch.cat((one, one[-1:].expand(longest - len(one)))) for one in rows])
-    valid = torch.cat([torch.arange(len(one)) + number * longest for number, one in enumerate(rows)])
-    return Groups([], Padded(torch.tensor(used), padded, torch.cat(rows), valid))
-
-
-def _as_slice(rows: torch.Tensor) -> Rows:
-    """Adjacent rows as a slice, which copies nothing."""
-    first, last = int(rows[0]), int(rows[-1])
-    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
+    if not used:
+        return None
+    groups = [(slots == slot).nonzero().flatten() for slot in used]
+    total = sum(map(len, groups))
+    length = -(-total // len(used))
+    owners: list[int] = []
+    padded: list[torch.Tensor] = []
+    valid: list[torch.Tensor] = []
+    for slot, rows in zip(used, groups, strict=True):
+        for piece in rows.split(length):
+            valid.append(torch.arange(len(piece)) + len(padded) * length)
+            padded.append(torch.cat((piece, piece[-1:].expand(length - len(piece)))))
+            owners.append(slot)
+    neighbours = owners == list(range(owners[0], owners[0] + len(owners)))
+    return Pieces(
+        slots=slice(owners[0], owners[-1] + 1) if neighbours else torch.tensor(owners),
+        rows=torch.cat(padded),
+        length=length,
+        valid=None if len(padded) * length == total else torch.cat(valid),
+        targets=torch.cat(groups),
+    )
 
 
 def _add(
     y: torch.Tensor,
     x: torch.Tensor,
-    lora_a: tuple[torch.Tensor, ...],
+    lora_a: tuple[torch.Tensor, ...] | None,
     lora_b: tuple[torch.Tensor, ...],
     scale: float,
     output_slices: tuple[int, ...],
     groups: Groups,
 ) -> None:
-    x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-    for slot, rows in groups.alone:
-        part, start = x[rows], 0
-        for a, b, size in zip(lora_a, lora_b, output_slices, strict=True):
-            delta = part.to(a.dtype) @ a[slot].flatten(0, -2).T @ b[slot].flatten(0, -2).T
-            y[rows, start : start + size] += (delta if scale == 1 else delta * scale).to(y.dtype)
-            start += size
-    if groups.padded is not None:
-        padded, start = groups.padded, 0
-        parts = x[padded.rows]
-        for a, b, size in zip(lora_a, lora_b, output_slices, strict=True):
-            shrunk = parts.to(a.dtype) @ a[padded.slots].flatten(1, -2).mT
-            delta = (shrunk @ b[padded.slots].flatten(1, -2).mT).flatten(0, 1)[padded.valid]
-            delta = (delta if scale == 1 else delta * scale).to(y.dtype)
-            y[:, start : start + size].index_add_(0, padded.targets, delta)
-            start += size
+    """As GroupedLora.add_lora_linear; without ``lora_a`` x is the product with A already."""
+    y = y.view(-1, y.shape[-1])
+    x = x.view(-1, x.shape[-1]).to(lora_b[0].dtype)
+    ends = list(accumulate(output_slices))
+    columns = [slice(end - size, end) for end, size in zip(ends, output_slices, strict=True)]
+    for slot, rows in groups.runs:
+        shrunk = _shrink(x[rows], lora_a, slot)
+        for part, b, column in zip(shrunk, lora_b, columns, strict=True):
+            outputs, expand = y[rows, column], b[slot].flatten(0, -2).T
+            if y.dtype == b.dtype:
+                outputs.addmm_(part, expand, alpha=scale)
+            else:
+                outputs += (part @ expand * scale).to(y.dtype)
+    if groups.pieces is None:
+        return
+    pieces = groups.pieces
+    rows_of_pieces = x.index_select(0, pieces.rows).unflatten(0, (-1, pieces.length))
+    shrunk = _shrink(rows_of_pieces, lora_a, pieces.slots)
+    deltas = x.new_empty((*rows_of_pieces.shape[:2], ends[-1]))
+    for part, b, column in zip(shrunk, lora_b, columns, strict=True):
+        torch.bmm(part, b[pieces.slots].flatten(1, -2).mT, out=deltas[..., column])
+    delta = deltas.flatten(0, 1)
+    if pieces.valid is not None:
+        delta = delta.index_select(0, pieces.valid)
+    # One slice of y after another would take several times as long: they are not contiguous.
+    y[:, : ends[-1]].index_add_(0, pieces.targets, (delta if scale == 1 else delta * scale).to(y.dtype))
+
+
+def _shrink(
+    x: torch.Tensor, lora_a: tuple[torch.Tensor, ...] | None, slots: int | slice | torch.Tensor
+) -> Sequence[torch.Tensor]:
+    """``x @ A.T`` for every output slice's A, in one product; x itself where there is no A."""
+    if lora_a is None:
+        return (x,)
+    weights = [a[slots].flatten(-3, -2) for a in lora_a]
+    shrunk = x @ torch.cat(weights, -2).mT
+    parts: Sequence[torch.Tensor] = torch.split(shrunk, [one.shape[-2] for one in weights], -1)
+    return parts
