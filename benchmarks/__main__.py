@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -24,6 +26,7 @@ from rich.progress import TimeRemainingColumn as EtaColumn
 from benchmarks.context import Context, Skipped
 from benchmarks.environment import environment
 from benchmarks.report import Outcome, write_report
+from benchmarks.server import ROOT
 
 # In the order they run: those on the default server follow each other and share it.
 MODULES = ("decode", "growth", "strategies", "serving", "adapters")
@@ -117,7 +120,19 @@ def _run_one(name: str, module: ModuleType | None, context: Context) -> Outcome:
         console.print_exception()
         context.stop_server()
         return Outcome(name, title, "failed", f"{type(error).__name__}: {error}")
+    result = _relative(result, context.scratch)
     return Outcome(name, title, "measured", "", time.monotonic() - started_s, result, module)
+
+
+def _relative(value: Any, scratch: Path) -> Any:
+    """A result without the folders of this machine: commands and settings hold some."""
+    if isinstance(value, dict):
+        return {key: _relative(one, scratch) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_relative(one, scratch) for one in value]
+    if isinstance(value, str):
+        return value.replace(str(scratch), "SCRATCH").replace(f"{ROOT}{os.sep}", "")
+    return value
 
 
 @contextmanager

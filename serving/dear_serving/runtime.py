@@ -16,7 +16,7 @@ from dear_serving.errors import DearError, StartupError
 from dear_serving.settings import Settings
 from dear_serving.supervisor import adopt_orphans, end_descendants
 
-# Before ray is imported. Mostly for quiet: a user reads our lines; Ray's and vLLM's own are in its log folder.
+# Before ray is imported. Mostly quiet: a user reads our lines; Ray's and vLLM's own are in its log folder.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")  # as in api.ingress: a millisecond less a request
 os.environ.setdefault("RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK", "0")

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import context as context_module
 from benchmarks.context import Context, Skipped
+from benchmarks.server import ROOT
 
 
 class FakeServer:
@@ -127,3 +128,11 @@ def test_an_unknown_name_is_refused(
 
 def test_names_run_in_the_order_that_shares_the_server() -> None:
     assert command._names("adapters, decode") == ("decode", "adapters")
+
+
+def test_results_hold_no_folder_of_this_machine(tmp_path: Path) -> None:
+    found = {"command": ["--model", f"{tmp_path}/merged", f"{ROOT}/configs/demo/base"], "passages": 20}
+    assert command._relative(found, tmp_path) == {
+        "command": ["--model", "SCRATCH/merged", "configs/demo/base"],
+        "passages": 20,
+    }

@@ -53,13 +53,11 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is not typed 
     """vLLM's LoRA arithmetic for CPUs, tokens grouped by adapter."""
 
     _groups: Groups
-    _sampler_groups: Groups
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
         """Called by vLLM before a forward pass whose mix of adapters differs from the last one's."""
         super().update_metadata(*args, **kwargs)
         self._groups = group(self.token_lora_indices)
-        self._sampler_groups = group(self.sampler_indices)
 
     def add_lora_linear(
         self,
@@ -118,7 +116,7 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is not typed 
     ) -> None:
         """As ``add_lora_linear``, a row a request, for an adapted output layer."""
         outputs = (lora_b_stacked.shape[-2],)
-        _add(y, x, (lora_a_stacked,), (lora_b_stacked,), scale, outputs, self._sampler_groups)
+        _add(y, x, (lora_a_stacked,), (lora_b_stacked,), scale, outputs, group(self.sampler_indices))
 
 
 class GroupedLoraWorker(CPUWorker):  # type: ignore[misc]
