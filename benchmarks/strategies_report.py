@@ -40,7 +40,7 @@ def claims(result: dict[str, Any]) -> list[Claim]:
             most = max(figures["rounds"] for figures in cell["arms"][name])
             found.append(Claim(f"rounds of {name}, 100 passages", most, "", rounds, False))
         for name in ("merge2", "joint"):
-            text = f"wall time of {name} over {REFERENCE}'s, 100 passages"
+            text = f"wall time of {name} over {REFERENCE}'s, 100 passages, base model"
             found.append(Claim(text, _wall_ratio(cell, name).median, "x", MOST_WALL, False))
     return found
 

@@ -54,6 +54,16 @@ def test_overhead_is_claimed_at_one_caller_alone(result: dict[str, Any]) -> None
     assert [(claim.value, claim.met) for claim in claims] == [(9.0, True), (18.0, False)]
 
 
+def test_joint_is_held_against_sliding_where_both_ranked_the_long_list(result: dict[str, Any]) -> None:
+    for strategy, engine_ms in (("sliding", 999.0), ("joint", 399.0)):
+        ranked = [one | {"strategy": strategy} for one in answers(2, 0.0, engine_ms, 1.0)]
+        result["cells"].append({**result["cells"][0], "passages": 100, "ranked": ranked})
+    claim = growth.claims(result)[-1]
+    assert (claim.value, claim.met) == (0.4, True)
+    result["cells"].pop()
+    assert "joint" not in growth.claims(result)[-1].text
+
+
 def test_tables_have_a_cell_for_every_column(result: dict[str, Any]) -> None:
     for table in growth.tables(result):
         assert table.rows
