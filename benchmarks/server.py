@@ -65,7 +65,7 @@ class Server:
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | self._environment,
+                env=os.environ | {"DEAR_REGISTRY_URL": f"sqlite:///{self._log}.db"} | self._environment,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we stop it
                 preexec_fn=_stop_with_parent,
             )

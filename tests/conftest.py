@@ -17,8 +17,14 @@ from dear_serving.engine.protocol import EngineRequest
 from dear_serving.engine.tokenizer import BaseTokenizer, load_tokenizer
 from dear_serving.metrics import Metrics
 from dear_serving.ranking.prompts import PromptBuilder
+from dear_serving.registry.database import Database, open_database
 from dear_serving.settings import Settings, load_settings
 from dear_serving.tenancy.admission import Admission
+from dear_serving.tenancy.budgets import Budgets
+from dear_serving.tenancy.fairness import FairQueue
+from dear_serving.tenancy.keyring import KeyRing
+from dear_serving.tenancy.tenants import Tenants
+from tests.postgres import new_postgres_database, postgres
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU_CONFIG = ROOT / "configs" / "cpu.yaml"
@@ -37,6 +43,45 @@ def tokenizer(settings: Settings) -> BaseTokenizer:
     return load_tokenizer(settings.model.source)
 
 
+@pytest.fixture(scope="session")
+def postgres_folder() -> Iterator[str]:
+    """The socket of a PostgreSQL server that this session started."""
+    with postgres() as folder:
+        yield folder
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database that nobody has used, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'registry.db'}"
+    return new_postgres_database(request.getfixturevalue("postgres_folder"))
+
+
+@pytest.fixture
+def registry(registry_url: str) -> Iterator[Database]:
+    """An open registry, of either kind."""
+    database = open_database(registry_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def tenants(tmp_path: Path) -> Iterator[Tenants]:
+    """The tenants of a registry of the test's own."""
+    database = open_database(f"sqlite:///{tmp_path / 'registry.db'}")
+    yield Tenants(database)
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def no_tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenants]:
+    """For tests that have none: a registry that stays empty."""
+    database = open_database(f"sqlite:///{tmp_path_factory.mktemp('registry') / 'registry.db'}")
+    yield Tenants(database)
+    database.close()
+
+
 @pytest.fixture
 def engine(tokenizer: BaseTokenizer) -> FakeEngine:
     """Ranks every window from the last passage to the first, written or decoded."""
@@ -44,7 +89,9 @@ def engine(tokenizer: BaseTokenizer) -> FakeEngine:
 
 
 @pytest.fixture
-def gateway(settings: Settings, tokenizer: BaseTokenizer, engine: FakeEngine) -> GatewayState:
+def gateway(
+    settings: Settings, tokenizer: BaseTokenizer, engine: FakeEngine, no_tenants: Tenants
+) -> GatewayState:
     """A gateway over the fake engine, with small limits."""
     limits = settings.limits.model_copy(
         update={"max_body_bytes": 2_000_000, "max_documents": 100, "max_document_chars": 200_000}
@@ -60,6 +107,10 @@ def gateway(settings: Settings, tokenizer: BaseTokenizer, engine: FakeEngine) ->
         revisions={name: f"{name}@0123456789ab" for name in names},
         admission=Admission(limits.max_requests_in_flight),
         metrics=Metrics(),
+        tenants=no_tenants,
+        keyring=KeyRing(no_tenants, open_door=True),
+        budgets=Budgets(),
+        queue=FairQueue(settings.engine.max_tokens, settings.engine.max_shared_tokens),
     )
 
 

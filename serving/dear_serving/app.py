@@ -11,11 +11,11 @@ from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from dear_serving.adapters.preflight import base_source, check_models, digest
-from dear_serving.api.auth import hash_keys
 from dear_serving.api.ingress import Gateway
 from dear_serving.engine.server import RerankServer
 from dear_serving.errors import SettingsError
-from dear_serving.settings import Settings, accepted_api_keys, load_settings
+from dear_serving.settings import Settings, accepted_api_keys, admin_keys, check_door, load_settings
+from dear_serving.tenancy.keyring import hash_keys
 
 APP_NAME = "dear"
 ENGINE_NAME = "Engine"
@@ -41,7 +41,12 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def build_application(settings: Settings) -> Application:
-    """Gateways in front of engines. Reads no weights and starts nothing."""
+    """Gateways in front of engines. Reads no weights and starts nothing.
+
+    Raises:
+        SettingsError: the server would be open to a network.
+    """
+    check_door(settings)
     adapters = {adapter.name: settings.adapters.root / adapter.path for adapter in settings.adapters.serve}
     options: dict[str, Any] = {"name": ENGINE_NAME, "max_constructor_retry_count": 1}
     engine = build_llm_deployment(
@@ -60,7 +65,12 @@ def build_application(settings: Settings) -> Application:
         name: f"{name}@{digest(folder)}" if folder.is_dir() else name for name, folder in adapters.items()
     }
     application: Application = gateway.bind(
-        engine, settings, base_source(settings), revisions, hash_keys(accepted_api_keys())
+        engine,
+        settings,
+        base_source(settings),
+        revisions,
+        hash_keys(accepted_api_keys()),
+        hash_keys(admin_keys()),
     )
     return application
 

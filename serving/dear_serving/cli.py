@@ -12,13 +12,18 @@ import typer
 
 from dear_serving import __version__
 from dear_serving.adapters.preflight import check_models
+from dear_serving.administration import audit, keys, tenants
 from dear_serving.errors import SettingsError, StartupError
-from dear_serving.settings import Settings, load_settings
+from dear_serving.settings import Settings, check_door, load_settings
 from dear_serving.supervisor import supervise
 
 DEFAULT_CONFIG = Path("configs/cpu.yaml")
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+app.add_typer(tenants, name="tenants")
+app.add_typer(keys, name="keys")
+app.command()(audit)
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="Settings file (YAML).")]
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on; overrides http.host.")]
@@ -74,6 +79,7 @@ def check(config: Path, host: str | None, port: int | None) -> Settings:
     http = settings.http.model_copy(update={k: v for k, v in given.items() if v is not None})
     _check_port(http.host, http.port)
     settings = settings.model_copy(update={"http": http})
+    check_door(settings)
     check_models(settings)
     return settings
 

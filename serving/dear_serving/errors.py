@@ -9,16 +9,22 @@ DearError
     ├── PayloadTooLarge      413
     ├── UnsupportedMediaType 415
     ├── InvalidKey           401
+    ├── PermissionDenied     403
     ├── UnknownModel         404
     ├── UnknownRoute         404
+    ├── UnknownSubject       404       of the admin routes: a tenant, a key, a grant
     ├── MethodNotAllowed     405
+    ├── AlreadyThere         409
     ├── Overloaded           429       retryable, after `retry_after_s`
+    │   └── RateLimited                a tenant's own limit; `headers` say what is left
     ├── EngineUnavailable    503       retryable, after `retry_after_s`
+    ├── RegistryUnavailable  503       retryable, after `retry_after_s`
     └── DeadlineExceeded     504       retryable
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -100,6 +106,13 @@ class InvalidKey(RequestError):
     code = "invalid_api_key"
 
 
+class PermissionDenied(RequestError):
+    """What is asked for is closed to everybody on this server."""
+
+    status = 403
+    type = "permission_error"
+
+
 class UnknownModel(RequestError):
     """No base model or adapter of that name that the caller may use."""
 
@@ -113,6 +126,20 @@ class UnknownRoute(RequestError):
 
     status = 404
     type = "not_found_error"
+
+
+class UnknownSubject(RequestError):
+    """No tenant, key or grant of that name."""
+
+    status = 404
+    type = "not_found_error"
+
+
+class AlreadyThere(RequestError):
+    """What is to be created exists."""
+
+    status = 409
+    type = "conflict_error"
 
 
 class MethodNotAllowed(RequestError):
@@ -131,8 +158,32 @@ class Overloaded(RequestError):
     retryable = True
 
 
+class RateLimited(Overloaded):
+    """The tenant has used up what it may.
+
+    Args:
+        headers: what is left of the limits, as reply headers.
+    """
+
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, retry_after_s: float, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.headers = dict(headers or {})
+
+
 class EngineUnavailable(RequestError):
     """No engine can take the work now: starting, draining, restarting or dead."""
+
+    status = 503
+    type = "service_unavailable"
+    retryable = True
+
+
+class RegistryUnavailable(RequestError):
+    """The registry's database does not answer now."""
 
     status = 503
     type = "service_unavailable"

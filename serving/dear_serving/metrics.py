@@ -18,7 +18,10 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 class Metrics:
-    """Prometheus metrics of one gateway replica. ``model`` is a configured name, never a caller's text."""
+    """Prometheus metrics of one gateway replica.
+
+    ``model`` is a configured name and ``tenant`` a registered one, never a caller's text.
+    """
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -37,6 +40,23 @@ class Metrics:
             registry=self.registry,
         )
         self.in_flight = Gauge("dear_requests_in_flight", "Requests being worked on.", registry=self.registry)
+        self.tenant_requests = Counter(
+            "dear_tenant_requests",
+            "Requests by tenant and what became of them.",
+            ("tenant", "outcome"),
+            registry=self.registry,
+        )
+        self.tenant_tokens = Counter(
+            "dear_tenant_tokens",
+            "Tokens of a tenant's ranked windows.",
+            ("tenant", "kind"),
+            registry=self.registry,
+        )
+        self.queued_tokens = Gauge(
+            "dear_queued_tokens",
+            "Predicted tokens of the windows that wait or are in the engines.",
+            registry=self.registry,
+        )
         self.windows = Counter("dear_windows", "Windows ranked.", ("model",), registry=self.registry)
         self.tokens = Counter(
             "dear_tokens", "Tokens of ranked windows.", ("model", "kind"), registry=self.registry
@@ -48,8 +68,10 @@ class Metrics:
             registry=self.registry,
         )
 
-    def observe_ranking(self, model: str, ranking: Ranking) -> None:
+    def observe_ranking(self, model: str, tenant: str, ranking: Ranking) -> None:
         """Count one finished ranking."""
+        self.tenant_tokens.labels(tenant, "prompt").inc(ranking.usage.prompt_tokens)
+        self.tenant_tokens.labels(tenant, "completion").inc(ranking.usage.completion_tokens)
         self.windows.labels(model).inc(ranking.windows)
         self.tokens.labels(model, "prompt").inc(ranking.usage.prompt_tokens)
         self.tokens.labels(model, "completion").inc(ranking.usage.completion_tokens)

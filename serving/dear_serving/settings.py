@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,7 +16,13 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 """A public model or adapter name: letters, digits, ``. _ / -``, at most 128 characters."""
 
 API_KEYS_VARIABLE = "DEAR_API_KEYS"
-"""Environment variable with the accepted API keys, separated by commas; unset or empty: open."""
+"""Environment variable with API keys of the default tenant, separated by commas."""
+
+ADMIN_KEY_VARIABLE = "DEAR_ADMIN_KEY"
+"""Environment variable with the key of the admin routes; unset or empty: they are closed."""
+
+REGISTRY_VARIABLE = "DEAR_REGISTRY_URL"
+"""Environment variable that overrides registry.url, since a database URL may hold a password."""
 
 
 class _Settings(BaseModel):
@@ -37,11 +44,15 @@ class ModelSettings(_Settings):
 
 
 class AdapterSettings(_Settings):
-    """One LoRA adapter: its public name, its folder under ``adapters.root`` and its prompt template."""
+    """One LoRA adapter: its public name, its folder under ``adapters.root`` and its prompt template.
+
+    Every tenant may use a ``shared`` one; of the others, each tenant those it has a grant of.
+    """
 
     name: Name
     path: Path
     template: str = "plain"
+    shared: bool = True
 
 
 class AdaptersSettings(_Settings):
@@ -63,7 +74,9 @@ class EngineSettings(_Settings):
     """vLLM replicas. ``engine_kwargs`` go to vLLM as they are and are validated by it.
 
     ``kv_cache_gib`` sizes the CPU engine's KV cache; on GPUs vLLM's gpu_memory_utilization does.
-    ``start_timeout_s`` bounds loading; ``max_ongoing_requests`` is per replica.
+    ``start_timeout_s`` bounds loading; ``max_ongoing_requests`` is per replica. At most ``max_tokens`` of
+    windows are in a replica at once, the others wait in the gateway, and at most ``max_shared_tokens`` while
+    several tenants ask: less is faster for who comes next, more is faster for all together.
     """
 
     accelerator: Literal["cpu", "gpu"] = "cpu"
@@ -72,6 +85,8 @@ class EngineSettings(_Settings):
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 512
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     kv_cache_gib: Annotated[int, Field(ge=1)] = 1
+    max_tokens: Annotated[int, Field(ge=1)] = 262_144
+    max_shared_tokens: Annotated[int, Field(ge=1)] = 65_536
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, validate_default=True)
 
     @property
@@ -99,6 +114,8 @@ class EngineSettings(_Settings):
     def _hardware_fits(self) -> Self:
         if self.accelerator == "cpu" and self.accelerator_type is not None:
             raise ValueError("accelerator_type goes with accelerator: gpu")
+        if self.max_shared_tokens > self.max_tokens:
+            raise ValueError("max_shared_tokens may not exceed max_tokens")
         return self
 
 
@@ -130,13 +147,37 @@ class RankingSettings(_Settings):
 
 
 class LimitSettings(_Settings):
-    """What one request may bring, and how many may be in flight in one gateway replica."""
+    """What one request may bring, and how many requests and tokens may be in one gateway replica."""
 
     max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
     max_documents: Annotated[int, Field(gt=0)] = 1000
     max_document_chars: Annotated[int, Field(gt=0)] = 1_000_000
     max_query_chars: Annotated[int, Field(gt=0)] = 1_000_000
     max_requests_in_flight: Annotated[int, Field(gt=0)] = 1024
+    max_queued_tokens: Annotated[int, Field(gt=0)] = 4_000_000
+
+
+class RegistrySettings(_Settings):
+    """The database of tenants and keys: a SQLite file, or PostgreSQL where several machines run gateways.
+
+    ``url`` is as SQLAlchemy's; a relative SQLite path starts from the settings file's folder.
+    """
+
+    url: str = "sqlite:///.dear/registry.db"
+
+
+class TenancySettings(_Settings):
+    """Who may call. ``open`` lets callers without a key in, as one tenant; on other than a loopback address
+    only with ``open_to_network``. ``open_metrics`` serves /metrics without a key.
+
+    ``counters`` is where requests and tokens a minute are counted: ``memory://``, each gateway for itself, or
+    ``redis://host:port`` for all together.
+    """
+
+    open: bool = False
+    open_to_network: bool = False
+    open_metrics: bool = False
+    counters: str = "memory://"
 
 
 class HttpSettings(_Settings):
@@ -155,6 +196,8 @@ class Settings(_Settings):
     gateway: GatewaySettings = GatewaySettings()
     ranking: RankingSettings = RankingSettings()
     limits: LimitSettings = LimitSettings()
+    registry: RegistrySettings = RegistrySettings()
+    tenancy: TenancySettings = TenancySettings()
     http: HttpSettings = HttpSettings()
     default_model: Name | None = None
 
@@ -168,6 +211,11 @@ class Settings(_Settings):
         if self.model.source is None and not self.adapters.serve:
             raise ValueError("model.source is needed where no adapter names its base model")
         return self
+
+    @property
+    def shared_models(self) -> frozenset[str]:
+        """Public names that every tenant may use: the base model and the shared adapters."""
+        return frozenset((self.model.id, *(one.name for one in self.adapters.serve if one.shared)))
 
     def templates(self) -> dict[str, str]:
         """Every public model name, the base model's first, with the name of its prompt template."""
@@ -211,8 +259,39 @@ def describe(error: ValidationError) -> str:
 
 
 def accepted_api_keys() -> tuple[str, ...]:
-    """The API keys from the environment; empty means that the server is open."""
-    keys = os.environ.get(API_KEYS_VARIABLE, "").split(",")
+    """The default tenant's API keys, from the environment."""
+    return _keys_in(API_KEYS_VARIABLE)
+
+
+def admin_keys() -> tuple[str, ...]:
+    """The keys of the admin routes, from the environment; empty: they are closed."""
+    return _keys_in(ADMIN_KEY_VARIABLE)
+
+
+def check_door(settings: Settings) -> None:
+    """Refuse to let strangers of a whole network in by accident.
+
+    Raises:
+        SettingsError: the server would be open and is not for this machine alone.
+    """
+    tenancy, host = settings.tenancy, settings.http.host
+    if not tenancy.open or tenancy.open_to_network or accepted_api_keys() or _is_loopback(host):
+        return
+    raise SettingsError(
+        f"tenancy.open: without keys the server listens on loopback addresses alone, not on {host}; "
+        f"set {API_KEYS_VARIABLE}, or tenancy.open: false, or tenancy.open_to_network: true"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _keys_in(variable: str) -> tuple[str, ...]:
+    keys = os.environ.get(variable, "").split(",")
     return tuple(key.strip() for key in keys if key.strip())
 
 
@@ -229,5 +308,15 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
             "model": model.model_copy(update={"source": source, "chat_template": chat_template}),
             "adapters": adapters.model_copy(update={"root": (folder / adapters.root).resolve()}),
             "ranking": ranking.model_copy(update={"templates": templates}),
+            "registry": RegistrySettings(url=_registry_url(settings.registry.url, folder)),
         }
     )
+
+
+def _registry_url(url: str, folder: Path) -> str:
+    """The environment's URL, else the setting's, a relative SQLite path made absolute."""
+    given = os.environ.get(REGISTRY_VARIABLE, "").strip()
+    scheme, _, path = (given or url).partition(":///")
+    if given or not scheme.startswith("sqlite") or not path or path.startswith((":memory:", "/")):
+        return given or url
+    return f"{scheme}:///{(folder / path).resolve()}"

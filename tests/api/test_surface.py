@@ -7,9 +7,9 @@ import dataclasses
 import httpx
 import pytest
 
-from dear_serving.api.auth import hash_keys
 from dear_serving.api.gateway import GatewayState
 from dear_serving.engine.fake import FakeEngine
+from dear_serving.tenancy.keyring import KeyRing, hash_keys
 from tests.conftest import client_of
 
 CHAT = {"model": "legal", "messages": [{"role": "user", "content": "hi"}]}
@@ -114,7 +114,8 @@ async def test_openai_calls_to_a_dead_engine_are_a_503(http: httpx.AsyncClient, 
 async def test_keys_guard_every_route_but_health_and_ready(
     gateway: GatewayState, authorization: str | None, status: int
 ) -> None:
-    guarded = dataclasses.replace(gateway, key_digests=hash_keys(["first-key", "second-key"]))
+    keyring = KeyRing(gateway.tenants, hash_keys(["first-key", "second-key"]), open_door=True)
+    guarded = dataclasses.replace(gateway, keyring=keyring)
     headers = {"authorization": authorization.encode("latin-1")} if authorization else {}
     async with client_of(guarded) as http:
         for path in ("/v1/models", "/metrics"):

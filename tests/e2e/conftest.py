@@ -20,6 +20,7 @@ from tests.conftest import CPU_CONFIG, ROOT
 
 START_TIMEOUT_S = 280
 STOP_TIMEOUT_S = 10
+ADMIN_KEY = "the-administrators"
 
 
 class Server:
@@ -44,7 +45,7 @@ class Server:
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | (env or {}),
+                env=os.environ | {"DEAR_REGISTRY_URL": f"sqlite:///{log}.registry.db"} | (env or {}),
             )
 
     def wait_until_ready(self) -> None:
@@ -128,7 +129,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[Server]:
     """The server under test. Its stop is checked as well: within ten seconds, nothing left behind."""
-    server = Server(tmp_path_factory.mktemp("server") / "output.log", config)
+    log = tmp_path_factory.mktemp("server") / "output.log"
+    server = Server(log, config, {"DEAR_ADMIN_KEY": ADMIN_KEY})
     try:
         server.wait_until_ready()
         yield server

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from dear_serving.errors import MethodNotAllowed, RequestError, UnknownRoute
+from dear_serving.errors import MethodNotAllowed, RateLimited, RequestError, UnknownRoute
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ def error_reply(error: RequestError) -> JSONResponse:
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, RateLimited):
+        headers |= error.headers
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error_body(error), error.status, headers)

@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from dear_serving.api.rerank import DearOptions, choose_windows
 from dear_serving.engine.protocol import Engine
-from dear_serving.errors import InvalidRequest, UnknownModel
+from dear_serving.errors import InvalidRequest, Overloaded, UnknownModel
 from dear_serving.metrics import Metrics
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.ranking.ranker import Head, Ranker
 from dear_serving.ranking.reading import Reader
 from dear_serving.ranking.strategies import STRATEGIES
 from dear_serving.ranking.strategies.auto import Choice, choose
+from dear_serving.ranking.strategies.cost import cost
 from dear_serving.ranking.strategies.pace import Pace
 from dear_serving.ranking.strategies.passes import self_consistent
-from dear_serving.ranking.windows import Shape
+from dear_serving.ranking.windows import Shape, Strategy
 from dear_serving.settings import Settings
 from dear_serving.tenancy.admission import Admission
+from dear_serving.tenancy.budgets import Allowance, Budgets
+from dear_serving.tenancy.engine import TenantEngine, openai_tokens
+from dear_serving.tenancy.fairness import FairQueue
+from dear_serving.tenancy.keyring import KeyRing
+from dear_serving.tenancy.tenants import Tenant, Tenants
 from dear_serving.types import Ranking, RankTask
+
+_LONGEST_RETRY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a request is from, and what goes back in its reply's headers."""
+
+    tenant: Tenant
+    request_id: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def tell(self, allowance: Allowance | None) -> None:
+        """Say in the reply what is left of a budget."""
+        if allowance is not None:
+            self.headers.update(allowance.headers())
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayState:
-    """One gateway replica: the engine it calls, a prompt builder and a revision for every model.
+    """One gateway replica: the engine it calls, a prompt builder and a revision for every model, its tenants.
 
     ``paces`` keeps how long each model's rounds took lately.
     """
@@ -36,34 +59,68 @@ class GatewayState:
     revisions: Mapping[str, str]
     admission: Admission
     metrics: Metrics
-    key_digests: tuple[bytes, ...] = ()
+    tenants: Tenants
+    keyring: KeyRing
+    budgets: Budgets
+    queue: FairQueue
+    admin_digests: tuple[bytes, ...] = ()
     paces: dict[str, Pace] = field(default_factory=dict)
     started_s: int = field(default_factory=lambda: int(time.time()))
 
-    def resolve(self, model: str | None) -> str:
+    def visible(self, tenant: Tenant) -> list[str]:
+        """The public names that a tenant may use, the base model's first."""
+        allowed = self.settings.shared_models | tenant.granted
+        return [name for name in self.builders if name in allowed]
+
+    def resolve(self, model: str | None, tenant: Tenant) -> str:
         """The public name of the model that answers; the default where the caller names none.
 
         Raises:
-            UnknownModel: neither the base model nor an adapter has that name.
+            UnknownModel: no model of that name, or none that the tenant may use: they look alike.
         """
         name = model or self.settings.default_model or self.settings.model.id
-        if name not in self.builders:
+        if name not in self.builders or not (name in self.settings.shared_models or name in tenant.granted):
             raise UnknownModel(f"there is no model {name[:128]!r}", param="model")
         return name
+
+    def engine_for(self, tenant: Tenant) -> TenantEngine:
+        """The engines, taking the tenant's turn."""
+        return TenantEngine(self.engine, self.queue, tenant)
+
+    async def admit(self, caller: Caller, tokens: int) -> None:
+        """Take on work of so many predicted tokens, or refuse it before any of it waits.
+
+        Raises:
+            RateLimited: the tenant's tokens a minute are spent.
+            PayloadTooLarge: it is more than the tenant's tokens a minute by itself.
+            Overloaded: as much work waits already as the gateway takes on.
+        """
+        waiting = self.queue.tokens
+        if waiting and waiting + tokens > self.settings.limits.max_queued_tokens:
+            raise Overloaded(
+                f"{waiting} tokens of work are ahead, the server takes on "
+                f"{self.settings.limits.max_queued_tokens}",
+                retry_after_s=min(_LONGEST_RETRY_S, max(1.0, self.queue.seconds_for(waiting))),
+            )
+        caller.tell(await self.budgets.spend_tokens(caller.tenant, tokens))
+
+    def admit_openai(self, caller: Caller, body: Mapping[str, Any]) -> Awaitable[None]:
+        """As ``admit``, for the body of an OpenAI request."""
+        return self.admit(caller, openai_tokens(body))
 
     async def rank(
         self,
         model: str,
         task: RankTask,
         options: DearOptions,
-        request_id: str,
+        caller: Caller,
         head: Head | None = None,
     ) -> Ranking:
         """Rank a task with a resolved model; see Ranker for ``head``.
 
         Raises:
             InvalidRequest: the options do not go with each other or with the model.
-            RequestError: see Ranker.rank.
+            RequestError: see ``admit`` and Ranker.rank.
         """
         builder = self.builders[model]
         if task.reasoning and builder.template.reasoning is None:
@@ -81,12 +138,18 @@ class GatewayState:
             if name == "auto"
             else Choice(name, "asked for")
         )
-        strategy = self_consistent(
-            lambda: STRATEGIES[choice.name](shape), shape.count, passes, top_n=shape.top_n
-        )
+
+        def strategy() -> Strategy:
+            return self_consistent(
+                lambda: STRATEGIES[choice.name](shape), shape.count, passes, top_n=shape.top_n
+            )
+
         adapter = None if model == self.settings.model.id else model
-        reader = Reader(self.engine, builder, adapter, task)
-        ranker = Ranker(reader, task, request_id, pace.observe, head)
-        ranking = await ranker.rank(strategy, choice.name, choice.reason)
-        self.metrics.observe_ranking(model, ranking)
+        reader = Reader(self.engine_for(caller.tenant), builder, adapter, task)
+        work = cost(strategy())
+        widest = shape.count if choice.name == "single" else min(shape.count, shape.window)
+        await self.admit(caller, reader.prompts.expected_tokens(widest, work.calls, work.shown))
+        ranker = Ranker(reader, task, caller.request_id, pace.observe, head)
+        ranking = await ranker.rank(strategy(), choice.name, choice.reason)
+        self.metrics.observe_ranking(model, caller.tenant.id, ranking)
         return ranking

@@ -16,14 +16,28 @@ from dear_serving.engine.handle import ServeEngine
 from dear_serving.engine.tokenizer import load_tokenizer
 from dear_serving.metrics import Metrics
 from dear_serving.ranking.prompts import PromptBuilder
+from dear_serving.registry.database import open_database
 from dear_serving.settings import Settings
 from dear_serving.tenancy.admission import Admission
+from dear_serving.tenancy.budgets import Budgets
+from dear_serving.tenancy.fairness import FairQueue
+from dear_serving.tenancy.keyring import KeyRing
+from dear_serving.tenancy.tenants import Tenants
 
 
 def running_replicas(engine: DeploymentHandle[Any]) -> int:
     """How many replicas of the engine Serve counts as running."""
     application = serve.status().applications[engine.app_name]
     return int(application.deployments[engine.deployment_name].replica_states.get("RUNNING", 0))
+
+
+def fair_queue(settings: Settings) -> FairQueue:
+    """One gateway's share of the engines: each replica of it lets in as many tokens as the others."""
+    share = settings.engine.replicas / settings.gateway.replicas
+    return FairQueue(
+        alone=max(1, int(settings.engine.max_tokens * share)),
+        shared=max(1, int(settings.engine.max_shared_tokens * share)),
+    )
 
 
 @serve.deployment
@@ -38,6 +52,7 @@ class Gateway:
         base_source: str,
         revisions: dict[str, str],
         key_digests: tuple[bytes, ...],
+        admin_digests: tuple[bytes, ...],
     ) -> None:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # no line a request
         tokenizer = load_tokenizer(base_source, settings.model.chat_template)
@@ -52,6 +67,7 @@ class Gateway:
         }
         for builder in builders.values():
             builder.layout(settings.ranking.window_size)  # a chat template that fails, fails here
+        tenants = Tenants(open_database(settings.registry.url))
         self._state = GatewayState(
             settings=settings,
             # By value: one gRPC call instead of objects in Ray's store, which costs milliseconds a window.
@@ -60,7 +76,11 @@ class Gateway:
             revisions=revisions,
             admission=Admission(settings.limits.max_requests_in_flight),
             metrics=Metrics(),
-            key_digests=key_digests,
+            tenants=tenants,
+            keyring=KeyRing(tenants, key_digests, open_door=settings.tenancy.open),
+            budgets=Budgets(settings.tenancy.counters),
+            queue=fair_queue(settings),
+            admin_digests=admin_digests,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -10,10 +10,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dear_serving.api.auth import check_key
+from dear_serving.api.admin import ADMIN_PATH
 from dear_serving.api.failures import error_reply
-from dear_serving.api.gateway import GatewayState
-from dear_serving.errors import RequestError
+from dear_serving.api.gateway import Caller, GatewayState
+from dear_serving.errors import RateLimited, RequestError
 
 _OPEN_PATHS = {"/health", "/ready"}
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -36,36 +36,57 @@ class Door:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         status = 499  # the client left before there was an answer
+        caller: Caller | None = None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                reply = MutableHeaders(scope=message)
+                for name, value in (caller.headers if caller else {}).items():
+                    reply[name] = value
                 if not given:  # Ray's proxy, which names every request, also sends the name back
-                    MutableHeaders(scope=message)["x-request-id"] = request_id
+                    reply["x-request-id"] = request_id
             await send(message)
 
         route = _route_of(scope)
         try:
-            if scope["path"] not in _OPEN_PATHS:
-                check_key(headers.get("authorization"), self._gateway.key_digests)
-            await self._work(scope, receive, send_with_id)
+            if not self._is_open(scope["path"]):
+                tenant = await self._gateway.keyring.identify(headers.get("authorization"))
+                caller = scope["state"]["caller"] = Caller(tenant, request_id)
+            await self._work(caller, scope, receive, send_with_id)
         except RequestError as error:
+            if caller is not None and isinstance(error, RateLimited):
+                caller.headers.update(error.headers)
             await error_reply(error)(scope, receive, send_with_id)
         finally:
             metrics = self._gateway.metrics
+            if caller is not None:
+                metrics.tenant_requests.labels(caller.tenant.id, _outcome(status)).inc()
             metrics.requests.labels(route, str(status)).inc()
             metrics.request_seconds.labels(route).observe(time.monotonic() - started_s)
 
-    async def _work(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
+    def _is_open(self, path: str) -> bool:
+        """Whether no tenant is asked for: of the admin routes a key of their own is."""
+        metrics = path == "/metrics" and self._gateway.settings.tenancy.open_metrics
+        return metrics or path in _OPEN_PATHS or path.startswith(f"{ADMIN_PATH}/")
+
+    async def _work(self, caller: Caller | None, scope: Scope, receive: Receive, send: Send) -> None:
+        if caller is None or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         with (
-            self._gateway.admission.permit(),
+            self._gateway.admission.permit(caller.tenant),
             self._gateway.metrics.in_flight.track_inprogress(),
         ):
+            caller.tell(await self._gateway.budgets.spend_request(caller.tenant))
             await self._app(scope, receive, send)
+
+
+def _outcome(status: int) -> str:
+    if status == 429:
+        return "limited"
+    return "served" if status < 400 else "refused" if status < 500 else "failed"
 
 
 def _route_of(scope: Scope) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,7 +12,7 @@ from starlette.responses import Response
 
 from dear_serving.api.body import read_json
 from dear_serving.api.failures import error_body
-from dear_serving.api.gateway import GatewayState
+from dear_serving.api.gateway import Caller, GatewayState
 from dear_serving.api.rerank import json_reply
 from dear_serving.api.streaming import event_stream
 from dear_serving.engine.protocol import OpenAIRoute
@@ -22,16 +23,18 @@ router = APIRouter(prefix="/v1")
 
 @router.get("/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """The base model and its adapters."""
+    """The base model and the adapters that the caller may use."""
     gateway: GatewayState = request.app.state.gateway
-    return {"object": "list", "data": [_card(gateway, name) for name in gateway.builders]}
+    caller: Caller = request.state.caller
+    return {"object": "list", "data": [_card(gateway, name) for name in gateway.visible(caller.tenant)]}
 
 
 @router.get("/models/{name:path}")
 async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
     """One of them."""
     gateway: GatewayState = request.app.state.gateway
-    return _card(gateway, gateway.resolve(name))
+    caller: Caller = request.state.caller
+    return _card(gateway, gateway.resolve(name, caller.tenant))
 
 
 @router.post("/chat/completions")
@@ -53,25 +56,29 @@ async def _forward(request: Request, route: OpenAIRoute) -> Response:
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise InvalidRequest("model: a text is needed", param="model")
-    body["model"] = gateway.resolve(model)
-    items = gateway.engine.openai(route, body, request.state.request_id)
+    caller: Caller = request.state.caller
+    body["model"] = gateway.resolve(model, caller.tenant)
+    await gateway.admit_openai(caller, body)
+    items = gateway.engine_for(caller.tenant).openai(route, body, caller.request_id)
     try:
         first = await anext(items)
     except StopAsyncIteration:
         raise EngineUnavailable("the engine gave no answer", retry_after_s=5.0) from None
     if isinstance(first, dict):
+        await items.aclose()  # its turn is over
         return json_reply(first)
     return event_stream(_events(first, items))
 
 
-async def _events(first: str, rest: AsyncIterator[str | dict[str, Any]]) -> AsyncGenerator[str, None]:
+async def _events(first: str, rest: AsyncGenerator[str | dict[str, Any], None]) -> AsyncGenerator[str, None]:
     """The stream; an engine that fails half-way ends it with an error event, as OpenAI's does."""
-    yield first
-    try:
-        async for item in rest:
-            yield item if isinstance(item, str) else f"data: {json.dumps(item)}\n\n"
-    except RequestError as error:
-        yield f"data: {json.dumps(error_body(error))}\n\n"
+    async with contextlib.aclosing(rest):
+        yield first
+        try:
+            async for item in rest:
+                yield item if isinstance(item, str) else f"data: {json.dumps(item)}\n\n"
+        except RequestError as error:
+            yield f"data: {json.dumps(error_body(error))}\n\n"
 
 
 def _card(gateway: GatewayState, name: str) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from dear_serving import __version__
-from dear_serving.api import failures, openai
+from dear_serving.api import admin, failures, openai
 from dear_serving.api.body import read_json, validate
-from dear_serving.api.gateway import GatewayState
+from dear_serving.api.gateway import Caller, GatewayState
 from dear_serving.api.middleware import Door
 from dear_serving.api.rerank import (
     DearOptions,
@@ -34,6 +34,7 @@ _READY_TIMEOUT_S = 5.0
 
 router = APIRouter()
 router.include_router(openai.router)
+router.include_router(admin.router)
 
 
 def create_app(gateway: GatewayState) -> FastAPI:
@@ -81,6 +82,7 @@ async def metrics(request: Request) -> PlainTextResponse:
             of_engine = await gateway.engine.metrics()
     except (TimeoutError, EngineUnavailable):
         of_engine = ""
+    gateway.metrics.queued_tokens.set(gateway.queue.tokens)
     return PlainTextResponse(gateway.metrics.render() + of_engine)
 
 
@@ -111,7 +113,8 @@ async def _rerank_documents(request: Request, gateway: GatewayState, data: dict[
     body = validate(RerankBody, data)
     texts = body.texts()
     check_limits(body.query, texts, "documents", limits)
-    model = gateway.resolve(body.model)
+    caller: Caller = request.state.caller
+    model = gateway.resolve(body.model, caller.tenant)
     options = body.dear or DearOptions()
     task = options.task(
         body.query,
@@ -120,14 +123,13 @@ async def _rerank_documents(request: Request, gateway: GatewayState, data: dict[
         max_passage_tokens=body.max_passage_tokens,
         priority=body.priority or 0,
     )
-    request_id: str = request.state.request_id
 
     async def rank(head: Head | None = None) -> Ranking:
-        return await gateway.rank(model, task, options, request_id, head)
+        return await gateway.rank(model, task, options, caller, head)
 
     def content(ranking: Ranking) -> dict[str, Any]:
         revision = gateway.revisions[model]
-        return rerank_content(request_id, model, revision, body, task.scoring, ranking)
+        return rerank_content(caller.request_id, model, revision, body, task.scoring, ranking)
 
     if options.stream:
         return await stream_ranking(body, rank, content)
@@ -143,6 +145,7 @@ async def _rerank_texts(request: Request, gateway: GatewayState, data: dict[str,
     if options.stream:
         raise InvalidRequest("dear.stream: goes with documents, not with texts", param="dear.stream")
     task = options.task(body.query, body.texts)
-    model = gateway.resolve(body.model)
-    ranking = await gateway.rank(model, task, options, request.state.request_id)
+    caller: Caller = request.state.caller
+    model = gateway.resolve(body.model, caller.tenant)
+    ranking = await gateway.rank(model, task, options, caller)
     return tei_reply(body, ranking)

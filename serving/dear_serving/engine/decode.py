@@ -47,7 +47,8 @@ async def window_steps(client: AsyncLLM, request: PermutationRequest, lora: LoRA
     over = asyncio.Event()
 
     async def chunks() -> AsyncGenerator[StreamingInput, None]:
-        yield StreamingInput(tokens_input([*request.token_ids, *choice.append]), parameters)
+        tokens = [*request.token_ids, *choice.append]
+        yield StreamingInput(tokens_input(tokens, cache_salt=request.cache_salt), parameters)
         await over.wait()  # ending here would end the request
 
     outputs = client.generate(
@@ -69,7 +70,7 @@ async def ordinary_steps(client: AsyncLLM, request: PermutationRequest, lora: Lo
         while True:
             tokens += choice.append
             outputs = client.generate(
-                tokens_input(tokens.copy()),
+                tokens_input(tokens.copy(), cache_salt=request.cache_salt),
                 _parameters(choice),
                 f"{request.request_id}-{number}",
                 lora_request=lora,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +65,7 @@ class FakeEngine:
 
     async def openai(
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str
-    ) -> AsyncIterator[str | dict[str, Any]]:
+    ) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
         await self._work()
         reply = {"id": request_id, "object": route, "model": body["model"], "choices": []}

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -80,7 +80,7 @@ class ServeEngine:
 
     async def openai(
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str
-    ) -> AsyncIterator[str | dict[str, Any]]:
+    ) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
         async with contextlib.aclosing(self._items(self._stream.openai, route, body, request_id)) as items:
             async for item in items:

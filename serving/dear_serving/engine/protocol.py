@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -19,7 +19,8 @@ class EngineRequest:
     """Free text to write. ``len(token_ids) + max_tokens`` is within the model's length.
 
     ``adapter`` is the engine-side name of a loaded adapter, None for the base model. Of two requests
-    that wait, the lower ``priority`` runs first. The first of the ``stop`` strings ends the text.
+    that wait, the lower ``priority`` runs first. The first of the ``stop`` strings ends the text. Cached
+    prefixes serve requests with the same ``cache_salt`` alone.
     """
 
     token_ids: Sequence[int]
@@ -28,6 +29,7 @@ class EngineRequest:
     request_id: str
     priority: int = 0
     stop: tuple[str, ...] = ()
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class PermutationRequest:
     identifier, at most MAX_IDENTIFIERS, all different; ``separator`` those between one and the next.
     ``needed`` are decided one by one, the rest stand by their first-step log probabilities; 0 asks for these
     alone, one forward pass. After ``deadline_s`` seconds, what was decided is returned as soon as the first
-    step is done. ``adapter`` and ``priority`` as in EngineRequest.
+    step is done. ``adapter``, ``priority`` and ``cache_salt`` as in EngineRequest.
     """
 
     token_ids: Sequence[int]
@@ -49,6 +51,7 @@ class PermutationRequest:
     request_id: str
     priority: int = 0
     deadline_s: float | None = None
+    cache_salt: str | None = None
 
 
 class Engine(Protocol):
@@ -76,7 +79,7 @@ class Engine(Protocol):
 
     def openai(
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str
-    ) -> AsyncIterator[str | dict[str, Any]]:
+    ) -> AsyncGenerator[str | dict[str, Any], None]:
         """Answer an OpenAI request body as vLLM does.
 
         Yields:

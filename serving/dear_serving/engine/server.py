@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -103,6 +103,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
     async def generate(self, request: EngineRequest) -> Generation:
         """See the protocol."""
         from vllm import SamplingParams
+        from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -116,7 +117,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         try:
             # FINAL_ONLY: there is one output.
             async for output in self._client().generate(  # noqa: B007
-                {"prompt_token_ids": list(request.token_ids)},
+                tokens_input(list(request.token_ids), cache_salt=request.cache_salt),
                 params,
                 request.request_id,
                 lora_request=self._lora(request.adapter),
@@ -163,7 +164,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
 
     async def openai(
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str
-    ) -> AsyncIterator[str | dict[str, Any]]:
+    ) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
         request_type = ChatCompletionRequest if route == "chat" else CompletionRequest
         try:

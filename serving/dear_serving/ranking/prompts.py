@@ -255,6 +255,21 @@ class TaskPrompts:
             token_ids += filled[piece] if isinstance(piece, _Slot) else piece
         return Prompt(token_ids, layout.max_new_tokens)
 
+    def expected_tokens(self, window: int, windows: int, shown: int) -> int:
+        """About how many prompt tokens a strategy's windows take together.
+
+        Args:
+            window: passages of one window.
+            windows: how many windows there are.
+            shown: passages shown in all windows together; each counts as a passage of mean length.
+        """
+        layout = self._builder.layout(min(window, MAX_IDENTIFIERS), reasoning=self._reasoning)
+        slots = [piece for piece in layout.pieces if isinstance(piece, _Slot) and piece.passage is not None]
+        lengths = sum(self._length(index, slots[-1]) for index in range(len(self._texts)))
+        around = layout.fixed_tokens + layout.query_slots * len(self._encode(self._query))
+        whole = windows * around + shown * lengths // max(1, len(self._texts))
+        return min(whole, windows * self._builder.max_model_len)
+
     def warnings(self) -> tuple[str, ...]:
         """What was cut so far, one sentence a reason."""
         template = self._builder.template

@@ -1,20 +1,22 @@
-"""Refuses work before it queues, and says when to come back."""
+"""Refuses requests before they queue, and says when to come back."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dear_serving.errors import Overloaded
+from dear_serving.errors import Overloaded, RateLimited
+from dear_serving.tenancy.tenants import Tenant
 
 _SMOOTHING = 0.1
 _LONGEST_RETRY_S = 60
 
 
 class Admission:
-    """Bounds the requests in flight in this gateway replica; the rest get 429 at once.
+    """Bounds the requests in flight in this gateway replica, each tenant's and all; the rest get 429 at once.
 
     Retry-After is the work ahead over the rate at which requests were finished lately (an exponentially
     smoothed gap between completions), at least a second, at most a minute.
@@ -23,16 +25,24 @@ class Admission:
     def __init__(self, max_in_flight: int) -> None:
         self._max_in_flight = max_in_flight
         self.in_flight = 0
+        self._of_tenants: Counter[str] = Counter()
         self._gap_s = 0.0
         self._last_done_s: float | None = None
 
     @contextmanager
-    def permit(self) -> Iterator[None]:
-        """Hold one place while the request is worked on.
+    def permit(self, tenant: Tenant) -> Iterator[None]:
+        """Hold one place while a tenant's request is worked on.
 
         Raises:
+            RateLimited: the tenant has as many requests in flight as it may.
             Overloaded: all places are taken.
         """
+        most = tenant.limits.requests_in_flight
+        if most is not None and self._of_tenants[tenant.id] >= most:
+            raise RateLimited(
+                f"the tenant has {most} requests in flight, as many as it may",
+                retry_after_s=self.retry_after_s(),
+            )
         if self.in_flight >= self._max_in_flight:
             raise Overloaded(
                 f"{self.in_flight} requests are in flight, the server takes {self._max_in_flight}",
@@ -41,10 +51,14 @@ class Admission:
         if self.in_flight == 0:
             self._last_done_s = None  # an idle gap says nothing of the rate
         self.in_flight += 1
+        self._of_tenants[tenant.id] += 1
         try:
             yield
         finally:
             self.in_flight -= 1
+            self._of_tenants[tenant.id] -= 1
+            if not self._of_tenants[tenant.id]:
+                del self._of_tenants[tenant.id]
             now = time.monotonic()
             if self._last_done_s is not None:
                 gap = now - self._last_done_s

@@ -1,0 +1,230 @@
+"""``dear tenants``, ``dear keys`` and ``dear audit``: the admin routes of a running server, from a shell."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import httpx
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dear_serving.errors import SettingsError
+from dear_serving.settings import ADMIN_KEY_VARIABLE
+
+URL_VARIABLE = "DEAR_BASE_URL"
+DEFAULT_URL = "http://127.0.0.1:8000"
+_TIMEOUT_S = 30.0
+_PAGE = 1000
+
+tenants = typer.Typer(no_args_is_help=True, help="Tenants: their limits, shares and grants.")
+keys = typer.Typer(no_args_is_help=True, help="API keys of tenants.")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the server's JSON.")]
+TenantArgument = Annotated[str, typer.Argument(help="The tenant's id.")]
+WeightOption = Annotated[float | None, typer.Option(help="Share of a saturated engine, beside the others'.")]
+InFlightOption = Annotated[int | None, typer.Option(help="Most requests at once; 0 takes the limit away.")]
+RequestsOption = Annotated[int | None, typer.Option(help="Requests a minute; 0 takes the limit away.")]
+TokensOption = Annotated[int | None, typer.Option(help="Tokens a minute; 0 takes the limit away.")]
+
+_TENANT_COLUMNS = (
+    "id",
+    "weight",
+    "requests_in_flight",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "granted",
+)
+_KEY_COLUMNS = ("id", "label", "state", "created", "expires", "revoked")
+
+
+@tenants.command("list")
+def list_tenants(as_json: JsonOption = False) -> None:
+    """All tenants."""
+    found: list[dict[str, Any]] = []
+    after = ""
+    while after is not None:
+        page = _call("GET", f"/tenants?limit={_PAGE}&after={quote(after)}")
+        found += page["data"]
+        after = page["next"]
+    _show({"object": "list", "data": found}, _TENANT_COLUMNS, as_json)
+
+
+@tenants.command("show")
+def show_tenant(tenant: TenantArgument, as_json: JsonOption = False) -> None:
+    """One tenant."""
+    _show(_call("GET", _path("tenants", tenant)), _TENANT_COLUMNS, as_json)
+
+
+@tenants.command("create")
+def create_tenant(
+    tenant: TenantArgument,
+    weight: WeightOption = None,
+    in_flight: InFlightOption = None,
+    requests_per_minute: RequestsOption = None,
+    tokens_per_minute: TokensOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Create a tenant."""
+    body = {"id": tenant} | _limits(weight, in_flight, requests_per_minute, tokens_per_minute)
+    _show(_call("POST", "/tenants", body), _TENANT_COLUMNS, as_json)
+
+
+@tenants.command("set")
+def set_tenant(
+    tenant: TenantArgument,
+    weight: WeightOption = None,
+    in_flight: InFlightOption = None,
+    requests_per_minute: RequestsOption = None,
+    tokens_per_minute: TokensOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a tenant's weight and limits, those given."""
+    body = _limits(weight, in_flight, requests_per_minute, tokens_per_minute)
+    _show(_call("PATCH", _path("tenants", tenant), body), _TENANT_COLUMNS, as_json)
+
+
+@tenants.command("delete")
+def delete_tenant(
+    tenant: TenantArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove a tenant with its keys and grants."""
+    if not yes:
+        typer.confirm(f"Remove tenant {tenant} and all of its keys?", abort=True)
+    _call("DELETE", _path("tenants", tenant))
+    typer.echo(f"removed {tenant}")
+
+
+@tenants.command("grant")
+def grant(tenant: TenantArgument, adapter: str, as_json: JsonOption = False) -> None:
+    """Let a tenant use an adapter that is not shared."""
+    _show(_call("POST", _path("tenants", tenant, "grants"), {"adapter": adapter}), _TENANT_COLUMNS, as_json)
+
+
+@tenants.command("ungrant")
+def ungrant(tenant: TenantArgument, adapter: str, as_json: JsonOption = False) -> None:
+    """Take an adapter from a tenant."""
+    _show(_call("DELETE", _path("tenants", tenant, "grants", adapter)), _TENANT_COLUMNS, as_json)
+
+
+@keys.command("list")
+def list_keys(tenant: TenantArgument, as_json: JsonOption = False) -> None:
+    """A tenant's keys."""
+    _show(_call("GET", _path("tenants", tenant, "keys")), _KEY_COLUMNS, as_json)
+
+
+@keys.command("create")
+def create_key(
+    tenant: TenantArgument,
+    label: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    expires_in_s: Annotated[float | None, typer.Option(help="Seconds it works for; else for good.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Create a key. It is shown once."""
+    body: dict[str, Any] = {"label": label}
+    if expires_in_s is not None:
+        body["expires_in_s"] = expires_in_s
+    _show_key(_call("POST", _path("tenants", tenant, "keys"), body), as_json)
+
+
+@keys.command("rotate")
+def rotate_key(
+    key: Annotated[str, typer.Argument(help="The id of the key to replace.")],
+    overlap_s: Annotated[float, typer.Option(help="Seconds for which the old key goes on working.")] = 3600.0,
+    as_json: JsonOption = False,
+) -> None:
+    """A new key in place of one. It is shown once."""
+    _show_key(_call("POST", _path("keys", key, "rotate"), {"overlap_s": overlap_s}), as_json)
+
+
+@keys.command("revoke")
+def revoke_key(
+    key: Annotated[str, typer.Argument(help="The key's id.")], as_json: JsonOption = False
+) -> None:
+    """Shut a key out, for good."""
+    _show(_call("DELETE", _path("keys", key)), _KEY_COLUMNS, as_json)
+
+
+def audit(
+    limit: Annotated[int, typer.Option(min=1, max=_PAGE, help="How many changes.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Who changed what, newest first."""
+    _show(_call("GET", f"/audit?limit={limit}"), ("at", "actor", "action", "subject", "detail"), as_json)
+
+
+def _limits(
+    weight: float | None, in_flight: int | None, requests: int | None, tokens: int | None
+) -> dict[str, Any]:
+    """The body's fields for the options given; 0 stands for no limit."""
+    limits = {"requests_in_flight": in_flight, "requests_per_minute": requests, "tokens_per_minute": tokens}
+    given: dict[str, Any] = {name: value or None for name, value in limits.items() if value is not None}
+    return given if weight is None else given | {"weight": weight}
+
+
+def _path(*parts: str) -> str:
+    return "".join(f"/{quote(part, safe='')}" for part in parts)
+
+
+def _call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """The server's answer.
+
+    Raises:
+        SettingsError: there is no admin key, no server, or it says no; one sentence.
+    """
+    key = os.environ.get(ADMIN_KEY_VARIABLE, "").partition(",")[0].strip()
+    if not key:
+        raise SettingsError(f"set {ADMIN_KEY_VARIABLE} to the key that the server was started with")
+    url = os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    try:
+        response = httpx.request(
+            method,
+            f"{url.rstrip('/')}/admin/v1{path}",
+            json=body,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=_TIMEOUT_S,
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise SettingsError(f"no answer from {url}: {error} (set {URL_VARIABLE})") from None
+    try:
+        reply = response.json()
+    except ValueError:
+        raise SettingsError(f"{url} is not this server: HTTP {response.status_code}") from None
+    if response.is_error:
+        said = reply.get("message") if isinstance(reply, dict) else None
+        raise SettingsError(f"HTTP {response.status_code}: {said or response.reason_phrase}")
+    return reply
+
+
+def _show_key(issued: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(issued))
+        return
+    _show(issued, _KEY_COLUMNS, as_json)
+    typer.echo(f"{issued['key']}\nKeep it: it is shown this once.")
+
+
+def _show(reply: dict[str, Any], columns: tuple[str, ...], as_json: bool) -> None:
+    """A table with a row an object, or the JSON as it came."""
+    if as_json:
+        typer.echo(json.dumps(reply))
+        return
+    table = Table(*(name.replace("_", " ") for name in columns), box=box.SIMPLE_HEAD)
+    for row in reply.get("data", [reply]):
+        table.add_row(*(_cell(row[name]) for name in columns))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_cell(one)}" for name, one in value.items())
+    return str(value)

@@ -1,0 +1,13 @@
+"""Alembic's entry point: runs on the connection, and in the transaction, that opens the registry."""
+
+from alembic import context
+
+from dear_serving.registry.tables import Table
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Table.metadata,
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

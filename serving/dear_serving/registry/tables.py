@@ -1,0 +1,73 @@
+"""What the registry keeps. Times are seconds since the epoch, UTC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+_NAMES = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Table(DeclarativeBase):
+    """Base of all tables; constraints have names, so that migrations can speak of them."""
+
+    metadata = MetaData(naming_convention=_NAMES)
+
+
+class TenantRow(Table):
+    """A customer of the server. Limits that are None do not bind."""
+
+    __tablename__ = "tenants"
+
+    id: Mapped[str] = mapped_column(String(63), primary_key=True)
+    weight: Mapped[float] = mapped_column(Double)
+    requests_in_flight: Mapped[int | None] = mapped_column(Integer)
+    requests_per_minute: Mapped[int | None] = mapped_column(Integer)
+    tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    cache_salt: Mapped[str] = mapped_column(String(64))
+    created_s: Mapped[float] = mapped_column(Double)
+
+
+class KeyRow(Table):
+    """An API key: its public id, and what proves its secret."""
+
+    __tablename__ = "keys"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    label: Mapped[str] = mapped_column(String(200))
+    salt: Mapped[bytes] = mapped_column(LargeBinary(32))
+    digest: Mapped[bytes] = mapped_column(LargeBinary(32))
+    created_s: Mapped[float] = mapped_column(Double)
+    expires_s: Mapped[float | None] = mapped_column(Double)
+    revoked_s: Mapped[float | None] = mapped_column(Double)
+
+
+class GrantRow(Table):
+    """A tenant that may use an adapter which is not shared with all."""
+
+    __tablename__ = "grants"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
+    adapter: Mapped[str] = mapped_column(String(128), primary_key=True)
+
+
+class AuditRow(Table):
+    """Who changed what, written in the transaction of the change itself."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_at_s", "at_s"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    at_s: Mapped[float] = mapped_column(Double)
+    actor: Mapped[str] = mapped_column(String(128))
+    action: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(200))
+    detail: Mapped[dict[str, Any]] = mapped_column(JSON)

@@ -1,0 +1,163 @@
+"""Shares the engines among tenants: who is served next when more is asked for than they can do."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+_RATE_SMOOTHING = 0.2
+_RATE_PERIOD_S = 1.0
+
+
+@dataclass(order=True, slots=True)
+class _Waiter:
+    priority: int
+    number: int
+    cost: int = field(compare=False)
+    turn: asyncio.Future[None] = field(compare=False)
+
+
+@dataclass(slots=True)
+class _Line:
+    """A tenant's windows. ``tag`` is the work it had, over its weight, on the common virtual clock."""
+
+    weight: float
+    tag: float = 0.0
+    waiting: list[_Waiter] = field(default_factory=list)
+    in_engine: int = 0
+    last_asked_s: float = 0.0
+
+
+class FairQueue:
+    """Start-time fair queueing of windows by tenant, their predicted tokens as the cost.
+
+    Of the tenants with windows waiting, the one that has had least work for its weight goes next; who was
+    idle does not save up. A tenant's own windows go by priority, then in turn (Goyal, Vin and Cheng, 1997).
+
+    What is in the engines is bounded too, for nothing there can be overtaken: ``alone`` tokens while one
+    tenant asks, fewer (``shared``) as soon as several do, so that a newcomer finds little ahead and a batch
+    that is not full of somebody else's windows.
+
+    Args:
+        alone: most tokens in the engines while only one tenant asks for work.
+        shared: most tokens in the engines while several do.
+        memory_s: how long after its last request a tenant still counts as asking.
+        now_s: a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        alone: int,
+        shared: int,
+        memory_s: float = 2.0,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._alone = alone
+        self._shared = shared
+        self._memory_s = memory_s
+        self._now_s = now_s
+        self._lines: dict[str, _Line] = {}
+        self._numbers = itertools.count()
+        self._clock = 0.0
+        self._waiting_tokens = self._engine_tokens = 0
+        self._done_tokens, self._since_s, self._rate = 0, now_s(), 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Predicted tokens of everything that waits or is in the engines."""
+        return self._waiting_tokens + self._engine_tokens
+
+    def seconds_for(self, tokens: int) -> float:
+        """How long the engines take for so many tokens at the rate measured lately; 0 where none was."""
+        return tokens / self._rate if self._rate else 0.0
+
+    @asynccontextmanager
+    async def turn(self, tenant: str, weight: float, cost: int, priority: int = 0) -> AsyncIterator[None]:
+        """Wait for the window's turn and hold its place in the engines until the block ends.
+
+        Args:
+            tenant: whose window it is.
+            weight: the tenant's share, > 0.
+            cost: predicted tokens of the window, >= 1.
+            priority: among the tenant's own windows the lowest goes first.
+        """
+        cost = max(1, min(cost, self._shared))  # one huge request still finds a place
+        line = self._lines.setdefault(tenant, _Line(weight))
+        line.weight, line.last_asked_s = weight, self._now_s()
+        if not line.waiting:
+            line.tag = max(line.tag, self._clock)
+        waiter = _Waiter(priority, next(self._numbers), cost, asyncio.get_running_loop().create_future())
+        heapq.heappush(line.waiting, waiter)
+        self._waiting_tokens += cost
+        self._serve()
+        try:
+            await waiter.turn
+        except asyncio.CancelledError:
+            if not waiter.turn.cancelled():  # its turn came and its caller left in the same moment
+                self._leave(line, cost, done=False)
+            self._serve()
+            raise
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            self._leave(line, cost, done=done)
+            self._serve()
+
+    def _serve(self) -> None:
+        """Let in whose turn it is, as far as there is room."""
+        for line in self._lines.values():
+            self._drop_those_who_left(line)
+        while self._waiting_tokens:
+            line = min((one for one in self._lines.values() if one.waiting), key=lambda one: one.tag)
+            cost = line.waiting[0].cost
+            if self._engine_tokens and self._engine_tokens + cost > self._room():
+                return
+            waiter = heapq.heappop(line.waiting)
+            self._clock = line.tag
+            line.tag += cost / line.weight
+            line.in_engine += 1
+            self._waiting_tokens -= cost
+            self._engine_tokens += cost
+            waiter.turn.set_result(None)
+
+    def _drop_those_who_left(self, line: _Line) -> None:
+        left = [waiter for waiter in line.waiting if waiter.turn.cancelled()]
+        if left:
+            line.waiting = [waiter for waiter in line.waiting if not waiter.turn.cancelled()]
+            heapq.heapify(line.waiting)
+            self._waiting_tokens -= sum(waiter.cost for waiter in left)
+
+    def _room(self) -> int:
+        recent_s = self._now_s() - self._memory_s
+        asking = sum(
+            1
+            for line in self._lines.values()
+            if line.waiting or line.in_engine or line.last_asked_s > recent_s
+        )
+        return self._shared if asking > 1 else self._alone
+
+    def _leave(self, line: _Line, cost: int, *, done: bool) -> None:
+        line.in_engine -= 1
+        self._engine_tokens -= cost
+        now_s = self._now_s()
+        if done:
+            self._done_tokens += cost
+        if not self.tokens:  # an idle engine says nothing of its rate
+            self._forget_idle(now_s)
+        elif now_s - self._since_s >= _RATE_PERIOD_S:
+            rate = self._done_tokens / (now_s - self._since_s)
+            self._rate += (_RATE_SMOOTHING if self._rate else 1.0) * (rate - self._rate)
+            self._done_tokens, self._since_s = 0, now_s
+
+    def _forget_idle(self, now_s: float) -> None:
+        """All is done: tenants that asked long ago are not remembered for ever."""
+        self._done_tokens, self._since_s = 0, now_s
+        recent_s = now_s - self._memory_s
+        self._lines = {name: line for name, line in self._lines.items() if line.last_asked_s > recent_s}

@@ -1,0 +1,47 @@
+"""API keys: ``dear_ID_SECRET``. The id finds the key's row, the secret proves it and is stored nowhere.
+
+A secret has 256 random bits, so that one salted SHA-256 guards it: there is nothing to guess, and slow hashes
+are for secrets that people choose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+
+_KEY = re.compile(r"dear_(?P<id>[0-9a-f]{12})_(?P<secret>[A-Za-z0-9_-]{43})", re.ASCII)
+_SALT_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key as it is made: ``text`` goes to its owner and is then forgotten, the rest is kept."""
+
+    id: str
+    text: str
+    salt: bytes
+    digest: bytes
+
+
+def new_key() -> NewKey:
+    """A key that nobody had before."""
+    key_id, secret, salt = secrets.token_hex(6), secrets.token_urlsafe(32), secrets.token_bytes(_SALT_BYTES)
+    return NewKey(key_id, f"dear_{key_id}_{secret}", salt, _digest(secret, salt))
+
+
+def split_key(text: str) -> tuple[str, str] | None:
+    """The id and the secret; None for what no server of this kind ever gave out."""
+    match = _KEY.fullmatch(text)
+    return (match["id"], match["secret"]) if match else None
+
+
+def proves(secret: str, salt: bytes, digest: bytes) -> bool:
+    """Whether this is the key's secret, in a time that does not tell how much of it is right."""
+    return hmac.compare_digest(_digest(secret, salt), digest)
+
+
+def _digest(secret: str, salt: bytes) -> bytes:
+    return hashlib.sha256(salt + secret.encode()).digest()

@@ -1,0 +1,145 @@
+"""The registry's database: opened by many at once, whole after whatever happens, on both kinds."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import select
+
+from dear_serving.errors import RegistryUnavailable, SettingsError
+from dear_serving.registry.database import Database, open_database
+from dear_serving.registry.tables import AuditRow, Table
+
+
+def entries(database: Database) -> int:
+    with database.reading() as session:
+        return len(session.scalars(select(AuditRow)).all())
+
+
+def add_entry(database: Database, subject: str = "x") -> None:
+    with database.writing() as session:
+        session.add(AuditRow(at_s=1.0, actor="test", action="add", subject=subject, detail={}))
+
+
+def test_migrations_make_the_tables_that_the_code_declares(registry_url: str) -> None:
+    database = open_database(registry_url)
+    with database._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+    database.close()
+
+
+def test_opening_twice_keeps_what_is_there(registry_url: str) -> None:
+    first = open_database(registry_url)
+    add_entry(first)
+    first.close()
+    second = open_database(registry_url)
+    assert entries(second) == 1
+    second.close()
+
+
+def test_many_open_a_new_registry_at_once(registry_url: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        opened = list(pool.map(open_database, [registry_url] * 8))
+    for database in opened:
+        add_entry(database)
+    assert entries(opened[0]) == 8
+    for database in opened:
+        database.close()
+
+
+def test_a_transaction_that_raises_changes_nothing(registry_url: str) -> None:
+    database = open_database(registry_url)
+    with pytest.raises(RuntimeError), database.writing() as session:
+        session.add(AuditRow(at_s=1.0, actor="test", action="add", subject="x", detail={}))
+        session.flush()
+        raise RuntimeError
+    assert entries(database) == 0
+    database.close()
+
+
+def test_writers_wait_for_each_other(registry_url: str) -> None:
+    database = open_database(registry_url)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: add_entry(database, str(number)), range(64)))
+    assert entries(database) == 64
+    database.close()
+
+
+def test_a_process_killed_while_it_writes_leaves_whole_transactions(tmp_path: Path) -> None:
+    """Pairs of entries are written; after SIGKILL at any moment their number is even."""
+    url = f"sqlite:///{tmp_path / 'registry.db'}"
+    open_database(url).close()
+    code = f"""
+from dear_serving.registry.database import open_database
+from dear_serving.registry.tables import AuditRow
+database = open_database({url!r})
+print("writing", flush=True)
+while True:
+    with database.writing() as session:
+        for subject in ("one", "other"):
+            session.add(AuditRow(at_s=1.0, actor="test", action="add", subject=subject, detail={{}}))
+            session.flush()
+"""
+    for delay_s in (0.0, 0.013, 0.031, 0.052, 0.084):
+        writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(delay_s)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        database = open_database(url)
+        assert entries(database) % 2 == 0
+        add_entry(database, "one")
+        add_entry(database, "other")
+        database.close()
+    with sqlite3.connect(tmp_path / "registry.db") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+def test_a_database_that_goes_away_is_unavailable_not_a_fault(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'registry.db'}")
+    database.close()
+    for file in tmp_path.iterdir():
+        file.unlink()
+    tmp_path.rmdir()
+    with pytest.raises(RegistryUnavailable, match="does not answer"):
+        add_entry(database)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("no url", "registry.url is not a database URL"),
+        ("nosuch://x/y", "registry.url: no driver for nosuch"),
+        ("sqlite:////proc/nowhere/registry.db", "registry.url: /proc/nowhere/registry.db: "),
+        (
+            "postgresql+psycopg://me:secret@127.0.0.1:1/x?connect_timeout=2",
+            "me:\\*\\*\\*@127.0.0.1:1/x.* cannot be opened: ",
+        ),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_one_sentence(url: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as raised:
+        open_database(url)
+    assert "secret" not in raised.value.message
+    assert "\n" not in raised.value.message
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "registry.db"
+    file.write_text("not a database, but somebody's notes" * 100)
+    with pytest.raises(SettingsError, match="cannot be opened: file is not a database"):
+        open_database(f"sqlite:///{file}")
+    assert file.read_text().startswith("not a database")

@@ -1,0 +1,60 @@
+"""Requests and tokens a minute."""
+
+from __future__ import annotations
+
+import pytest
+
+from dear_serving.errors import PayloadTooLarge, RateLimited, SettingsError
+from dear_serving.tenancy.budgets import Budgets
+from dear_serving.tenancy.tenants import Limits, Tenant
+
+
+def tenant(name: str = "acme", requests: int | None = None, tokens: int | None = None) -> Tenant:
+    return Tenant(name, limits=Limits(None, requests, tokens))
+
+
+async def test_a_spent_budget_is_refused_with_when_to_come_back() -> None:
+    budgets, acme = Budgets(), tenant(requests=3)
+    left = [await budgets.spend_request(acme) for _ in range(3)]
+    assert [one.remaining for one in left if one] == [2, 1, 0]
+    with pytest.raises(RateLimited, match="the tenant's 3 requests a minute are spent") as raised:
+        await budgets.spend_request(acme)
+    assert 1 <= (raised.value.retry_after_s or 0) <= 60
+    assert raised.value.headers["x-ratelimit-limit-requests"] == "3"
+    assert raised.value.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_tenants_spend_budgets_of_their_own() -> None:
+    budgets = Budgets()
+    await budgets.spend_request(tenant(requests=1))
+    await budgets.spend_request(tenant("other", requests=1))
+    with pytest.raises(RateLimited):
+        await budgets.spend_request(tenant(requests=1))
+
+
+async def test_tokens_and_requests_are_two_budgets() -> None:
+    budgets, acme = Budgets(), tenant(requests=10, tokens=1000)
+    left = await budgets.spend_tokens(acme, 900)
+    assert left is not None
+    assert left.headers()["x-ratelimit-remaining-tokens"] == "100"
+    with pytest.raises(RateLimited, match="1000 tokens a minute are spent"):
+        await budgets.spend_tokens(acme, 101)
+    assert await budgets.spend_tokens(acme, 100) is not None  # what was refused was not spent
+    assert await budgets.spend_request(acme) is not None
+
+
+async def test_a_request_over_the_whole_budget_is_not_told_to_wait() -> None:
+    with pytest.raises(PayloadTooLarge, match="worth 1001 tokens, the tenant has 1000 a minute"):
+        await Budgets().spend_tokens(tenant(tokens=1000), 1001)
+
+
+async def test_no_limit_binds_nothing() -> None:
+    budgets = Budgets()
+    assert await budgets.spend_request(tenant()) is None
+    assert await budgets.spend_tokens(tenant(), 10**12) is None
+
+
+def test_counters_that_cannot_be_had_are_one_sentence() -> None:
+    with pytest.raises(SettingsError, match=r"tenancy\.counters: carrier-pigeon: ") as raised:
+        Budgets("carrier-pigeon://loft")
+    assert "\n" not in raised.value.message
