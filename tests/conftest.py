@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from dear_serving.settings import Settings, load_settings
 from dear_serving.tenancy.admission import Admission
 from dear_serving.tenancy.budgets import Budgets
 from dear_serving.tenancy.fairness import FairQueue
-from dear_serving.tenancy.keyring import KeyRing
+from dear_serving.tenancy.keyring import KeyRing, hash_keys
 from dear_serving.tenancy.tenants import Tenants
 from tests.postgres import new_postgres_database, postgres
 
@@ -111,6 +112,22 @@ def gateway(
         keyring=KeyRing(no_tenants, open_door=True),
         budgets=Budgets(),
         queue=FairQueue(settings.engine.max_tokens, settings.engine.max_shared_tokens),
+    )
+
+
+@pytest.fixture
+def with_tenants(gateway: GatewayState, tenants: Tenants) -> GatewayState:
+    """A gateway with a registry of its own, closed to callers without a key; medical is not shared."""
+    served = [
+        one.model_copy(update={"shared": one.name != "medical"}) for one in gateway.settings.adapters.serve
+    ]
+    adapters = gateway.settings.adapters.model_copy(update={"serve": tuple(served)})
+    return dataclasses.replace(
+        gateway,
+        settings=gateway.settings.model_copy(update={"adapters": adapters}),
+        tenants=tenants,
+        keyring=KeyRing(tenants, fresh_s=0.0),
+        admin_digests=hash_keys(["root"]),
     )
 
 

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "__main__": ("cli",),
     "runtime": EVERYTHING,
     "demo": ("errors", "settings", "supervisor"),
-    "administration": ("errors", "settings"),
+    "administration": ("errors", "settings", "tenancy.bodies"),
 }
 
 # Libraries that only some modules may import.

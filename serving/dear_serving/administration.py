@@ -1,20 +1,25 @@
-"""``dear tenants``, ``dear keys`` and ``dear audit``: the admin routes of a running server, from a shell."""
+"""A running server's admin routes from a shell: ``dear tenants``, ``keys``, ``apply`` and ``audit``."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import httpx
 import typer
+import yaml
+from pydantic import ValidationError
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from dear_serving.errors import SettingsError
-from dear_serving.settings import ADMIN_KEY_VARIABLE
+from dear_serving.settings import ADMIN_KEY_VARIABLE, describe
+from dear_serving.tenancy.bodies import Seed, SeedTenant
 
 URL_VARIABLE = "DEAR_BASE_URL"
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -158,6 +163,73 @@ def audit(
     _show(_call("GET", f"/audit?limit={limit}"), ("at", "actor", "action", "subject", "detail"), as_json)
 
 
+def apply(
+    file: Annotated[Path, typer.Argument(help="YAML file of tenants.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
+    ] = False,
+) -> None:
+    """Make tenants, their limits and grants what a file says. A second time nothing changes.
+
+    The file is checked before anything is changed. Tenants that it does not name stay as they are.
+    """
+    seed = read_seed(file)
+    steps = [step for tenant in seed.tenants for step in _steps(tenant)]
+    for said, method, path, body in steps:
+        if not dry_run:
+            _call(method, path, body)
+        typer.echo(f"would {said}" if dry_run else said)
+    if not steps:
+        typer.echo("nothing to change")
+
+
+def read_seed(file: Path) -> Seed:
+    """A seed file.
+
+    Raises:
+        SettingsError: no such file, no YAML, or something wrong in it; one sentence that names it.
+    """
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {file}: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise SettingsError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        # Through JSON, since lists of YAML are tuples only to that.
+        seed = Seed.model_validate_json(json.dumps(data if data is not None else {}, default=str))
+    except ValidationError as error:
+        raise SettingsError(f"{file}: {describe(error)}") from None
+    ids = [tenant.id for tenant in seed.tenants]
+    for one in ids:
+        if ids.count(one) > 1:
+            raise SettingsError(f'{file}: tenant "{one}" is named twice')
+    return seed
+
+
+def _steps(wanted: SeedTenant) -> Iterator[tuple[str, str, str, dict[str, Any] | None]]:
+    """What there is to do for a tenant: in words, and as calls."""
+    fields = wanted.model_dump(exclude={"id", "grants"})
+    there = _call("GET", _path("tenants", wanted.id), missing_ok=True)
+    if there is None:
+        yield f"create {wanted.id}", "POST", "/tenants", {"id": wanted.id} | fields
+        there = fields | {"granted": []}
+    changes = {name: value for name, value in fields.items() if there[name] != value}
+    if changes:
+        said = ", ".join(f"{name} {_cell(value)}" for name, value in changes.items())
+        yield f"set {wanted.id}: {said}", "PATCH", _path("tenants", wanted.id), changes
+    for adapter in sorted(set(wanted.grants) - set(there["granted"])):
+        path = _path("tenants", wanted.id, "grants")
+        yield f"grant {wanted.id}: {adapter}", "POST", path, {"adapter": adapter}
+    for adapter in sorted(set(there["granted"]) - set(wanted.grants)):
+        yield (
+            f"ungrant {wanted.id}: {adapter}",
+            "DELETE",
+            _path("tenants", wanted.id, "grants", adapter),
+            None,
+        )
+
+
 def _limits(
     weight: float | None, in_flight: int | None, requests: int | None, tokens: int | None
 ) -> dict[str, Any]:
@@ -171,8 +243,8 @@ def _path(*parts: str) -> str:
     return "".join(f"/{quote(part, safe='')}" for part in parts)
 
 
-def _call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """The server's answer.
+def _call(method: str, path: str, body: dict[str, Any] | None = None, *, missing_ok: bool = False) -> Any:
+    """The server's answer; None for a 404 where that is fine.
 
     Raises:
         SettingsError: there is no admin key, no server, or it says no; one sentence.
@@ -195,6 +267,8 @@ def _call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         reply = response.json()
     except ValueError:
         raise SettingsError(f"{url} is not this server: HTTP {response.status_code}") from None
+    if missing_ok and response.status_code == httpx.codes.NOT_FOUND:
+        return None
     if response.is_error:
         said = reply.get("message") if isinstance(reply, dict) else None
         raise SettingsError(f"HTTP {response.status_code}: {said or response.reason_phrase}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -12,8 +13,8 @@ import typer
 
 from dear_serving import __version__
 from dear_serving.adapters.preflight import check_models
-from dear_serving.administration import audit, keys, tenants
-from dear_serving.errors import SettingsError, StartupError
+from dear_serving.administration import apply, audit, keys, tenants
+from dear_serving.errors import InvalidRequest, SettingsError, StartupError
 from dear_serving.settings import Settings, check_door, load_settings
 from dear_serving.supervisor import supervise
 
@@ -24,6 +25,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")
 app.command()(audit)
+app.command()(apply)
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="Settings file (YAML).")]
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on; overrides http.host.")]
@@ -56,6 +58,26 @@ def demo(config: ConfigOption = DEFAULT_CONFIG, host: HostOption = None, port: P
 
     settings = check(config, host, port)
     raise typer.Exit(show_examples(settings, server_command(config, settings)))
+
+
+@app.command("training-data")
+def training_data(
+    file: Annotated[
+        typer.FileText, typer.Argument(help='Lines {"query": ..., "passages": [best first]}; - reads stdin.')
+    ],
+    template: Annotated[str, typer.Option(help="Prompt template that the adapter will serve with.")] = "chat",
+    templates: Annotated[Path | None, typer.Option(help="Folder with templates of your own.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the order in which passages are shown.")] = 0,
+) -> None:
+    """Turn ranked lists into LLaMA-Factory training examples, in the words the server will use."""
+    from dear_serving.adapters.templates import load_template
+    from dear_serving.adapters.training import examples
+
+    try:
+        for example in examples(file, load_template(template, templates), seed):
+            typer.echo(json.dumps(example, ensure_ascii=False))
+    except InvalidRequest as error:
+        raise SettingsError(f"{file.name}: {error.message}") from None
 
 
 def main() -> NoReturn:

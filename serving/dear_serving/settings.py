@@ -169,15 +169,11 @@ class RegistrySettings(_Settings):
 class TenancySettings(_Settings):
     """Who may call. ``open`` lets callers without a key in, as one tenant; on other than a loopback address
     only with ``open_to_network``. ``open_metrics`` serves /metrics without a key.
-
-    ``counters`` is where requests and tokens a minute are counted: ``memory://``, each gateway for itself, or
-    ``redis://host:port`` for all together.
     """
 
     open: bool = False
     open_to_network: bool = False
     open_metrics: bool = False
-    counters: str = "memory://"
 
 
 class HttpSettings(_Settings):

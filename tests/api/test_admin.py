@@ -11,28 +11,10 @@ import httpx
 import pytest
 
 from dear_serving.api.gateway import GatewayState
-from dear_serving.tenancy.keyring import KeyRing, hash_keys
-from dear_serving.tenancy.tenants import Tenants
 from tests.conftest import client_of
 
 ADMIN = {"authorization": "Bearer root"}
 RERANK = {"query": "q", "documents": ["a", "b", "c"]}
-
-
-@pytest.fixture
-def with_tenants(gateway: GatewayState, tenants: Tenants) -> GatewayState:
-    """A gateway with a registry of its own, closed to callers without a key; medical is not shared."""
-    served = [
-        one.model_copy(update={"shared": one.name != "medical"}) for one in gateway.settings.adapters.serve
-    ]
-    adapters = gateway.settings.adapters.model_copy(update={"serve": tuple(served)})
-    return dataclasses.replace(
-        gateway,
-        settings=gateway.settings.model_copy(update={"adapters": adapters}),
-        tenants=tenants,
-        keyring=KeyRing(tenants, fresh_s=0.0),
-        admin_digests=hash_keys(["root"]),
-    )
 
 
 @pytest.fixture

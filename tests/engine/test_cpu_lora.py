@@ -60,6 +60,24 @@ def test_each_token_gets_its_own_adapter(slots: list[int], scale: float) -> None
     torch.testing.assert_close(y, expected)
 
 
+def test_a_row_is_the_same_to_the_bit_in_a_run_and_in_a_piece() -> None:
+    """So that an answer does not depend on what else is in the batch."""
+    x, y = torch.randn(70, INPUTS).bfloat16(), torch.randn(70, sum(SLICES)).bfloat16()
+    a, b = (tuple(one.bfloat16() for one in some) for some in weights(2))
+    whole, mixed = y.clone(), y.clone()
+    lora(GroupedLora, [1] * 70).add_lora_linear(whole, x, a, b, 1.0, SLICES)
+    slots = [1, 0, 2] * 23 + [1]
+    lora(GroupedLora, slots).add_lora_linear(mixed, x, a, b, 1.0, SLICES)
+    assert torch.equal(whole[::3], mixed[::3])
+
+
+def test_adapters_may_be_kept_in_another_type_than_the_model() -> None:
+    x, y = torch.randn(len(MIXED), INPUTS), torch.randn(len(MIXED), sum(SLICES)).bfloat16()
+    expected = token_by_token(y.float(), x, MIXED, 1.0, seed=2).bfloat16()
+    lora(GroupedLora, MIXED).add_lora_linear(y, x, *weights(2), 1.0, SLICES)
+    torch.testing.assert_close(y, expected)
+
+
 def test_vllm_still_gives_tokens_without_an_adapter_the_last_one() -> None:
     """Why this module exists. When this fails, vLLM is mended: see whether the module can go."""
     x, y = torch.ones(2, INPUTS), torch.zeros(2, sum(SLICES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dear_serving.errors import PayloadTooLarge, RateLimited, SettingsError
+from dear_serving.errors import PayloadTooLarge, RateLimited
 from dear_serving.tenancy.budgets import Budgets
 from dear_serving.tenancy.tenants import Limits, Tenant
 
@@ -52,9 +52,3 @@ async def test_no_limit_binds_nothing() -> None:
     budgets = Budgets()
     assert await budgets.spend_request(tenant()) is None
     assert await budgets.spend_tokens(tenant(), 10**12) is None
-
-
-def test_counters_that_cannot_be_had_are_one_sentence() -> None:
-    with pytest.raises(SettingsError, match=r"tenancy\.counters: carrier-pigeon: ") as raised:
-        Budgets("carrier-pigeon://loft")
-    assert "\n" not in raised.value.message

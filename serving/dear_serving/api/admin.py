@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 
 from dear_serving.api.body import read_json, validate
 from dear_serving.api.gateway import GatewayState
 from dear_serving.errors import InvalidKey, InvalidRequest, PermissionDenied, UnknownModel
-from dear_serving.settings import ADMIN_KEY_VARIABLE, Name
+from dear_serving.settings import ADMIN_KEY_VARIABLE
+from dear_serving.tenancy.bodies import Grant, NewKeyBody, NewTenant, Rotation, TenantChanges
 from dear_serving.tenancy.keyring import bearer, matches_any
 from dear_serving.tenancy.tenants import DEFAULT_TENANT, Change, IssuedKey, Key, Limits, Tenant, Tenants
 
@@ -27,50 +27,6 @@ ACTOR = "admin"
 
 _MAX_BODY_BYTES = 64 * 1024
 _MOST_LISTED = 1000
-
-TenantId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Tokens = Annotated[int, Field(ge=1, le=2**53)]
-Weight = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
-Seconds = Annotated[float, Field(ge=0, le=10 * 366 * 24 * 3600, allow_inf_nan=False)]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class TenantChanges(_Body):
-    """What of a tenant is set; null takes a limit away, what is absent stays."""
-
-    weight: Weight | None = None
-    requests_in_flight: Count | None = None
-    requests_per_minute: Count | None = None
-    tokens_per_minute: Tokens | None = None
-
-
-class NewTenant(TenantChanges):
-    """A tenant to create."""
-
-    id: TenantId
-
-
-class NewKeyBody(_Body):
-    """A key to create; without ``expires_in_s`` it works until it is revoked."""
-
-    label: Annotated[str, Field(max_length=200)] = ""
-    expires_in_s: Annotated[Seconds, Field(gt=0)] | None = None
-
-
-class Rotation(_Body):
-    """How long the old key goes on working beside the new one."""
-
-    overlap_s: Seconds = 3600.0
-
-
-class Grant(_Body):
-    """An adapter that a tenant may use."""
-
-    adapter: Name
 
 
 def require_admin(request: Request) -> None:

@@ -78,7 +78,7 @@ class Gateway:
             metrics=Metrics(),
             tenants=tenants,
             keyring=KeyRing(tenants, key_digests, open_door=settings.tenancy.open),
-            budgets=Budgets(settings.tenancy.counters),
+            budgets=Budgets(),
             queue=fair_queue(settings),
             admin_digests=admin_digests,
         )

@@ -194,29 +194,30 @@ def _add(
     """As GroupedLora.add_lora_linear; without ``lora_a`` x is the product with A already."""
     y = y.view(-1, y.shape[-1])
     x = x.view(-1, x.shape[-1]).to(lora_b[0].dtype)
+    if y.dtype != lora_b[0].dtype:  # adapters kept in another type than the model
+        converted = y.to(lora_b[0].dtype)
+        _add(converted, x, lora_a, lora_b, scale, output_slices, groups)
+        y.copy_(converted)
+        return
     ends = list(accumulate(output_slices))
     columns = [slice(end - size, end) for end, size in zip(ends, output_slices, strict=True)]
     for slot, rows in groups.runs:
         shrunk = _shrink(x[rows], lora_a, slot)
         for part, b, column in zip(shrunk, lora_b, columns, strict=True):
-            outputs, expand = y[rows, column], b[slot].flatten(0, -2).T
-            if y.dtype == b.dtype:
-                outputs.addmm_(part, expand, alpha=scale)
-            else:
-                outputs += (part @ expand * scale).to(y.dtype)
+            y[rows, column].addmm_(part, b[slot].flatten(0, -2).T, alpha=scale)
     if groups.pieces is None:
         return
     pieces = groups.pieces
-    rows_of_pieces = x.index_select(0, pieces.rows).unflatten(0, (-1, pieces.length))
-    shrunk = _shrink(rows_of_pieces, lora_a, pieces.slots)
-    deltas = x.new_empty((*rows_of_pieces.shape[:2], ends[-1]))
+    shrunk = _shrink(x.index_select(0, pieces.rows).unflatten(0, (-1, pieces.length)), lora_a, pieces.slots)
+    # The sums are made here, not the products alone: rounded once, as in the runs above, whichever way a
+    # token goes.
+    sums = y[:, : ends[-1]].index_select(0, pieces.rows).unflatten(0, (-1, pieces.length))
     for part, b, column in zip(shrunk, lora_b, columns, strict=True):
-        torch.bmm(part, b[pieces.slots].flatten(1, -2).mT, out=deltas[..., column])
-    delta = deltas.flatten(0, 1)
+        sums[..., column].baddbmm_(part, b[pieces.slots].flatten(1, -2).mT, alpha=scale)
+    rows_of_y = sums.flatten(0, 1)
     if pieces.valid is not None:
-        delta = delta.index_select(0, pieces.valid)
-    # One slice of y after another would take several times as long: they are not contiguous.
-    y[:, : ends[-1]].index_add_(0, pieces.targets, (delta if scale == 1 else delta * scale).to(y.dtype))
+        rows_of_y = rows_of_y.index_select(0, pieces.valid)
+    y[:, : ends[-1]].index_copy_(0, pieces.targets, rows_of_y)
 
 
 def _shrink(

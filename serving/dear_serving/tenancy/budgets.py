@@ -1,4 +1,4 @@
-"""Requests and tokens a minute, by tenant: counted by the limits library, in memory or in Redis."""
+"""Requests and tokens a minute, by tenant, counted by the limits library in the gateway's memory."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ import time
 from dataclasses import dataclass
 
 from limits import RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from limits.errors import StorageError
-from limits.storage import storage_from_string
 
-from dear_serving.errors import EngineUnavailable, PayloadTooLarge, RateLimited, SettingsError
+from dear_serving.errors import PayloadTooLarge, RateLimited
 from dear_serving.tenancy.tenants import Tenant
-
-MEMORY = "memory://"
-_NOT_COUNTED_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +33,10 @@ class Allowance:
 
 
 class Budgets:
-    """Spends tenants' budgets a minute, over a sliding window.
+    """Spends tenants' budgets a minute, over a sliding window; each gateway replica counts for itself."""
 
-    Args:
-        url: where counts are kept, ``memory://`` (each gateway its own) or ``redis://host:port`` (all one).
-
-    Raises:
-        SettingsError: nothing can count there.
-    """
-
-    def __init__(self, url: str = MEMORY) -> None:
-        try:
-            storage = storage_from_string(f"async+{url}", wrap_exceptions=True)
-        except Exception as error:  # the library raises what its driver raises
-            raise SettingsError(f"tenancy.counters: {url.partition('://')[0]}: {error}") from None
-        self._limiter = SlidingWindowCounterRateLimiter(storage)
+    def __init__(self) -> None:
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def spend_request(self, tenant: Tenant) -> Allowance | None:
         """One request; what is left, None where nothing binds.
@@ -74,11 +59,8 @@ class Budgets:
         if limit is None:
             return None
         item = RateLimitItemPerMinute(limit, namespace="dear")
-        try:
-            fits = await self._limiter.hit(item, kind, tenant, cost=cost)
-            stats = await self._limiter.get_window_stats(item, kind, tenant)
-        except StorageError as error:
-            raise EngineUnavailable("limits cannot be counted now", retry_after_s=_NOT_COUNTED_S) from error
+        fits = await self._limiter.hit(item, kind, tenant, cost=cost)
+        stats = await self._limiter.get_window_stats(item, kind, tenant)
         left = Allowance(kind, limit, max(0, stats.remaining), stats.reset_time - time.time())
         if fits:
             return left

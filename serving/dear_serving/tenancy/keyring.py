@@ -23,7 +23,7 @@ class KeyRing:
     Args:
         tenants: the registry's.
         digests: SHA-256 of the keys from the environment, all of the default tenant.
-        open_door: whether a caller without a key is the default tenant.
+        open_door: whether a caller without a key of this server's is the default tenant.
         fresh_s: how long a key is remembered, and so how long a revoked one may still work.
     """
 
@@ -51,13 +51,13 @@ class KeyRing:
             RegistryUnavailable: the key cannot be looked up now.
         """
         text = bearer(authorization)
+        parts = split_key(text) if text else None
+        if self._open_door and parts is None:  # clients that cannot do without a key send any
+            return Tenant()
         if text is None:
-            if self._open_door and authorization is None:
-                return Tenant()
             raise InvalidKey("an API key is needed: Authorization: Bearer KEY")
         if matches_any(text, self._digests):
             return Tenant()
-        parts = split_key(text)
         known = await self._find(parts[0]) if parts else None
         if parts is None or known is None or not proves(parts[1], known.salt, known.digest):
             raise InvalidKey("the API key is not known")

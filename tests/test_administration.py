@@ -1,0 +1,140 @@
+"""The admin commands, against the real routes in process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from dear_serving import administration
+from dear_serving.api.gateway import GatewayState
+from dear_serving.api.routes import create_app
+from dear_serving.cli import app
+from dear_serving.errors import SettingsError
+
+SEED = """
+tenants:
+  - id: acme
+    weight: 2
+    requests_per_minute: 60
+    grants: [medical]
+  - id: beta
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_process(with_tenants: GatewayState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands reach the routes of this process, as the administrator."""
+    client = TestClient(create_app(with_tenants), base_url=administration.DEFAULT_URL)
+
+    def request(method: str, url: str, timeout: float, **arguments: Any) -> Any:
+        return client.request(method, url, **arguments)
+
+    monkeypatch.setattr(administration.httpx, "request", request)
+    monkeypatch.setenv("DEAR_ADMIN_KEY", "root")
+    monkeypatch.delenv("DEAR_BASE_URL", raising=False)
+
+
+def run(*arguments: str) -> str:
+    """What a command prints."""
+    result = CliRunner().invoke(app, arguments, catch_exceptions=True, env={"COLUMNS": "160"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def tenant(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run("tenants", "show", name, "--json"))
+    return found
+
+
+def test_tables_are_for_people_and_json_for_programs() -> None:
+    run("tenants", "create", "acme", "--tokens-per-minute", "1000")
+    shown = run("tenants", "list")
+    assert "tokens per minute" in shown
+    assert "1000" in shown
+    assert json.loads(run("tenants", "list", "--json"))["data"][0]["tokens_per_minute"] == 1000
+
+
+def test_zero_takes_a_limit_away() -> None:
+    run("tenants", "create", "acme", "--tokens-per-minute", "1000", "--in-flight", "3")
+    run("tenants", "set", "acme", "--tokens-per-minute", "0")
+    assert (tenant("acme")["tokens_per_minute"], tenant("acme")["requests_in_flight"]) == (None, 3)
+
+
+def test_a_key_is_shown_once() -> None:
+    run("tenants", "create", "acme")
+    made = json.loads(run("keys", "create", "acme", "--label", "ci", "--json"))
+    rotated = run("keys", "rotate", made["id"], "--overlap-s", "0")
+    assert "shown this once" in rotated
+    listed = run("keys", "list", "acme")
+    assert "dear_" not in listed
+    assert "expired" in listed
+
+
+def test_all_tenants_are_listed_however_many_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(administration, "_PAGE", 2)
+    for number in range(5):
+        run("tenants", "create", f"t{number}")
+    found = json.loads(run("tenants", "list", "--json"))["data"]
+    assert [one["id"] for one in found] == ["t0", "t1", "t2", "t3", "t4"]
+
+
+def test_deleting_asks_first() -> None:
+    run("tenants", "create", "acme")
+    refused = CliRunner().invoke(app, ["tenants", "delete", "acme"], input="n\n")
+    assert refused.exit_code == 1
+    assert tenant("acme")["id"] == "acme"
+    assert run("tenants", "delete", "acme", "--yes") == "removed acme\n"
+
+
+def test_a_seed_file_is_applied_once(tmp_path: Path) -> None:
+    file = tmp_path / "tenants.yaml"
+    file.write_text(SEED)
+    planned = run("apply", str(file), "--dry-run")
+    assert planned == "would create acme\nwould grant acme: medical\nwould create beta\n"
+    assert json.loads(run("tenants", "list", "--json"))["data"] == []
+    assert run("apply", str(file)) == planned.replace("would ", "")
+    assert tenant("acme")["weight"] == 2.0
+    assert tenant("acme")["granted"] == ["medical"]
+    assert run("apply", str(file)) == "nothing to change\n"
+
+
+def test_a_seed_file_that_changed_changes_what_differs(tmp_path: Path) -> None:
+    file = tmp_path / "tenants.yaml"
+    file.write_text(SEED)
+    run("apply", str(file))
+    file.write_text("tenants: [{id: acme, weight: 3}]")
+    said = run("apply", str(file)).splitlines()
+    assert said == ["set acme: weight 3.0, requests_per_minute -", "ungrant acme: medical"]
+    assert tenant("beta")["id"] == "beta"  # not named, not touched
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tenants: [{id: Acme}]", "tenants.0.id: String should match pattern"),
+        ("tenants: [{id: a}, {id: b, quota: 1}]", "tenants.1.quota: unknown setting"),
+        ("tenants: [{id: a}, {id: a}]", 'tenant "a" is named twice'),
+        ("tenants: [{id: a, weight: heavy}]", "tenants.0.weight: Input should be a valid number"),
+        ("tenant: []", "tenant: unknown setting"),
+        ("- a", "Input should be an object"),
+        ("a: [", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_seed_file_changes_nothing(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "tenants.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=said):
+        run("apply", str(file))
+    assert json.loads(run("tenants", "list", "--json"))["data"] == []
+
+
+def test_a_missing_seed_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"cannot read .*none\.yaml: No such file"):
+        run("apply", str(tmp_path / "none.yaml"))
