@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -31,27 +32,42 @@ class TenantEngine:
         self._tenant = tenant
 
     async def generate(self, request: EngineRequest) -> Generation:
-        """See the protocol."""
+        """See the protocol; ``queue_ms`` counts the wait for the turn too."""
         cost = len(request.token_ids) + request.max_tokens
-        async with self._queue.turn(self._tenant.id, self._tenant.weight, cost, request.priority):
-            return await self._engine.generate(replace(request, cache_salt=self._tenant.cache_salt))
+        async with self._turn(cost, request.priority) as waited_s:
+            done = await self._engine.generate(replace(request, cache_salt=self._tenant.cache_salt))
+        return replace(done, queue_ms=done.queue_ms + waited_s * 1e3)
 
     async def permute(self, request: PermutationRequest) -> DecodedWindow:
-        """See the protocol."""
-        async with self._queue.turn(
-            self._tenant.id, self._tenant.weight, window_tokens(request), request.priority
-        ):
-            return await self._engine.permute(replace(request, cache_salt=self._tenant.cache_salt))
+        """See the protocol; the deadline and ``queue_ms`` count the wait for the turn too."""
+        async with self._turn(window_tokens(request), request.priority) as waited_s:
+            window = await self._engine.permute(self._left(request, waited_s))
+        return replace(window, queue_ms=window.queue_ms + waited_s * 1e3)
 
     async def permute_stream(self, request: PermutationRequest) -> AsyncGenerator[DecodedWindow, None]:
-        """See the protocol."""
-        salted = replace(request, cache_salt=self._tenant.cache_salt)
+        """See the protocol and ``permute``."""
         async with (
-            self._queue.turn(self._tenant.id, self._tenant.weight, window_tokens(request), request.priority),
-            aclosing(self._engine.permute_stream(salted)) as windows,
+            self._turn(window_tokens(request), request.priority) as waited_s,
+            aclosing(self._engine.permute_stream(self._left(request, waited_s))) as windows,
         ):
             async for window in windows:
-                yield window
+                yield replace(window, queue_ms=window.queue_ms + waited_s * 1e3)
+
+    @asynccontextmanager
+    async def _turn(self, cost: int, priority: int = 0) -> AsyncIterator[float]:
+        """The tenant's turn; gives the seconds it was waited for."""
+        arrived_s = time.monotonic()
+        async with self._queue.turn(self._tenant.id, self._tenant.weight, cost, priority):
+            yield time.monotonic() - arrived_s
+
+    def _left(self, request: PermutationRequest, waited_s: float) -> PermutationRequest:
+        """The request with the tenant's salt, and what the wait has left of its deadline."""
+        deadline_s = request.deadline_s
+        return replace(
+            request,
+            cache_salt=self._tenant.cache_salt,
+            deadline_s=None if deadline_s is None else max(0.0, deadline_s - waited_s),
+        )
 
     async def openai(
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str
@@ -61,7 +77,7 @@ class TenantEngine:
         if self._tenant.cache_salt is not None:
             body["cache_salt"] = self._tenant.cache_salt
         async with (
-            self._queue.turn(self._tenant.id, self._tenant.weight, openai_tokens(body)),
+            self._turn(openai_tokens(body)),
             aclosing(self._engine.openai(route, body, request_id)) as items,
         ):
             async for item in items:
