@@ -52,7 +52,7 @@ async def test_every_path_answers_the_superset(http: httpx.AsyncClient, path: st
         "repairs": {"repeated": 0, "missing": 0, "out_of_range": 0, "unparseable": 0},
         "score_type": "first_step",
         "revision": "legal@0123456789ab",
-        "queue_ms": 1.0,
+        "queue_ms": pytest.approx(1.0, abs=100),
         "engine_ms": 2.0,
     }
 
