@@ -123,6 +123,7 @@ async def test_pages_of_tenants(http: httpx.AsyncClient) -> None:
         ("GET", "/tenants?limit=0", None, 400, "limit"),
         ("GET", "/tenants?limit=x", None, 400, "limit"),
         ("GET", "/audit?limit=99999999999999999999", None, 400, "limit"),
+        ("GET", "/audit?limit=0000000011111111111111111111", None, 400, "limit"),
         ("POST", "/tenants/nobody/keys", {}, 404, "tenant"),
         ("POST", "/tenants/acme/keys", {"expires_in_s": -1}, 400, "expires_in_s"),
         ("POST", "/tenants/acme/keys", {"label": "x" * 201}, 400, "label"),

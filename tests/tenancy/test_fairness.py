@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 
 import pytest
@@ -114,6 +115,19 @@ async def test_who_leaves_while_waiting_holds_nobody_up() -> None:
     assert queue.tokens == 0
     async with asyncio.timeout(1), queue.turn("b", 1.0, 10):
         pass
+
+
+async def test_a_long_line_costs_no_more_a_window_than_a_short_one() -> None:
+    """Every window comes to a head once: a line ten times as long takes about ten times as long."""
+
+    async def seconds(windows: int) -> float:
+        engine = Engine(FairQueue(alone=20, shared=20))
+        started_s = time.perf_counter()
+        await serve(engine, *[("a",)] * windows)
+        return time.perf_counter() - started_s
+
+    await seconds(100)
+    assert await seconds(5000) < 40 * await seconds(500)
 
 
 async def test_a_window_larger_than_the_engines_still_finds_a_place() -> None:

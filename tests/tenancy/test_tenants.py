@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
-from dear_serving.errors import AlreadyThere, UnknownSubject
+from dear_serving.errors import AlreadyThere, InvalidRequest, UnknownSubject
 from dear_serving.registry.database import Database
 from dear_serving.tenancy.keys import proves, split_key
 from dear_serving.tenancy.tenants import Limits, Tenants
@@ -75,6 +77,16 @@ def test_what_is_not_there_is_named(tenants: Tenants) -> None:
     with pytest.raises(UnknownSubject, match='there is no key "0123"'):
         tenants.revoke_key("0123", actor="test")
     assert tenants.changes() == []
+
+
+def test_what_a_database_cannot_keep_is_the_callers_fault(tenants: Tenants) -> None:
+    """SQLite keeps a NUL in a text, PostgreSQL does not; neither may become a fault of the server."""
+    with pytest.raises((UnknownSubject, InvalidRequest)):
+        tenants.get("acme\x00")
+    make(tenants)
+    with contextlib.suppress(InvalidRequest):
+        tenants.create_key("acme", label="a\x00b", actor="test")
+    assert len(tenants.keys("acme")) == len(tenants.changes()) - 1
 
 
 def test_a_key_leads_to_its_tenant(tenants: Tenants) -> None:

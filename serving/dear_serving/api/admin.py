@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -206,7 +207,8 @@ def _iso(seconds: float | None) -> str | None:
 
 def _limit(request: Request) -> int:
     given = request.query_params.get("limit", "100")
-    if not given.isdecimal() or not 1 <= int(given[:9]) <= _MOST_LISTED:
+    # Few digits: a number that is cut to be judged and used whole would be another one.
+    if not re.fullmatch("[0-9]{1,4}", given) or not 1 <= int(given) <= _MOST_LISTED:
         raise InvalidRequest(f"limit: a number from 1 to {_MOST_LISTED}", param="limit")
     return int(given)
 

@@ -79,7 +79,7 @@ class GatewayState:
             UnknownModel: no model of that name, or none that the tenant may use: they look alike.
         """
         name = model or self.settings.default_model or self.settings.model.id
-        if name not in self.builders or not (name in self.settings.shared_models or name in tenant.granted):
+        if name not in self.visible(tenant):
             raise UnknownModel(f"there is no model {name[:128]!r}", param="model")
         return name
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dear_serving.api.admin import ADMIN_PATH
 from dear_serving.api.failures import error_reply
 from dear_serving.api.gateway import Caller, GatewayState
-from dear_serving.errors import RateLimited, RequestError
+from dear_serving.errors import RequestError
 
 _OPEN_PATHS = {"/health", "/ready"}
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -56,8 +56,6 @@ class Door:
                 caller = scope["state"]["caller"] = Caller(tenant, request_id)
             await self._work(caller, scope, receive, send_with_id)
         except RequestError as error:
-            if caller is not None and isinstance(error, RateLimited):
-                caller.headers.update(error.headers)
             await error_reply(error)(scope, receive, send_with_id)
         finally:
             metrics = self._gateway.metrics

@@ -265,7 +265,8 @@ class TaskPrompts:
         """
         layout = self._builder.layout(min(window, MAX_IDENTIFIERS), reasoning=self._reasoning)
         slots = [piece for piece in layout.pieces if isinstance(piece, _Slot) and piece.passage is not None]
-        lengths = sum(self._length(index, slots[-1]) for index in range(len(self._texts)))
+        # As the first passage of a window, so that the windows find all but their last one encoded.
+        lengths = sum(self._length(index, slots[0]) for index in range(len(self._texts)))
         around = layout.fixed_tokens + layout.query_slots * len(self._encode(self._query))
         whole = windows * around + shown * lengths // max(1, len(self._texts))
         return min(whole, windows * self._builder.max_model_len)

@@ -11,10 +11,10 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dear_serving.errors import RegistryUnavailable, SettingsError
+from dear_serving.errors import InvalidRequest, RegistryUnavailable, SettingsError
 
 _MIGRATIONS = "dear_serving.registry:migrations"
 _WRITES = "dear_writes"
@@ -134,6 +134,8 @@ def _upgrade(connection: Connection) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
+    except DataError:  # such as a NUL in a text, which PostgreSQL does not keep
+        raise InvalidRequest("a value is none that the registry can keep") from None
     except DBAPIError as error:
         if error.connection_invalidated or type(error).__name__ in {"OperationalError", "InterfaceError"}:
             raise RegistryUnavailable(

@@ -98,7 +98,9 @@ class FairQueue:
         try:
             await waiter.turn
         except asyncio.CancelledError:
-            if not waiter.turn.cancelled():  # its turn came and its caller left in the same moment
+            if waiter.turn.cancelled():
+                self._waiting_tokens -= cost
+            else:  # its turn came and its caller left in the same moment
                 self._leave(line, cost, done=False)
             self._serve()
             raise
@@ -112,10 +114,7 @@ class FairQueue:
 
     def _serve(self) -> None:
         """Let in whose turn it is, as far as there is room."""
-        for line in self._lines.values():
-            self._drop_those_who_left(line)
-        while self._waiting_tokens:
-            line = min((one for one in self._lines.values() if one.waiting), key=lambda one: one.tag)
+        while (line := self._next_line()) is not None:
             cost = line.waiting[0].cost
             if self._engine_tokens and self._engine_tokens + cost > self._room():
                 return
@@ -127,12 +126,13 @@ class FairQueue:
             self._engine_tokens += cost
             waiter.turn.set_result(None)
 
-    def _drop_those_who_left(self, line: _Line) -> None:
-        left = [waiter for waiter in line.waiting if waiter.turn.cancelled()]
-        if left:
-            line.waiting = [waiter for waiter in line.waiting if not waiter.turn.cancelled()]
-            heapq.heapify(line.waiting)
-            self._waiting_tokens -= sum(waiter.cost for waiter in left)
+    def _next_line(self) -> _Line | None:
+        """The line that goes next, if any waits; who left is dropped on coming to the head of a line."""
+        for line in self._lines.values():
+            while line.waiting and line.waiting[0].turn.cancelled():
+                heapq.heappop(line.waiting)
+        waiting = (line for line in self._lines.values() if line.waiting)
+        return min(waiting, key=lambda line: line.tag, default=None)
 
     def _room(self) -> int:
         recent_s = self._now_s() - self._memory_s
