@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from dear_serving.adapters.templates import load_template
+from dear_serving.adapters.preflight import digest
+from dear_serving.adapters.seed import seed
+from dear_serving.api.assembly import assemble
 from dear_serving.api.gateway import GatewayState
 from dear_serving.api.routes import create_app
 from dear_serving.engine.fake import FakeEngine
 from dear_serving.engine.protocol import EngineRequest
 from dear_serving.engine.tokenizer import BaseTokenizer, load_tokenizer
-from dear_serving.metrics import Metrics
-from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.registry.database import Database, open_database
-from dear_serving.settings import Settings, load_settings
-from dear_serving.tenancy.admission import Admission
-from dear_serving.tenancy.budgets import Budgets
-from dear_serving.tenancy.fairness import FairQueue
+from dear_serving.settings import RegistrySettings, Settings, load_settings
 from dear_serving.tenancy.keyring import KeyRing, hash_keys
 from dear_serving.tenancy.tenants import Tenants
 from tests.postgres import new_postgres_database, postgres
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU_CONFIG = ROOT / "configs" / "cpu.yaml"
+LEGAL = f"legal@{digest(ROOT / 'configs' / 'demo' / 'adapters' / 'legal')[:12]}"
+"""The revision of the adapter that the default serves as legal."""
 
 
 @pytest.fixture(scope="session")
@@ -75,14 +74,6 @@ def tenants(tmp_path: Path) -> Iterator[Tenants]:
     database.close()
 
 
-@pytest.fixture(scope="session")
-def no_tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenants]:
-    """For tests that have none: a registry that stays empty."""
-    database = open_database(f"sqlite:///{tmp_path_factory.mktemp('registry') / 'registry.db'}")
-    yield Tenants(database)
-    database.close()
-
-
 @pytest.fixture
 def engine(tokenizer: BaseTokenizer) -> FakeEngine:
     """Ranks every window from the last passage to the first, written or decoded."""
@@ -90,44 +81,38 @@ def engine(tokenizer: BaseTokenizer) -> FakeEngine:
 
 
 @pytest.fixture
-def gateway(
-    settings: Settings, tokenizer: BaseTokenizer, engine: FakeEngine, no_tenants: Tenants
-) -> GatewayState:
-    """A gateway over the fake engine, with small limits."""
+async def gateway(
+    settings: Settings, tokenizer: BaseTokenizer, engine: FakeEngine, tmp_path: Path
+) -> AsyncIterator[GatewayState]:
+    """A gateway over the fake engine, with small limits and the default's adapters in service."""
     limits = settings.limits.model_copy(
         update={"max_body_bytes": 2_000_000, "max_documents": 100, "max_document_chars": 200_000}
     )
-    names = settings.templates()
-    return GatewayState(
-        settings=settings.model_copy(update={"limits": limits}),
-        engine=engine,
-        builders={
-            name: PromptBuilder(load_template(template, None), tokenizer, settings.engine.max_model_len)
-            for name, template in names.items()
-        },
-        revisions={name: f"{name}@0123456789ab" for name in names},
-        admission=Admission(limits.max_requests_in_flight),
-        metrics=Metrics(),
-        tenants=no_tenants,
-        keyring=KeyRing(no_tenants, open_door=True),
-        budgets=Budgets(),
-        queue=FairQueue(settings.engine.max_tokens, settings.engine.max_shared_tokens),
+    adapters = settings.adapters.model_copy(
+        update={"store": str(tmp_path / "store"), "cache": tmp_path / "cache"}
     )
+    own = settings.model_copy(
+        update={
+            "limits": limits,
+            "adapters": adapters,
+            "registry": RegistrySettings(url=f"sqlite:///{tmp_path / 'registry.db'}"),
+        }
+    )
+    seed(own)
+    assert own.model.source is not None
+    state = assemble(own, engine, tokenizer, own.model.source)
+    await state.directory.refresh()
+    yield state
+    state.database.close()
 
 
 @pytest.fixture
-def with_tenants(gateway: GatewayState, tenants: Tenants) -> GatewayState:
-    """A gateway with a registry of its own, closed to callers without a key; medical is not shared."""
-    served = [
-        one.model_copy(update={"shared": one.name != "medical"}) for one in gateway.settings.adapters.serve
-    ]
-    adapters = gateway.settings.adapters.model_copy(update={"serve": tuple(served)})
+async def with_tenants(gateway: GatewayState) -> GatewayState:
+    """A gateway that is closed to callers without a key; medical is not shared."""
+    gateway.lifecycle.adapters.share("medical", False, actor="test")
+    await gateway.directory.refresh()
     return dataclasses.replace(
-        gateway,
-        settings=gateway.settings.model_copy(update={"adapters": adapters}),
-        tenants=tenants,
-        keyring=KeyRing(tenants, fresh_s=0.0),
-        admin_digests=hash_keys(["root"]),
+        gateway, keyring=KeyRing(gateway.tenants, fresh_s=0.0), admin_digests=hash_keys(["root"])
     )
 
 

@@ -77,7 +77,7 @@ def with_engine(settings: Settings, adapters: bool = True, **engine_kwargs: Any)
     kwargs = settings.engine.engine_kwargs | engine_kwargs
     update: dict[str, Any] = {"engine": settings.engine.model_copy(update={"engine_kwargs": kwargs})}
     if not adapters:
-        update["adapters"] = settings.adapters.model_copy(update={"serve": ()})
+        update["adapters"] = settings.adapters.model_copy(update={"serve": (), "capacity": 0})
         update["model"] = settings.model.model_copy(update={"source": f"{ROOT}/configs/demo/base"})
     return settings.model_copy(update=update)
 
@@ -148,14 +148,12 @@ def test_the_cpu_engine_compiles_nothing_unless_asked_to() -> None:
     assert "TORCHDYNAMO_DISABLE" not in llm_config(compiling).runtime_env["env_vars"]
 
 
-def test_revisions_name_the_bytes_served() -> None:
-    built = build_application(load_settings(CPU_CONFIG))
-    revisions = built._bound_deployment.init_args[3]
-    assert revisions["dear-tiny"] == "dear-tiny"
-    name, _, digest = revisions["legal"].partition("@")
-    assert name == "legal"
-    assert len(digest) == 12
-    assert digest != revisions["medical"].partition("@")[2]
+def test_the_batch_has_the_settings_slots_and_memory_has_room_for_all() -> None:
+    settings = load_settings(CPU_CONFIG)
+    adapters = settings.adapters.model_copy(update={"capacity": 100, "slots": 4})
+    kwargs = llm_config(settings.model_copy(update={"adapters": adapters})).engine_kwargs
+    assert kwargs["max_loras"] == 4
+    assert kwargs["max_cpu_loras"] >= 100
 
 
 def test_the_listener_is_the_settings_host_and_port(a100: Settings) -> None:

@@ -10,7 +10,8 @@ from ray.serve.config import HTTPOptions
 from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
-from dear_serving.adapters.preflight import base_source, check_models, digest
+from dear_serving.adapters.preflight import base_source, check_models
+from dear_serving.adapters.seed import seed
 from dear_serving.api.ingress import Gateway
 from dear_serving.engine.server import RerankServer
 from dear_serving.errors import SettingsError
@@ -37,22 +38,22 @@ def build(args: dict[str, Any]) -> Application:
         raise SettingsError("give the settings file: serve run dear_serving.app:build config=FILE")
     settings = load_settings(Path(args["config"]))
     check_models(settings)
+    seed(settings)
     return build_application(settings)
 
 
 def build_application(settings: Settings) -> Application:
-    """Gateways in front of engines. Reads no weights and starts nothing.
+    """Gateways in front of engines. Reads no weights and starts nothing; the registry has to be seeded.
 
     Raises:
         SettingsError: the server would be open to a network.
     """
     check_door(settings)
-    adapters = {adapter.name: settings.adapters.root / adapter.path for adapter in settings.adapters.serve}
     options: dict[str, Any] = {"name": ENGINE_NAME, "max_constructor_retry_count": 1}
     engine = build_llm_deployment(
         llm_config(settings),
         deployment_cls=RerankServer,
-        bind_kwargs={"adapters": adapters},
+        bind_kwargs={"registry_url": settings.registry.url, "adapters": settings.adapters},
         override_serve_options=options,
     )
     gateway = Gateway.options(  # type: ignore[attr-defined]  # added by serve.deployment
@@ -61,14 +62,10 @@ def build_application(settings: Settings) -> Application:
         max_ongoing_requests=settings.gateway.max_ongoing_requests,
         ray_actor_options={"num_cpus": settings.gateway.cpus},
     )
-    revisions = {settings.model.id: settings.model.id} | {
-        name: f"{name}@{digest(folder)}" if folder.is_dir() else name for name, folder in adapters.items()
-    }
     application: Application = gateway.bind(
         engine,
         settings,
         base_source(settings),
-        revisions,
         hash_keys(accepted_api_keys()),
         hash_keys(admin_keys()),
     )
@@ -78,20 +75,20 @@ def build_application(settings: Settings) -> Application:
 def llm_config(settings: Settings) -> LLMConfig:
     """What Ray Serve LLM is told: the settings' engine_kwargs over our defaults."""
     engine = settings.engine
-    count = max(1, len(settings.adapters.serve))
     engine_kwargs: dict[str, Any] = {
         "enable_prefix_caching": True,
         # Requests carry a priority, as Cohere's do.
         "scheduling_policy": "priority",
         "scheduler_cls": _SCHEDULERS[engine.accelerator],
     }
-    if settings.adapters.serve:
+    if settings.adapters.capacity:
         engine_kwargs |= {
             "enable_lora": True,
             "max_lora_rank": engine.max_lora_rank,
-            "max_loras": min(count, 8),
-            # Room for all: a miss would read an adapter from disk inside an engine step.
-            "max_cpu_loras": count,
+            "max_loras": min(settings.adapters.slots, settings.adapters.capacity),
+            # Room for all: a miss would read an adapter from disk inside an engine step. And for those that
+            # are retired, but not let go yet.
+            "max_cpu_loras": 2 * settings.adapters.capacity,
         }
         if engine.accelerator == "cpu":
             engine_kwargs["worker_cls"] = "dear_serving.engine.cpu_lora.GroupedLoraWorker"

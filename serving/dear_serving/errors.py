@@ -4,6 +4,7 @@ DearError
 ├── StartupError                       the process ends with one sentence, exit code 1
 │   ├── SettingsError                  a wrong or missing setting
 │   └── AdapterError                   an adapter that does not fit the base model
+├── AdapterRefused                     an engine that does not take an adapter, with the reason
 └── RequestError                       becomes a reply, in api/failures.py only
     ├── InvalidRequest       400       the request itself; `param` names the field
     ├── PayloadTooLarge      413
@@ -12,13 +13,16 @@ DearError
     ├── PermissionDenied     403
     ├── UnknownModel         404
     ├── UnknownRoute         404
-    ├── UnknownSubject       404       of the admin routes: a tenant, a key, a grant
+    ├── UnknownSubject       404       of the admin routes: a tenant, a key, an adapter
     ├── MethodNotAllowed     405
     ├── AlreadyThere         409
+    ├── CapacityReached      409       the engines hold as many revisions as they may
+    ├── AdapterFailed        422       the engines do not take an adapter that looked well
     ├── Overloaded           429       retryable, after `retry_after_s`
     │   └── RateLimited                a tenant's own limit; `headers` say what is left
     ├── EngineUnavailable    503       retryable, after `retry_after_s`
     ├── RegistryUnavailable  503       retryable, after `retry_after_s`
+    ├── StoreUnavailable     503       retryable, after `retry_after_s`
     └── DeadlineExceeded     504       retryable
 """
 
@@ -46,6 +50,10 @@ class SettingsError(StartupError):
 
 class AdapterError(StartupError):
     """An adapter folder cannot be served on the configured base model."""
+
+
+class AdapterRefused(DearError):
+    """An engine does not take an adapter that looked well."""
 
 
 class RequestError(DearError):
@@ -129,7 +137,7 @@ class UnknownRoute(RequestError):
 
 
 class UnknownSubject(RequestError):
-    """No tenant, key or grant of that name."""
+    """No tenant, key, grant, adapter or revision of that name."""
 
     status = 404
     type = "not_found_error"
@@ -140,6 +148,20 @@ class AlreadyThere(RequestError):
 
     status = 409
     type = "conflict_error"
+
+
+class CapacityReached(RequestError):
+    """The engines hold as many revisions as they may."""
+
+    status = 409
+    type = "conflict_error"
+
+
+class AdapterFailed(RequestError):
+    """An adapter was registered, and then an engine could not load it or rank with it."""
+
+    status = 422
+    type = "invalid_request_error"
 
 
 class MethodNotAllowed(RequestError):
@@ -184,6 +206,14 @@ class EngineUnavailable(RequestError):
 
 class RegistryUnavailable(RequestError):
     """The registry's database does not answer now."""
+
+    status = 503
+    type = "service_unavailable"
+    retryable = True
+
+
+class StoreUnavailable(RequestError):
+    """The store of adapters cannot be read or written now, or what it holds is damaged."""
 
     status = 503
     type = "service_unavailable"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from prometheus_client import (
     REGISTRY,
     CollectorRegistry,
@@ -16,15 +18,20 @@ from dear_serving.types import Ranking
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
+_MOST_TENANTS = 1000
+
 
 class Metrics:
     """Prometheus metrics of one gateway replica.
 
-    ``model`` is a configured name and ``tenant`` a registered one, never a caller's text.
+    Labels stay few: ``tenant`` is one of the first thousand seen or ``others``; series of a ``revision`` go
+    when it leaves the engines; neither is ever a caller's text.
     """
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._tenants: set[str] = set()
+        self._revisions: set[str] = set()
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "dear_requests",
@@ -46,37 +53,106 @@ class Metrics:
             ("tenant", "outcome"),
             registry=self.registry,
         )
-        self.tenant_tokens = Counter(
-            "dear_tenant_tokens",
-            "Tokens of a tenant's ranked windows.",
-            ("tenant", "kind"),
-            registry=self.registry,
-        )
         self.queued_tokens = Gauge(
             "dear_queued_tokens",
             "Predicted tokens of the windows that wait or are in the engines.",
             registry=self.registry,
         )
-        self.windows = Counter("dear_windows", "Windows ranked.", ("model",), registry=self.registry)
+        by_revision = ("tenant", "revision")
+        self.model_requests = Counter(
+            "dear_model_requests",
+            "Requests that a model was asked for, by what was asked.",
+            (*by_revision, "kind"),
+            registry=self.registry,
+        )
+        self.windows = Counter("dear_windows", "Windows ranked.", by_revision, registry=self.registry)
         self.tokens = Counter(
-            "dear_tokens", "Tokens of ranked windows.", ("model", "kind"), registry=self.registry
+            "dear_tokens", "Tokens of ranked windows.", (*by_revision, "kind"), registry=self.registry
+        )
+        self.queue_seconds = Counter(
+            "dear_queue_seconds",
+            "Time that rankings waited for an engine, seconds.",
+            by_revision,
+            registry=self.registry,
+        )
+        self.engine_seconds = Counter(
+            "dear_engine_seconds",
+            "Time that rankings were in an engine, seconds.",
+            by_revision,
+            registry=self.registry,
         )
         self.repairs = Counter(
             "dear_repairs",
             "Mended places in models' answers.",
-            ("model", "kind"),
+            (*by_revision, "kind"),
+            registry=self.registry,
+        )
+        self.swaps = Counter(
+            "dear_adapter_swaps",
+            "Times that a name came to stand for another revision.",
+            ("model",),
+            registry=self.registry,
+        )
+        self.held = Gauge(
+            "dear_adapter_held",
+            "1 where an engine replica holds a revision, 0 where it could not load it.",
+            ("revision", "replica"),
             registry=self.registry,
         )
 
-    def observe_ranking(self, model: str, tenant: str, ranking: Ranking) -> None:
+    def count_request(self, tenant: str, outcome: str) -> None:
+        """Count a tenant's request by what became of it."""
+        self.tenant_requests.labels(self._tenant(tenant), outcome).inc()
+
+    def count_model(self, tenant: str, revision: str, kind: str) -> None:
+        """Count a request that a model answers."""
+        self._revisions.add(revision)
+        self.model_requests.labels(self._tenant(tenant), revision, kind).inc()
+
+    def observe_ranking(self, tenant: str, revision: str, ranking: Ranking) -> None:
         """Count one finished ranking."""
-        self.tenant_tokens.labels(tenant, "prompt").inc(ranking.usage.prompt_tokens)
-        self.tenant_tokens.labels(tenant, "completion").inc(ranking.usage.completion_tokens)
-        self.windows.labels(model).inc(ranking.windows)
-        self.tokens.labels(model, "prompt").inc(ranking.usage.prompt_tokens)
-        self.tokens.labels(model, "completion").inc(ranking.usage.completion_tokens)
+        self._revisions.add(revision)
+        labels = (self._tenant(tenant), revision)
+        usage = ranking.usage
+        self.windows.labels(*labels).inc(ranking.windows)
+        self.tokens.labels(*labels, "prompt").inc(usage.prompt_tokens)
+        self.tokens.labels(*labels, "completion").inc(usage.completion_tokens)
+        self.queue_seconds.labels(*labels).inc(usage.queue_ms / 1e3)
+        self.engine_seconds.labels(*labels).inc(usage.engine_ms / 1e3)
         for kind in ("repeated", "missing", "out_of_range", "unparseable"):
-            self.repairs.labels(model, kind).inc(getattr(ranking.repairs, kind))
+            self.repairs.labels(*labels, kind).inc(getattr(ranking.repairs, kind))
+
+    def swapped(self, model: str) -> None:
+        """A name came to stand for another revision."""
+        self.swaps.labels(model).inc()
+
+    def keep(self, models: Collection[str], revisions: Collection[str]) -> None:
+        """Drop the series of names and revisions that are no more."""
+        for revision in self._revisions.difference(revisions):
+            for metric in (
+                self.model_requests,
+                self.windows,
+                self.tokens,
+                self.queue_seconds,
+                self.engine_seconds,
+                self.repairs,
+            ):
+                metric.remove_by_labels({"revision": revision})
+            self._revisions.discard(revision)
+        for (model,) in [labels for labels in self.swaps._metrics if labels[0] not in models]:
+            self.swaps.remove(model)
+
+    def show_held(self, held: Mapping[str, Mapping[str, str | None]]) -> None:
+        """Which engine replicas (by id) hold which revisions; where one could not be loaded, why."""
+        self.held.clear()
+        for replica, revisions in held.items():
+            for revision, reason in revisions.items():
+                self.held.labels(revision, replica).set(reason is None)
+
+    def _tenant(self, tenant: str) -> str:
+        if len(self._tenants) < _MOST_TENANTS:
+            self._tenants.add(tenant)
+        return tenant if tenant in self._tenants else "others"
 
     def render(self) -> str:
         """Prometheus' text format."""

@@ -94,8 +94,10 @@ def _start(settings: Settings, progress: _Progress) -> None:
     import ray
     from ray import serve
 
+    from dear_serving.adapters.seed import seed
     from dear_serving.app import APP_NAME, build_application, http_options
 
+    seed(settings)
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     progress.stage("starting Ray")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -56,10 +57,22 @@ class AdapterSettings(_Settings):
 
 
 class AdaptersSettings(_Settings):
-    """The adapters loaded at start; every path has to lie inside ``root``."""
+    """The adapters there are from the start, and where those that come later may come from.
+
+    ``root`` is the folder that adapters' folders have to lie in; ``sources`` are URLs, such as
+    ``s3://models/``, that they may be fetched from as well. ``store`` keeps every revision's files: a folder
+    or a URL that fsspec knows, which all machines reach. ``cache`` is a folder of each machine's own.
+    Of at most ``capacity`` revisions in an engine's memory, ``slots`` take part in a batch; 0 turns adapters
+    off.
+    """
 
     root: Path = Path()
     serve: tuple[AdapterSettings, ...] = ()
+    sources: tuple[str, ...] = ()
+    store: str = ".dear/store"
+    cache: Path = Path(".dear/cache")
+    capacity: Annotated[int, Field(ge=0, le=10_000)] = 64
+    slots: Annotated[int, Field(ge=1)] = 8
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -67,7 +80,17 @@ class AdaptersSettings(_Settings):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f'adapter "{name}" is named twice')
+        if len(names) > self.capacity:
+            raise ValueError(f"capacity: {self.capacity} have room, {len(names)} are to be served")
         return self
+
+    @field_validator("sources")
+    @classmethod
+    def _are_urls(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        for source in sources:
+            if not re.fullmatch(r"[a-z0-9+]+://.+/", source):
+                raise ValueError(f'"{source}" is no URL that ends in a slash, such as s3://models/')
+        return sources
 
 
 class EngineSettings(_Settings):
@@ -302,7 +325,15 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
     return settings.model_copy(
         update={
             "model": model.model_copy(update={"source": source, "chat_template": chat_template}),
-            "adapters": adapters.model_copy(update={"root": (folder / adapters.root).resolve()}),
+            "adapters": adapters.model_copy(
+                update={
+                    "root": (folder / adapters.root).resolve(),
+                    "cache": (folder / adapters.cache).resolve(),
+                    "store": adapters.store
+                    if "://" in adapters.store
+                    else str((folder / adapters.store).resolve()),
+                }
+            ),
             "ranking": ranking.model_copy(update={"templates": templates}),
             "registry": RegistrySettings(url=_registry_url(settings.registry.url, folder)),
         }

@@ -18,7 +18,7 @@ from dear_serving.engine.protocol import EngineRequest, PermutationRequest
 from dear_serving.engine.tokenizer import BaseTokenizer
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.ranking.strategies.pace import Pace
-from tests.conftest import client_of
+from tests.conftest import LEGAL, client_of
 
 DOCUMENTS = ["alpha", "beta", "gamma"]
 BODY = {"model": "legal", "query": "which letter?", "documents": DOCUMENTS}
@@ -51,7 +51,7 @@ async def test_every_path_answers_the_superset(http: httpx.AsyncClient, path: st
         "rounds": 1,
         "repairs": {"repeated": 0, "missing": 0, "out_of_range": 0, "unparseable": 0},
         "score_type": "first_step",
-        "revision": "legal@0123456789ab",
+        "revision": LEGAL,
         "queue_ms": pytest.approx(1.0, abs=100),
         "engine_ms": 2.0,
     }
@@ -129,7 +129,10 @@ async def test_the_model_names_the_adapter_the_engine_uses(
 ) -> None:
     for model in ("legal", "medical", "dear-tiny"):
         await http.post("/v2/rerank", json=BODY | {"model": model})
-    assert [request.adapter for request in engine.requests] == ["legal", "medical", None]
+    adapters = [request.adapter for request in engine.requests]
+    assert adapters[0] == LEGAL
+    assert adapters[1] is not None and adapters[1].startswith("medical@")
+    assert adapters[2] is None
 
 
 def many(count: int) -> dict[str, object]:
@@ -222,7 +225,7 @@ async def test_repairs_of_free_text_are_counted(http: httpx.AsyncClient, engine:
         "unparseable": 0,
     }
     text = (await http.get("/metrics")).text
-    assert 'dear_repairs_total{kind="missing",model="legal"} 2.0' in text
+    assert f'dear_repairs_total{{kind="missing",revision="{LEGAL}",tenant="default"}} 2.0' in text
 
 
 @pytest.mark.parametrize("scoring", ["permutation", "first_token", None])
@@ -242,16 +245,17 @@ async def test_reasoning_comes_back_for_every_window(
 async def test_reasoning_needs_a_template_with_a_form_for_it(
     gateway: GatewayState, engine: FakeEngine, tokenizer: BaseTokenizer
 ) -> None:
-    template = gateway.builders["legal"].template.model_copy(update={"reasoning": None})
-    builders = {**gateway.builders, "legal": PromptBuilder(template, tokenizer, 4096)}
-    async with client_of(dataclasses.replace(gateway, builders=builders)) as http:
+    plain = gateway.builders("plain")
+    builder = PromptBuilder(plain.template.model_copy(update={"reasoning": None}), tokenizer, 4096)
+    async with client_of(dataclasses.replace(gateway, builders=lambda name: builder)) as http:
         reply = await http.post("/v2/rerank", json=BODY | {"dear": {"reasoning": True}})
         assert (reply.status_code, reply.json()["error"]["param"]) == (400, "dear.reasoning")
         for said in ('template "plain"', '"legal"', "no reasoning form"):
             assert said in reply.json()["message"]
-        assert engine.requests == []
-        other = await http.post("/v2/rerank", json=BODY | {"model": "medical", "dear": {"reasoning": True}})
-        assert other.status_code == 200
+    assert engine.requests == []
+    async with client_of(gateway) as http:
+        reply = await http.post("/v2/rerank", json=BODY | {"dear": {"reasoning": True}})
+        assert reply.status_code == 200
 
 
 async def test_every_option_may_be_null(http: httpx.AsyncClient) -> None:
@@ -511,7 +515,7 @@ async def test_a_body_over_the_limit_is_a_413_declared_or_streamed(http: httpx.A
 
 
 async def test_too_many_passages_for_one_window_is_a_400(gateway: GatewayState) -> None:
-    builder = gateway.builders["legal"]
+    builder = gateway.builders("plain")
     builder.max_model_len = 1024
     body = BODY | {"documents": ["passage"] * 100, "dear": {"strategy": "single"}}
     async with client_of(gateway) as http:
@@ -538,8 +542,8 @@ async def test_identifiers_that_begin_alike_cannot_be_scored_by_first_token(
 ) -> None:
     limits = gateway.settings.limits.model_copy(update={"max_documents": 1000})
     settings = gateway.settings.model_copy(update={"limits": limits})
-    roomy = PromptBuilder(gateway.builders["legal"].template, tokenizer, 20_000)
-    state = dataclasses.replace(gateway, settings=settings, builders={"legal": roomy})
+    roomy = PromptBuilder(gateway.builders("plain").template, tokenizer, 20_000)
+    state = dataclasses.replace(gateway, settings=settings, builders=lambda name: roomy)
     body = many(128) | {"dear": {"strategy": "single", "scoring": "first_token"}}
     async with client_of(state) as http:
         reply = await http.post("/v2/rerank", json=body)

@@ -17,7 +17,7 @@ from dear_serving.engine.fake import FakeEngine
 from dear_serving.engine.protocol import OpenAIRoute, PermutationRequest
 from dear_serving.errors import EngineUnavailable
 from dear_serving.types import DecodedWindow
-from tests.conftest import client_of
+from tests.conftest import LEGAL, client_of
 
 DOCUMENTS = ["alpha", "beta", "gamma", "delta"]
 BODY = {"model": "legal", "query": "which letter?", "documents": DOCUMENTS}
@@ -140,7 +140,7 @@ async def test_a_deadlines_warning_is_in_the_ranking(http: httpx.AsyncClient, en
 async def test_a_streamed_ranking_is_counted(http: httpx.AsyncClient) -> None:
     await stream(http, streamed())
     text = (await http.get("/metrics")).text
-    assert 'dear_windows_total{model="legal"} 1.0' in text
+    assert f'dear_windows_total{{revision="{LEGAL}",tenant="default"}} 1.0' in text
     assert 'dear_requests_total{route="/v2/rerank",status="200"} 1.0' in text
 
 

@@ -34,7 +34,7 @@ async def test_metrics_hold_the_gateways_and_the_engines(http: httpx.AsyncClient
     await http.post("/v2/rerank", json={"query": "q", "documents": ["a", "b"]})
     text = (await http.get("/metrics")).text
     assert 'dear_requests_total{route="/v2/rerank",status="200"} 1.0' in text
-    assert 'dear_windows_total{model="dear-tiny"} 1.0' in text
+    assert 'dear_windows_total{revision="dear-tiny",tenant="default"} 1.0' in text
     assert "fake_requests_total 1.0" in text
     engine.dead = True
     assert "dear_windows_total" in (await http.get("/metrics")).text

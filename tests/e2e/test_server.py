@@ -448,7 +448,7 @@ def test_the_deadline_ends_the_engines_work(http: httpx.Client) -> None:
 
 def test_metrics_of_gateway_and_engine_are_there(http: httpx.Client) -> None:
     rerank(http, "medical", LIGHT_BULB)
-    assert metric(http, r'dear_windows_total\{model="medical"\}') >= 1
+    assert metric(http, r'dear_windows_total\{revision="medical@[^"]*",tenant="default"\}') >= 1
     assert metric(http, r"vllm:generation_tokens_total") > 0
     assert math.isnan(metric(http, r'dear_requests_total\{.*status="500"\}'))
 

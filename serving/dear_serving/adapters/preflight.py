@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from dear_serving.adapters.templates import load_template
@@ -22,23 +23,42 @@ from dear_serving.settings import AdapterSettings, Settings
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+FILES = (WEIGHTS_FILE, CONFIG_FILE)
+"""What an adapter consists of."""
+
+MAX_CONFIG_BYTES = 1 << 20
+"""No adapter's settings are larger."""
+
 _TENSOR = re.compile(
     r"^base_model\.model\.model\.layers\.(?P<layer>[0-9]{1,6})"
     r"\.(?:self_attn\.(?=[qkvo]_)|mlp\.(?=(?:gate|up|down)_))(?P<module>[a-z]+_proj)"
     r"\.lora_(?P<side>[AB])\.weight\Z"
 )
-_FLOATS = {"F16", "BF16", "F32"}
+# For each type: what to read it as, and the bits of the exponent, all set in what is no finite number.
+_FLOATS = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F800000)}
+_HEADER_BYTES = 4 << 20
+_WIDEST_FLOAT = 4
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_UNSUPPORTED = (
+    *("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias"),
+    *("alora_invocation_tokens", "trainable_token_indices", "target_parameters", "fan_in_fan_out"),
+    *("use_qalora", "use_bdlora"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class BaseShape:
-    """Of a Llama-like base model: layers, and (inputs, outputs) of each projection LoRA may target."""
+    """Of a Llama-like base model: layers, and (inputs, outputs) of each projection LoRA may target.
+
+    ``hub_id`` is its name on the Hugging Face hub, None where it comes from a folder.
+    """
 
     layers: int
     projections: Mapping[str, tuple[int, int]]
+    hub_id: str | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> BaseShape:
+    def from_config(cls, config: Mapping[str, Any], source: str = "") -> BaseShape:
         """Read a model's ``config.json``; raises KeyError where it is not Llama-like."""
         hidden, inner = config["hidden_size"], config["intermediate_size"]
         heads = config["num_attention_heads"]
@@ -56,7 +76,13 @@ class BaseShape:
                 "up_proj": (hidden, inner),
                 "down_proj": (inner, hidden),
             },
+            hub_id=source if _HUB_ID.fullmatch(source) and not Path(source).is_dir() else None,
         )
+
+    def most_bytes(self, rank: int) -> int:
+        """What weights of that rank take at most: every projection of every layer, in float32."""
+        values = sum(inputs + outputs for inputs, outputs in self.projections.values())
+        return self.layers * values * rank * _WIDEST_FLOAT + _HEADER_BYTES
 
 
 def check_models(settings: Settings) -> None:
@@ -67,16 +93,24 @@ def check_models(settings: Settings) -> None:
     """
     for name in set(settings.templates().values()):
         load_template(name, settings.ranking.templates)
-    source = base_source(settings)
+    base = base_shape(base_source(settings))
+    for adapter in settings.adapters.serve:
+        folder = adapter_folder(settings, adapter)
+        check_adapter(adapter.name, folder, base, settings.engine.max_lora_rank)
+
+
+def base_shape(source: str) -> BaseShape:
+    """Of the base model that comes from ``source``.
+
+    Raises:
+        SettingsError: it cannot be read, or is not Llama-like.
+    """
     try:
-        base = BaseShape.from_config(_base_config(source))
+        return BaseShape.from_config(_base_config(source), source)
     except KeyError as error:
         raise SettingsError(f"model.source: the config of {source} has no {error}") from None
     except (TypeError, AttributeError):
         raise SettingsError(f"model.source: the config of {source} is not a model's") from None
-    for adapter in settings.adapters.serve:
-        folder = adapter_folder(settings, adapter)
-        check_adapter(adapter.name, folder, base, settings.engine.max_lora_rank)
 
 
 def _base_config(source: str) -> dict[str, Any]:
@@ -109,7 +143,8 @@ def base_source(settings: Settings) -> str:
     if settings.model.source is not None:
         return settings.model.source
     adapter = settings.adapters.serve[0]
-    config = _read_config(adapter.name, adapter_folder(settings, adapter))
+    folder = adapter_folder(settings, adapter)
+    config = _read_config(adapter.name, folder, str(folder))
     source = config.get("base_model_name_or_path")
     if not isinstance(source, str) or not source:
         raise AdapterError(
@@ -136,7 +171,7 @@ def adapter_folder(settings: Settings, adapter: AdapterSettings) -> Path:
     return folder
 
 
-def check_adapter(name: str, folder: Path, base: BaseShape, max_rank: int) -> None:
+def check_adapter(name: str, folder: Path, base: BaseShape, max_rank: int, shown: str | None = None) -> int:
     """Refuse what vLLM could not serve on this base model.
 
     Args:
@@ -144,32 +179,40 @@ def check_adapter(name: str, folder: Path, base: BaseShape, max_rank: int) -> No
         folder: holds adapter_config.json and adapter_model.safetensors.
         base: shapes of the base model.
         max_rank: the engine's max_lora_rank.
+        shown: what messages call the folder; None: its path.
+
+    Returns:
+        Its rank.
 
     Raises:
         AdapterError: one sentence with the adapter, the reason and the file.
     """
-    config = _read_config(name, folder)
+    shown = str(folder) if shown is None else shown
+    config = _read_config(name, folder, shown)
     for problem in _config_problems(config, base, max_rank):
-        raise AdapterError(f'adapter "{name}": {problem} ({folder / CONFIG_FILE})')
+        raise AdapterError(f'adapter "{name}": {problem} ({shown}/{CONFIG_FILE})')
     for problem in _weight_problems(folder, config, base):
-        raise AdapterError(f'adapter "{name}": {problem} ({folder / WEIGHTS_FILE})')
+        raise AdapterError(f'adapter "{name}": {problem} ({shown}/{WEIGHTS_FILE})')
+    return int(config["r"])
 
 
 def digest(folder: Path) -> str:
-    """First 12 hex digits of the SHA-256 over an adapter's settings and weights: what a revision is."""
+    """SHA-256 over an adapter's settings and weights, 64 hex digits: what a revision is."""
     with (folder / WEIGHTS_FILE).open("rb") as weights:
         whole = hashlib.sha256(hashlib.file_digest(weights, "sha256").digest())
     whole.update((folder / CONFIG_FILE).read_bytes())
-    return whole.hexdigest()[:12]
+    return whole.hexdigest()
 
 
-def _read_config(name: str, folder: Path) -> dict[str, Any]:
-    file = folder / CONFIG_FILE
+def _read_config(name: str, folder: Path, shown: str) -> dict[str, Any]:
+    file = f"{shown}/{CONFIG_FILE}"
     try:
-        config = json.loads(file.read_bytes())
+        if (folder / CONFIG_FILE).stat().st_size > MAX_CONFIG_BYTES:
+            raise AdapterError(f'adapter "{name}": over {MAX_CONFIG_BYTES:,} bytes ({file})')
+        config = json.loads((folder / CONFIG_FILE).read_bytes())
     except OSError as error:
         raise AdapterError(f'adapter "{name}": {error.strerror} ({file})') from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise AdapterError(f'adapter "{name}": not valid JSON ({file})') from None
     if not isinstance(config, dict):
         raise AdapterError(f'adapter "{name}": not a JSON object ({file})')
@@ -192,7 +235,15 @@ def _config_problems(config: dict[str, Any], base: BaseShape, max_rank: int) -> 
         yield f"target_modules is {targets!r}, not a list of module names"
     elif unknown := sorted(set(targets) - set(base.projections)):
         yield f"target_modules {', '.join(unknown)} are not served"
-    for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern"):
+    trained_on = config.get("base_model_name_or_path")
+    if (
+        isinstance(trained_on, str)
+        and base.hub_id is not None
+        and _HUB_ID.fullmatch(trained_on)
+        and trained_on.lower() != base.hub_id.lower()
+    ):
+        yield f"it was trained on {trained_on}, the base model here is {base.hub_id}"
+    for key in _UNSUPPORTED:
         if config.get(key):
             yield f"{key} is not supported"
     if config.get("bias", "none") != "none":
@@ -203,6 +254,10 @@ def _weight_problems(folder: Path, config: dict[str, Any], base: BaseShape) -> I
     if not (folder / WEIGHTS_FILE).is_file():
         pickled = sorted(one.name for one in folder.glob("adapter_model.*"))
         yield "weights must be safetensors" + (f", found {', '.join(pickled)}" if pickled else "")
+        return
+    size, most = (folder / WEIGHTS_FILE).stat().st_size, base.most_bytes(config["r"])
+    if size > most:
+        yield f"{size:,} bytes are more than an adapter of rank {config['r']} can have here, {most:,}"
         return
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="np") as weights:
@@ -225,6 +280,7 @@ def _weight_problems(folder: Path, config: dict[str, Any], base: BaseShape) -> I
                     yield f"tensor {key} has shape {shape}, the base model needs {wanted}"
                 if piece.get_dtype() not in _FLOATS:
                     yield f"tensor {key} has type {piece.get_dtype()}"
+                    return
                 found.add((int(match["layer"]), module, side))
     except (SafetensorError, OSError) as error:
         yield f"not a readable safetensors file: {error}"
@@ -237,6 +293,31 @@ def _weight_problems(folder: Path, config: dict[str, Any], base: BaseShape) -> I
         other = "B" if side == "A" else "A"
         if (layer, module, other) not in found:
             yield f"lora_{other} of {module} in layer {layer} is missing"
+            return
+    if (key := _first_not_finite(folder / WEIGHTS_FILE)) is not None:
+        yield f"tensor {key} holds what is no finite number"
+
+
+def _first_not_finite(file: Path) -> str | None:
+    """The name of a tensor with an infinity or a NaN in it: one step of it spoils a whole batch.
+
+    Args:
+        file: a safetensors file that can be read, of the types in _FLOATS.
+    """
+    with file.open("rb") as weights:
+        length = int.from_bytes(weights.read(8), "little")
+        header: dict[str, Any] = json.loads(weights.read(length))
+    data = np.memmap(file, np.uint8, mode="r", offset=8 + length)
+    for key, tensor in header.items():
+        if key == "__metadata__":
+            continue
+        kind, exponent = _FLOATS[tensor["dtype"]]
+        start, end = tensor["data_offsets"]
+        # Copied, since a tensor may start anywhere in the file.
+        bits = np.frombuffer(data[start:end].tobytes(), kind)
+        if ((bits & exponent) == exponent).any():
+            return key
+    return None
 
 
 def _wanted_shape(base: BaseShape, rank: int, module: str, side: str) -> tuple[int, int]:

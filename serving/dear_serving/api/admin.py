@@ -15,11 +15,12 @@ from fastapi.responses import JSONResponse
 
 from dear_serving.api.body import read_json, validate
 from dear_serving.api.gateway import GatewayState
-from dear_serving.errors import InvalidKey, InvalidRequest, PermissionDenied, UnknownModel
+from dear_serving.errors import InvalidKey, InvalidRequest, PermissionDenied, UnknownModel, UnknownSubject
+from dear_serving.registry.audit import Change
 from dear_serving.settings import ADMIN_KEY_VARIABLE
 from dear_serving.tenancy.bodies import Grant, NewKeyBody, NewTenant, Rotation, TenantChanges
 from dear_serving.tenancy.keyring import bearer, matches_any
-from dear_serving.tenancy.tenants import DEFAULT_TENANT, Change, IssuedKey, Key, Limits, Tenant, Tenants
+from dear_serving.tenancy.tenants import DEFAULT_TENANT, IssuedKey, Key, Limits, Tenant, Tenants
 
 Answer = TypeVar("Answer")
 
@@ -67,7 +68,7 @@ async def create_tenant(request: Request) -> JSONResponse:
 @router.get("/tenants")
 async def list_tenants(request: Request) -> dict[str, Any]:
     """Tenants by id, a page at a time; ``next`` is the ``after`` of the next one."""
-    limit, after = _limit(request), request.query_params.get("after", "")
+    limit, after = page_limit(request), request.query_params.get("after", "")
     found = await _call(request, lambda tenants: tenants.list(after=after, limit=limit))
     return {
         "object": "list",
@@ -105,8 +106,10 @@ async def add_grant(request: Request, tenant: str) -> dict[str, Any]:
     """Let a tenant use an adapter that is not shared."""
     body = validate(Grant, await read_json(request, _MAX_BODY_BYTES))
     gateway: GatewayState = request.app.state.gateway
-    if body.adapter not in gateway.revisions:
-        raise UnknownModel(f"there is no adapter {body.adapter!r}", param="adapter")
+    try:
+        await asyncio.to_thread(gateway.lifecycle.adapters.get, body.adapter)
+    except UnknownSubject:
+        raise UnknownModel(f"there is no adapter {body.adapter!r}", param="adapter") from None
     granted = await _call(request, lambda tenants: tenants.grant(tenant, body.adapter, actor=ACTOR))
     return tenant_json(granted)
 
@@ -156,7 +159,7 @@ async def revoke_key(request: Request, key: str) -> dict[str, Any]:
 @router.get("/audit")
 async def audit(request: Request) -> dict[str, Any]:
     """Who changed what, newest first."""
-    limit = _limit(request)
+    limit = page_limit(request)
     changes = await _call(request, lambda tenants: tenants.changes(limit=limit))
     return {"object": "list", "data": [change_json(change) for change in changes]}
 
@@ -180,16 +183,16 @@ def key_json(key: Key) -> dict[str, Any]:
         "tenant": key.tenant,
         "label": key.label,
         "state": "revoked" if key.revoked_s else "valid" if key.is_valid(time.time()) else "expired",
-        "created": _iso(key.created_s),
-        "expires": _iso(key.expires_s),
-        "revoked": _iso(key.revoked_s),
+        "created": iso(key.created_s),
+        "expires": iso(key.expires_s),
+        "revoked": iso(key.revoked_s),
     }
 
 
 def change_json(change: Change) -> dict[str, Any]:
     """An entry of the audit trail."""
     return {
-        "at": _iso(change.at_s),
+        "at": iso(change.at_s),
         "actor": change.actor,
         "action": change.action,
         "subject": change.subject,
@@ -201,11 +204,13 @@ def _issued(issued: IssuedKey) -> JSONResponse:
     return JSONResponse(key_json(issued.key) | {"key": issued.text}, 201, {"Cache-Control": "no-store"})
 
 
-def _iso(seconds: float | None) -> str | None:
+def iso(seconds: float | None) -> str | None:
+    """A time of the registry's as ISO 8601, UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _limit(request: Request) -> int:
+def page_limit(request: Request) -> int:
+    """How many a page may hold, from the query; raises InvalidRequest."""
     given = request.query_params.get("limit", "100")
     # Few digits: a number that is cut to be judged and used whole would be another one.
     if not re.fullmatch("[0-9]{1,4}", given) or not 1 <= int(given) <= _MOST_LISTED:

@@ -17,8 +17,10 @@ Model = TypeVar("Model", bound=BaseModel)
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-async def read_json(request: Request, max_bytes: int) -> dict[str, Any]:
+async def read_json(request: Request, max_bytes: int, *, may_be_empty: bool = False) -> dict[str, Any]:
     """The body as a JSON object. NaN and Infinity are refused, lone surrogates become U+FFFD.
+
+    With ``may_be_empty`` no body at all is an empty object.
 
     Raises:
         UnsupportedMediaType: a content type other than JSON is declared.
@@ -29,6 +31,8 @@ async def read_json(request: Request, max_bytes: int) -> dict[str, Any]:
     if kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType(f"the content type has to be application/json, not {kind[:80]}")
     body = await _read(request, max_bytes)
+    if may_be_empty and not body:
+        return {}
     try:
         data = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cachetools import LRUCache
+
+from dear_serving.adapters.directory import Directory, Models, Served
+from dear_serving.adapters.lifecycle import Lifecycle
 from dear_serving.api.rerank import DearOptions, choose_windows
 from dear_serving.engine.protocol import Engine
 from dear_serving.errors import InvalidRequest, Overloaded, UnknownModel
@@ -20,6 +24,7 @@ from dear_serving.ranking.strategies.cost import cost
 from dear_serving.ranking.strategies.pace import Pace
 from dear_serving.ranking.strategies.passes import self_consistent
 from dear_serving.ranking.windows import Shape, Strategy
+from dear_serving.registry.database import Database
 from dear_serving.settings import Settings
 from dear_serving.tenancy.admission import Admission
 from dear_serving.tenancy.budgets import Allowance, Budgets
@@ -30,14 +35,16 @@ from dear_serving.tenancy.tenants import Tenant, Tenants
 from dear_serving.types import Ranking, RankTask
 
 _LONGEST_RETRY_S = 60.0
+_MOST_PACES = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a request is from, and what goes back in its reply's headers."""
+    """Who a request is from, the models as they were when it came, and what goes back in its headers."""
 
     tenant: Tenant
     request_id: str
+    models: Models
     headers: dict[str, str] = field(default_factory=dict)
 
     def tell(self, allowance: Allowance | None) -> None:
@@ -45,43 +52,55 @@ class Caller:
         if allowance is not None:
             self.headers.update(allowance.headers())
 
+    def visible(self) -> list[Served]:
+        """What the tenant may use, the base model first."""
+        return [one for one in self.models.served.values() if self._may_use(one)]
+
+    def find(self, name: str) -> Served:
+        """What answers to a public name.
+
+        Raises:
+            UnknownModel: nothing does, or nothing that the tenant may use: they look alike.
+        """
+        served = self.models.served.get(name)
+        if served is None or not self._may_use(served):
+            raise UnknownModel(f"there is no model {name[:128]!r}", param="model")
+        return served
+
+    def _may_use(self, served: Served) -> bool:
+        return served.shared or served.name in self.tenant.granted
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayState:
-    """One gateway replica: the engine it calls, a prompt builder and a revision for every model, its tenants.
+    """One gateway replica: the engine it calls, what it serves, a prompt builder a template, its tenants.
 
     ``paces`` keeps how long each model's rounds took lately.
     """
 
     settings: Settings
     engine: Engine
-    builders: Mapping[str, PromptBuilder]
-    revisions: Mapping[str, str]
+    builders: Callable[[str], PromptBuilder]
+    directory: Directory
+    lifecycle: Lifecycle
     admission: Admission
     metrics: Metrics
+    database: Database
     tenants: Tenants
     keyring: KeyRing
     budgets: Budgets
     queue: FairQueue
     admin_digests: tuple[bytes, ...] = ()
-    paces: dict[str, Pace] = field(default_factory=dict)
+    paces: MutableMapping[str, Pace] = field(default_factory=lambda: LRUCache(_MOST_PACES))
     started_s: int = field(default_factory=lambda: int(time.time()))
 
-    def visible(self, tenant: Tenant) -> list[str]:
-        """The public names that a tenant may use, the base model's first."""
-        allowed = self.settings.shared_models | tenant.granted
-        return [name for name in self.builders if name in allowed]
-
-    def resolve(self, model: str | None, tenant: Tenant) -> str:
-        """The public name of the model that answers; the default where the caller names none.
+    def resolve(self, model: str | None, caller: Caller) -> Served:
+        """The model that answers; the default where the caller names none.
 
         Raises:
-            UnknownModel: no model of that name, or none that the tenant may use: they look alike.
+            UnknownModel: see Caller.find.
         """
-        name = model or self.settings.default_model or self.settings.model.id
-        if name not in self.visible(tenant):
-            raise UnknownModel(f"there is no model {name[:128]!r}", param="model")
-        return name
+        return caller.find(model or self.settings.default_model or self.settings.model.id)
 
     def engine_for(self, tenant: Tenant) -> TenantEngine:
         """The engines, taking the tenant's turn."""
@@ -110,7 +129,7 @@ class GatewayState:
 
     async def rank(
         self,
-        model: str,
+        model: Served,
         task: RankTask,
         options: DearOptions,
         caller: Caller,
@@ -122,16 +141,16 @@ class GatewayState:
             InvalidRequest: the options do not go with each other or with the model.
             RequestError: see ``admit`` and Ranker.rank.
         """
-        builder = self.builders[model]
+        builder = self.builders(model.template)
         if task.reasoning and builder.template.reasoning is None:
             raise InvalidRequest(
-                f'dear.reasoning: template "{builder.template.name}" of "{model}" has no reasoning form',
+                f'dear.reasoning: template "{model.template}" of "{model.name}" has no reasoning form',
                 param="dear.reasoning",
             )
         window, step = choose_windows(options, self.settings.ranking.window_size, self.settings.ranking.step)
         passes = options.passes or 1
         shape = Shape(len(task.passages), window, step, task.needed)
-        pace = self.paces.setdefault(model, Pace())
+        pace = self.paces.setdefault(model.name, Pace())
         name = options.strategy or "auto"
         choice = (
             choose(shape, task.deadline_s, pace, passes=passes)
@@ -144,12 +163,12 @@ class GatewayState:
                 lambda: STRATEGIES[choice.name](shape), shape.count, passes, top_n=shape.top_n
             )
 
-        adapter = None if model == self.settings.model.id else model
-        reader = Reader(self.engine_for(caller.tenant), builder, adapter, task)
+        reader = Reader(self.engine_for(caller.tenant), builder, model.adapter, task)
         work = cost(strategy())
         widest = shape.count if choice.name == "single" else min(shape.count, shape.window)
         await self.admit(caller, reader.prompts.expected_tokens(widest, work.calls, work.shown))
+        self.metrics.count_model(caller.tenant.id, model.revision, "rerank")
         ranker = Ranker(reader, task, caller.request_id, pace.observe, head)
         ranking = await ranker.rank(strategy(), choice.name, choice.reason)
-        self.metrics.observe_ranking(model, caller.tenant.id, ranking)
+        self.metrics.observe_ranking(caller.tenant.id, model.revision, ranking)
         return ranking

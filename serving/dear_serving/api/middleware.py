@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 import uuid
@@ -10,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dear_serving.api.adapters import VLLM_PATHS
 from dear_serving.api.admin import ADMIN_PATH
 from dear_serving.api.failures import error_reply
 from dear_serving.api.gateway import Caller, GatewayState
@@ -34,7 +36,7 @@ class Door:
         headers, started_s = Headers(scope=scope), time.monotonic()
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {})
         status = 499  # the client left before there was an answer
         caller: Caller | None = None
 
@@ -50,24 +52,28 @@ class Door:
             await send(message)
 
         route = _route_of(scope)
+        held = contextlib.ExitStack()
         try:
             if not self._is_open(scope["path"]):
                 tenant = await self._gateway.keyring.identify(headers.get("authorization"))
-                caller = scope["state"]["caller"] = Caller(tenant, request_id)
+                # Held until the reply's last byte: one request is answered by one revision.
+                models = held.enter_context(self._gateway.directory.hold())
+                caller = scope["state"]["caller"] = Caller(tenant, request_id, models)
             await self._work(caller, scope, receive, send_with_id)
         except RequestError as error:
             await error_reply(error)(scope, receive, send_with_id)
         finally:
+            held.close()
             metrics = self._gateway.metrics
             if caller is not None:
-                metrics.tenant_requests.labels(caller.tenant.id, _outcome(status)).inc()
+                metrics.count_request(caller.tenant.id, _outcome(status))
             metrics.requests.labels(route, str(status)).inc()
             metrics.request_seconds.labels(route).observe(time.monotonic() - started_s)
 
     def _is_open(self, path: str) -> bool:
         """Whether no tenant is asked for: of the admin routes a key of their own is."""
         metrics = path == "/metrics" and self._gateway.settings.tenancy.open_metrics
-        return metrics or path in _OPEN_PATHS or path.startswith(f"{ADMIN_PATH}/")
+        return metrics or path in _OPEN_PATHS or path.startswith(f"{ADMIN_PATH}/") or path in VLLM_PATHS
 
     async def _work(self, caller: Caller | None, scope: Scope, receive: Receive, send: Send) -> None:
         if caller is None or scope["method"] != "POST":

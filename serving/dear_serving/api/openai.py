@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from dear_serving.adapters.directory import Served
 from dear_serving.api.body import read_json
 from dear_serving.api.failures import error_body
 from dear_serving.api.gateway import Caller, GatewayState
@@ -26,7 +28,7 @@ async def list_models(request: Request) -> dict[str, Any]:
     """The base model and the adapters that the caller may use."""
     gateway: GatewayState = request.app.state.gateway
     caller: Caller = request.state.caller
-    return {"object": "list", "data": [_card(gateway, name) for name in gateway.visible(caller.tenant)]}
+    return {"object": "list", "data": [_card(gateway, model) for model in caller.visible()]}
 
 
 @router.get("/models/{name:path}")
@@ -34,7 +36,7 @@ async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
     """One of them."""
     gateway: GatewayState = request.app.state.gateway
     caller: Caller = request.state.caller
-    return _card(gateway, gateway.resolve(name, caller.tenant))
+    return _card(gateway, caller.find(name))
 
 
 @router.post("/chat/completions")
@@ -57,8 +59,10 @@ async def _forward(request: Request, route: OpenAIRoute) -> Response:
     if model is not None and not isinstance(model, str):
         raise InvalidRequest("model: a text is needed", param="model")
     caller: Caller = request.state.caller
-    body["model"] = gateway.resolve(model, caller.tenant)
+    served = gateway.resolve(model, caller)
+    body["model"] = served.revision
     await gateway.admit_openai(caller, body)
+    gateway.metrics.count_model(caller.tenant.id, served.revision, route)
     items = gateway.engine_for(caller.tenant).openai(route, body, caller.request_id)
     try:
         first = await anext(items)
@@ -66,29 +70,36 @@ async def _forward(request: Request, route: OpenAIRoute) -> Response:
         raise EngineUnavailable("the engine gave no answer", retry_after_s=5.0) from None
     if isinstance(first, dict):
         await items.aclose()  # its turn is over
-        return json_reply(first)
-    return event_stream(_events(first, items))
+        return json_reply(first | {"model": served.name})
+    return event_stream(_events(first, items, served))
 
 
-async def _events(first: str, rest: AsyncGenerator[str | dict[str, Any], None]) -> AsyncGenerator[str, None]:
-    """The stream; an engine that fails half-way ends it with an error event, as OpenAI's does."""
+async def _events(
+    first: str, rest: AsyncGenerator[str | dict[str, Any], None], served: Served
+) -> AsyncGenerator[str, None]:
+    """The stream; an engine that fails half-way ends it with an error event, as OpenAI's does.
+
+    The model is called what the caller calls it: engines know revisions. Inside a text of the model's the
+    quotation marks would be escaped.
+    """
+    called = re.compile(rf'"model": ?"{re.escape(served.revision)}"')
+    name = f'"model":"{served.name}"'
     async with contextlib.aclosing(rest):
-        yield first
+        yield called.sub(name, first)
         try:
             async for item in rest:
-                yield item if isinstance(item, str) else f"data: {json.dumps(item)}\n\n"
+                yield called.sub(name, item) if isinstance(item, str) else f"data: {json.dumps(item)}\n\n"
         except RequestError as error:
             yield f"data: {json.dumps(error_body(error))}\n\n"
 
 
-def _card(gateway: GatewayState, name: str) -> dict[str, Any]:
-    base = gateway.settings.model.id
+def _card(gateway: GatewayState, model: Served) -> dict[str, Any]:
     return {
-        "id": name,
+        "id": model.name,
         "object": "model",
         "created": gateway.started_s,
         "owned_by": "dear-serving",
-        "root": gateway.revisions[name],
-        "parent": None if name == base else base,
+        "root": model.revision,
+        "parent": None if model.adapter is None else gateway.settings.model.id,
         "max_model_len": gateway.settings.engine.max_model_len,
     }

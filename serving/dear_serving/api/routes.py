@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -11,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from dear_serving import __version__
-from dear_serving.api import admin, failures, openai
+from dear_serving.api import adapters, admin, failures, openai
 from dear_serving.api.body import read_json, validate
 from dear_serving.api.gateway import Caller, GatewayState
 from dear_serving.api.middleware import Door
@@ -26,7 +28,7 @@ from dear_serving.api.rerank import (
     tei_reply,
 )
 from dear_serving.api.streaming import stream_ranking
-from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError
+from dear_serving.errors import EngineUnavailable, InvalidRequest, RegistryUnavailable, RequestError
 from dear_serving.ranking.ranker import Head
 from dear_serving.types import Ranking
 
@@ -35,11 +37,23 @@ _READY_TIMEOUT_S = 5.0
 router = APIRouter()
 router.include_router(openai.router)
 router.include_router(admin.router)
+router.include_router(adapters.router)
+router.include_router(adapters.vllm_router)
 
 
 def create_app(gateway: GatewayState) -> FastAPI:
-    """The whole HTTP surface over one gateway."""
+    """The whole HTTP surface over one gateway. While the app runs, so does the gateway's part in adapters."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        running = asyncio.create_task(gateway.lifecycle.run())
+        yield
+        running.cancel()
+        with contextlib.suppress(RegistryUnavailable):
+            await gateway.directory.leave()
+
     app = FastAPI(
+        lifespan=lifespan,
         title="dear-serving",
         version=__version__,
         summary="Listwise reranking with LoRA adapters.",
@@ -83,6 +97,9 @@ async def metrics(request: Request) -> PlainTextResponse:
     except (TimeoutError, EngineUnavailable):
         of_engine = ""
     gateway.metrics.queued_tokens.set(gateway.queue.tokens)
+    with contextlib.suppress(RegistryUnavailable):  # what was known stays
+        living = await gateway.lifecycle.living()
+        gateway.metrics.show_held({replica.id: replica.holds for replica in living.replicas})
     return PlainTextResponse(gateway.metrics.render() + of_engine)
 
 
@@ -114,7 +131,7 @@ async def _rerank_documents(request: Request, gateway: GatewayState, data: dict[
     texts = body.texts()
     check_limits(body.query, texts, "documents", limits)
     caller: Caller = request.state.caller
-    model = gateway.resolve(body.model, caller.tenant)
+    model = gateway.resolve(body.model, caller)
     options = body.dear or DearOptions()
     task = options.task(
         body.query,
@@ -128,8 +145,7 @@ async def _rerank_documents(request: Request, gateway: GatewayState, data: dict[
         return await gateway.rank(model, task, options, caller, head)
 
     def content(ranking: Ranking) -> dict[str, Any]:
-        revision = gateway.revisions[model]
-        return rerank_content(caller.request_id, model, revision, body, task.scoring, ranking)
+        return rerank_content(caller.request_id, model.name, model.revision, body, task.scoring, ranking)
 
     if options.stream:
         return await stream_ranking(body, rank, content)
@@ -146,6 +162,6 @@ async def _rerank_texts(request: Request, gateway: GatewayState, data: dict[str,
         raise InvalidRequest("dear.stream: goes with documents, not with texts", param="dear.stream")
     task = options.task(body.query, body.texts)
     caller: Caller = request.state.caller
-    model = gateway.resolve(body.model, caller.tenant)
+    model = gateway.resolve(body.model, caller)
     ranking = await gateway.rank(model, task, options, caller)
     return tei_reply(body, ranking)

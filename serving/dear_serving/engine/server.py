@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
+import math
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,13 +17,25 @@ from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.serve.llm import LLMConfig, LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
+from dear_serving.adapters.fleet import Fleet
+from dear_serving.adapters.holdings import Holdings
+from dear_serving.adapters.revisions import Adapters
+from dear_serving.adapters.store import Store
 from dear_serving.engine.decode import Decoder, ordinary_steps
 from dear_serving.engine.protocol import EngineRequest, OpenAIRoute, PermutationRequest
 from dear_serving.engine.selfcheck import compare, small_window
 from dear_serving.engine.sessions import Sessions
-from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError, UnknownModel
+from dear_serving.engine.slots import Slots
+from dear_serving.errors import (
+    AdapterRefused,
+    EngineUnavailable,
+    InvalidRequest,
+    RequestError,
+    UnknownModel,
+)
 from dear_serving.metrics import EngineMetrics
-from dear_serving.settings import describe
+from dear_serving.registry.database import open_database
+from dear_serving.settings import AdaptersSettings, describe
 from dear_serving.types import DecodedWindow, Generation
 
 if TYPE_CHECKING:
@@ -30,34 +45,79 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RESTART_S = 10.0
+_NOT_HELD_S = 1.0
 _SELF_CHECK_S = 60.0
 
 
 class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for it
-    """One vLLM engine with all configured adapters loaded before it reports ready.
+    """One vLLM engine that holds the revisions which the registry says engines are to have.
 
-    Implements the calls of engine.protocol.Engine on the replica's side; engine.handle reaches them.
-    Adapters must have passed adapters.preflight: vLLM itself does not survive every bad one.
+    Implements the calls of engine.protocol.Engine on the replica's side, which engine.handle reaches, and
+    those of adapters.holdings.Loader. It reports ready when it holds all of them, or knows why it cannot.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
-        self, llm_config: LLMConfig, *, adapters: dict[str, Path]
+        self, llm_config: LLMConfig, *, registry_url: str, adapters: AdaptersSettings
     ) -> None:
-        """Start the engine and load ``adapters`` (engine-side name -> folder on this node)."""
+        """Start the engine and bring it to what the registry wants."""
         await super().__init__(llm_config)
-        for number, (name, folder) in enumerate(adapters.items(), start=1):
+        self._in_use: Counter[str] = Counter()
+        self._metrics = EngineMetrics()
+        lora = self._client().vllm_config.lora_config
+        self._slots = Slots(lora.max_loras if lora else 1)
+        self._decoder = Decoder(self._client(), self._sessions())
+        await self._check_decoder(None)
+        held: Sequence[str] = ()
+        if adapters.capacity:
+            held = await self._take_up(registry_url, adapters)
+        for adapter in held[:1]:
+            await self._check_decoder(adapter)
+        await self._warm_up()
+
+    async def _take_up(self, registry_url: str, settings: AdaptersSettings) -> Sequence[str]:
+        """Load what the registry wants, and keep to it from now on; the ids of what is held."""
+        database = await asyncio.to_thread(open_database, registry_url)
+        holdings = Holdings(
+            uuid.uuid4().hex,
+            Adapters(database, settings.capacity),
+            Fleet(database),
+            Store(settings.store),
+            settings.cache,
+            self,
+        )
+        await holdings.start()
+        self._holding = asyncio.create_task(holdings.run())
+        return holdings.held()
+
+    async def load(self, revision: str, folder: Path) -> None:
+        """See Loader. Tried with a window before any caller's: what gives no numbers must not go on."""
+        try:
             await self.engine.resolve_lora(
                 DiskMultiplexConfig(
-                    model_id=name,
-                    local_path=str(folder),
-                    max_total_tokens=None,
-                    lora_assigned_int_id=number,
+                    model_id=revision, local_path=str(folder), max_total_tokens=None, lora_assigned_int_id=0
                 )
             )
-        self._metrics = EngineMetrics()
-        self._decoder = Decoder(self._client(), self._sessions())
-        await self._check_decoder([None, *adapters][:2])
-        await self._warm_up([None, *adapters])
+        except ValueError as error:
+            raise AdapterRefused(f"vLLM does not load it: {error}") from None
+        try:
+            window = await self.permute(small_window(f"load-{uuid.uuid4().hex}", revision))
+        except EngineUnavailable:
+            await self.unload(revision)
+            raise
+        if not all(map(math.isfinite, window.log_probs)):
+            await self.unload(revision)
+            raise AdapterRefused("with it, the model gives no finite probabilities")
+
+    async def unload(self, revision: str) -> bool:
+        """See Loader. vLLM frees an adapter's slot when it is told to, not when its name goes."""
+        if self._in_use[revision]:
+            return False
+        models = self.engine._oai_models
+        request = models.lora_requests.pop(revision, None)
+        models.lora_resolver_lock.pop(revision, None)
+        if request is not None:
+            await self._client().remove_lora(request.lora_int_id)
+        return True
 
     def _sessions(self) -> Sessions:
         """As many windows as the engine's batch and KV cache hold, a little kept for everything else."""
@@ -68,28 +128,26 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             block_size=config.cache_config.block_size,
         )
 
-    async def _check_decoder(self, adapters: Sequence[str | None]) -> None:
+    async def _check_decoder(self, adapter: str | None) -> None:
         """Rank a small window with and without resuming; decode without from now on if they disagree."""
-        for number, adapter in enumerate(adapters):
-            request = small_window(f"self-check-{number}")
-            try:
-                async with asyncio.timeout(_SELF_CHECK_S):
-                    difference = await compare(self._decoder, self._client(), request, self._lora(adapter))
-                if difference is None or difference.near_tie:
-                    continue
+        found = None
+        try:
+            async with asyncio.timeout(_SELF_CHECK_S):
+                request = small_window("self-check", adapter)
+                difference = await compare(self._decoder, self._client(), request, self._lora(adapter))
+            if difference is not None and not difference.near_tie:
                 found = f"rank {difference.rank} differs by {difference.gap:.2f} nats"
-            except TimeoutError:
-                found = f"no answer in {_SELF_CHECK_S:.0f} s"
+        except TimeoutError:
+            found = f"no answer in {_SELF_CHECK_S:.0f} s"
+        if found is not None:
             logger.warning("windows are decoded one request a choice, several times slower: %s", found)
             self._decoder.steps = ordinary_steps
             self._metrics.self_check_failures.inc()
-            break
         self._metrics.resumable.set(self._decoder.steps is not ordinary_steps)
 
-    async def _warm_up(self, adapters: Sequence[str | None]) -> None:
+    async def _warm_up(self) -> None:
         """Run every path once, so that the first caller does not wait for imports and kernels."""
-        for number, adapter in enumerate(adapters):
-            await self.permute(small_window(f"warm-up-{number}", adapter))
+        await self.permute(small_window("warm-up"))
         await self.generate(EngineRequest([0] * 32, 2, None, "warm-up-text"))
         body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
         with contextlib.suppress(RequestError):  # a base model may have no chat template
@@ -114,18 +172,19 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         output = None
-        try:
-            # FINAL_ONLY: there is one output.
-            async for output in self._client().generate(  # noqa: B007
-                tokens_input(list(request.token_ids), cache_salt=request.cache_salt),
-                params,
-                request.request_id,
-                lora_request=self._lora(request.adapter),
-                priority=request.priority,
-            ):
-                pass
-        except EngineDeadError:
-            raise _restarting() from None
+        async with self._using(request.adapter, request.priority) as lora:
+            try:
+                # FINAL_ONLY: there is one output.
+                async for output in self._client().generate(  # noqa: B007
+                    tokens_input(list(request.token_ids), cache_salt=request.cache_salt),
+                    params,
+                    request.request_id,
+                    lora_request=lora,
+                    priority=request.priority,
+                ):
+                    pass
+            except EngineDeadError:
+                raise _restarting() from None
         if output is None:
             raise _restarting()
         completion, stats = output.outputs[0], output.metrics
@@ -154,13 +213,14 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
     ) -> AsyncGenerator[DecodedWindow, None]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        windows = self._decoder.decode(request, self._lora(request.adapter), every_rank=every_rank)
-        try:
-            async with contextlib.aclosing(windows):
-                async for window in windows:
-                    yield window
-        except EngineDeadError:
-            raise _restarting() from None
+        async with self._using(request.adapter, request.priority) as lora:
+            windows = self._decoder.decode(request, lora, every_rank=every_rank)
+            try:
+                async with contextlib.aclosing(windows):
+                    async for window in windows:
+                        yield window
+            except EngineDeadError:
+                raise _restarting() from None
 
     async def openai(
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str
@@ -172,16 +232,18 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         except ValidationError as error:
             field = ".".join(str(step) for step in error.errors()[0]["loc"]) or None
             raise InvalidRequest(describe(error), param=field) from None
-        answer = await (self.chat(request) if route == "chat" else self.completions(request))
-        async with contextlib.aclosing(answer):  # a caller who leaves ends the generation now
-            async for item in answer:
-                if isinstance(item, list | str):
-                    yield "".join(item)
-                    continue
-                reply = item.model_dump(mode="json")
-                if "error" in reply:
-                    raise _from_vllm(reply["error"])
-                yield reply
+        adapter = None if request.model == self._llm_config.model_id else request.model
+        async with self._using(adapter, request.priority):
+            answer = await (self.chat(request) if route == "chat" else self.completions(request))
+            async with contextlib.aclosing(answer):  # a caller who leaves ends the generation now
+                async for item in answer:
+                    if isinstance(item, list | str):
+                        yield "".join(item)
+                        continue
+                    reply = item.model_dump(mode="json")
+                    if "error" in reply:
+                        raise _from_vllm(reply["error"])
+                    yield reply
 
     async def metrics(self) -> str:
         """See the protocol."""
@@ -193,6 +255,22 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         """The engine itself. Ray keeps it private; this is the one place that reaches for it."""
         return cast("AsyncLLM", self.engine._engine_client)
 
+    @contextlib.asynccontextmanager
+    async def _using(self, adapter: str | None, priority: int) -> AsyncIterator[LoRARequest | None]:
+        """A request's use of an adapter, from its turn in a slot to its end; until then it is not let go."""
+        if adapter is None:
+            yield None
+            return
+        lora = self._lora(adapter)
+        self._in_use[adapter] += 1
+        try:
+            async with self._slots.hold(adapter, priority):
+                yield lora
+        finally:
+            self._in_use[adapter] -= 1
+            if not self._in_use[adapter]:
+                del self._in_use[adapter]
+
     def _lora(self, adapter: str | None) -> LoRARequest | None:
         """What vLLM calls a loaded adapter, from the registry its OpenAI routes use as well."""
         if adapter is None:
@@ -200,7 +278,9 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         try:
             return cast("LoRARequest", self.engine._oai_models.lora_requests[adapter])
         except KeyError:
-            raise UnknownModel(f'adapter "{adapter}" is not loaded', param="model") from None
+            raise EngineUnavailable(
+                "the adapter is not on this engine now", retry_after_s=_NOT_HELD_S
+            ) from None
 
 
 def _restarting() -> EngineUnavailable:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, String
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 _NAMES = {
@@ -57,6 +68,82 @@ class GrantRow(Table):
 
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
     adapter: Mapped[str] = mapped_column(String(128), primary_key=True)
+
+
+class AdapterRow(Table):
+    """A public name, and the revision that answers to it; None while it is out of service."""
+
+    __tablename__ = "adapters"
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    shared: Mapped[bool] = mapped_column(Boolean)
+    from_settings: Mapped[bool] = mapped_column(Boolean)
+    active: Mapped[str | None] = mapped_column(String(64))
+    previous: Mapped[str | None] = mapped_column(String(64))
+    created_s: Mapped[float] = mapped_column(Double)
+
+
+class RevisionRow(Table):
+    """Weights and settings of an adapter, by their digest, and where they are in their life.
+
+    ``activate``: it takes the name over by itself once it is staged. ``left``: the version of the registry
+    since which no name points at it.
+    """
+
+    __tablename__ = "revisions"
+    __table_args__ = (Index("ix_revisions_state", "state"),)
+
+    name: Mapped[str] = mapped_column(ForeignKey("adapters.name", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(String(500))
+    template: Mapped[str] = mapped_column(String(128))
+    rank: Mapped[int] = mapped_column(Integer)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    activate: Mapped[bool] = mapped_column(Boolean)
+    left: Mapped[int | None] = mapped_column(BigInteger)
+    created_s: Mapped[float] = mapped_column(Double)
+    changed_s: Mapped[float] = mapped_column(Double)
+
+
+class VersionRow(Table):
+    """One row: grows with every change of what gateways and engine replicas have to know."""
+
+    __tablename__ = "version"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(BigInteger)
+
+
+class GatewayRow(Table):
+    """A gateway replica that lives: the version it goes by, and the oldest one that a request of it began
+    with."""
+
+    __tablename__ = "gateways"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    adopted: Mapped[int] = mapped_column(BigInteger)
+    oldest: Mapped[int] = mapped_column(BigInteger)
+    seen_s: Mapped[float] = mapped_column(Double)
+
+
+class ReplicaRow(Table):
+    """An engine replica that lives."""
+
+    __tablename__ = "replicas"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    seen_s: Mapped[float] = mapped_column(Double)
+
+
+class HoldingRow(Table):
+    """A revision that an engine replica has loaded, or could not load for ``reason``."""
+
+    __tablename__ = "holdings"
+
+    replica_id: Mapped[str] = mapped_column(ForeignKey("replicas.id", ondelete="CASCADE"), primary_key=True)
+    revision: Mapped[str] = mapped_column(String(160), primary_key=True)
+    reason: Mapped[str | None] = mapped_column(String(500))
 
 
 class AuditRow(Table):

@@ -13,8 +13,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from dear_serving.errors import AlreadyThere, UnknownSubject
+from dear_serving.registry import audit
 from dear_serving.registry.database import Database
-from dear_serving.registry.tables import AuditRow, GrantRow, KeyRow, TenantRow
+from dear_serving.registry.tables import GrantRow, KeyRow, TenantRow
 from dear_serving.tenancy.keys import new_key
 
 DEFAULT_TENANT = "default"
@@ -81,17 +82,6 @@ class KnownKey:
     tenant: Tenant
     salt: bytes
     digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One entry of the audit trail."""
-
-    at_s: float
-    actor: str
-    action: str
-    subject: str
-    detail: Mapping[str, Any]
 
 
 class Tenants:
@@ -273,14 +263,9 @@ class Tenants:
             tenant = _tenant(_find(session, row.tenant_id), _granted(session, row.tenant_id))
             return KnownKey(_key(row), tenant, row.salt, row.digest)
 
-    def changes(self, *, limit: int = 100) -> Sequence[Change]:
+    def changes(self, *, limit: int = 100) -> Sequence[audit.Change]:
         """The latest changes, newest first."""
-        chosen = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
-        with self._database.reading() as session:
-            return [
-                Change(row.at_s, row.actor, row.action, row.subject, row.detail)
-                for row in session.scalars(chosen)
-            ]
+        return audit.changes(self._database, limit=limit)
 
     def _add_key(
         self,
@@ -309,8 +294,7 @@ class Tenants:
         return IssuedKey(_key(row), made.text)
 
     def _note(self, session: Session, actor: str, action: str, subject: str, detail: dict[str, Any]) -> None:
-        entry = AuditRow(at_s=self._now_s(), actor=actor, action=action, subject=subject, detail=detail)
-        session.add(entry)
+        audit.note(session, self._now_s(), actor, action, subject, detail)
 
 
 def _find(session: Session, tenant: str) -> TenantRow:

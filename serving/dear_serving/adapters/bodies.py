@@ -1,0 +1,73 @@
+"""What an administrator may say of adapters: bodies of the admin routes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dear_serving.settings import Name
+
+Source = Annotated[str, Field(min_length=1, max_length=1000)]
+RevisionId = Annotated[str, Field(min_length=6, max_length=200)]
+WaitSeconds = Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewAdapter(_Body):
+    """An adapter to register, or another revision of one.
+
+    ``source`` is a folder inside adapters.root or a URL under one of adapters.sources. Without ``template``
+    it is that of the name's active revision, else the plain one. With ``tenants`` the name is theirs alone,
+    unless ``shared``. ``wait_s``: how long the reply may wait for it to be staged, or active.
+    """
+
+    name: Name
+    source: Source
+    template: Annotated[str, Field(max_length=128)] | None = None
+    shared: bool | None = None
+    tenants: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
+    activate: bool = False
+    wait_s: WaitSeconds = 120.0
+
+
+class Activation(_Body):
+    """The revision that a name is to point at."""
+
+    revision: RevisionId
+    wait_s: WaitSeconds = 120.0
+
+
+class Rollback(_Body):
+    """Back to the revision before."""
+
+    wait_s: WaitSeconds = 120.0
+
+
+class Retirement(_Body):
+    """The revision to take out of service; without one, the name with all of them."""
+
+    revision: RevisionId | None = None
+
+
+class Sharing(_Body):
+    """Whether every tenant may use a name."""
+
+    shared: bool
+
+
+class VllmLoad(BaseModel):
+    """vLLM's body of /v1/load_lora_adapter; what else it may hold has no meaning here."""
+
+    lora_name: Name
+    lora_path: Source
+    load_inplace: bool = False
+
+
+class VllmUnload(BaseModel):
+    """vLLM's body of /v1/unload_lora_adapter."""
+
+    lora_name: Name

@@ -1,0 +1,111 @@
+"""Who lives: gateways with the versions they go by, engine replicas with the revisions they hold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, select
+
+from dear_serving.registry.database import Database
+from dear_serving.registry.tables import GatewayRow, HoldingRow, ReplicaRow
+
+BEAT_S = 1.0
+"""How often those who live say so."""
+
+_LIVES_S = 6.0
+_REASON_CHARS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayLife:
+    """A gateway replica. ``adopted``: the registry's version that new requests go by; ``oldest``: the one
+    that the oldest of its requests began with."""
+
+    id: str
+    adopted: int
+    oldest: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLife:
+    """An engine replica. ``holds``: ids of revisions; None for those loaded, else why they could not be."""
+
+    id: str
+    holds: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Living:
+    """All that were seen lately; replicas by id."""
+
+    gateways: Sequence[GatewayLife]
+    replicas: Sequence[ReplicaLife]
+
+    def adopted(self, version: int) -> bool:
+        """Whether all gateways go by that version or a later one."""
+        return all(gateway.adopted >= version for gateway in self.gateways)
+
+    def left(self, version: int) -> bool:
+        """Whether no request goes on that began before that version."""
+        return all(gateway.oldest >= version for gateway in self.gateways)
+
+
+class Fleet:
+    """The registry's account of who lives. Methods block.
+
+    All raise RegistryUnavailable while the database does not answer.
+
+    Args:
+        database: the registry.
+        now_s: seconds since the epoch; of all machines, within a few seconds.
+    """
+
+    def __init__(self, database: Database, now_s: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._now_s = now_s
+
+    def gateway_lives(self, gateway: GatewayLife) -> None:
+        """A gateway says so."""
+        with self._database.writing() as session:
+            session.merge(
+                GatewayRow(
+                    id=gateway.id, adopted=gateway.adopted, oldest=gateway.oldest, seen_s=self._now_s()
+                )
+            )
+
+    def replica_lives(self, replica: ReplicaLife) -> None:
+        """An engine replica says so, with all that it holds."""
+        with self._database.writing() as session:
+            session.merge(ReplicaRow(id=replica.id, seen_s=self._now_s()))
+            session.flush()
+            session.execute(delete(HoldingRow).where(HoldingRow.replica_id == replica.id))
+            for revision, reason in replica.holds.items():
+                cut = reason and reason[:_REASON_CHARS]
+                session.add(HoldingRow(replica_id=replica.id, revision=revision, reason=cut))
+
+    def living(self) -> Living:
+        """Those who said so in the last six seconds."""
+        since_s = self._now_s() - _LIVES_S
+        with self._database.reading() as session:
+            gateways = session.scalars(select(GatewayRow).where(GatewayRow.seen_s >= since_s)).all()
+            replicas = session.scalars(select(ReplicaRow.id).where(ReplicaRow.seen_s >= since_s)).all()
+            holds: dict[str, dict[str, str | None]] = {replica: {} for replica in sorted(replicas)}
+            for row in session.scalars(select(HoldingRow).where(HoldingRow.replica_id.in_(holds))):
+                holds[row.replica_id][row.revision] = row.reason
+            lives = [GatewayLife(row.id, row.adopted, row.oldest) for row in gateways]
+        return Living(lives, [ReplicaLife(replica, held) for replica, held in holds.items()])
+
+    def forget(self, id: str) -> None:
+        """A gateway or replica ends."""
+        with self._database.writing() as session:
+            session.execute(delete(GatewayRow).where(GatewayRow.id == id))
+            session.execute(delete(ReplicaRow).where(ReplicaRow.id == id))
+
+    def forget_the_dead(self) -> None:
+        """Drop the rows of those who ended without a word."""
+        since_s = self._now_s() - 10 * _LIVES_S
+        with self._database.writing() as session:
+            session.execute(delete(GatewayRow).where(GatewayRow.seen_s < since_s))
+            session.execute(delete(ReplicaRow).where(ReplicaRow.seen_s < since_s))

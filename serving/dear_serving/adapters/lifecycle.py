@@ -1,0 +1,212 @@
+"""Sees every revision through its life: what no single request or replica decides."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Protocol
+
+from dear_serving.adapters.directory import Directory
+from dear_serving.adapters.fleet import Fleet, Living
+from dear_serving.adapters.intake import Intake
+from dear_serving.adapters.revisions import Adapters, Revision, State
+from dear_serving.errors import (
+    AdapterError,
+    DearError,
+    EngineUnavailable,
+    InvalidRequest,
+    Overloaded,
+    RequestError,
+)
+
+logger = logging.getLogger(__name__)
+
+Canary = Callable[[Revision], Awaitable[object]]
+"""Ranks a list with a revision that is on all engines; raises DearError, with a reason, where it cannot."""
+
+
+class Observer(Protocol):
+    """Told what changes."""
+
+    def swapped(self, model: str) -> None:
+        """This gateway goes by another revision of a name from now on."""
+        ...
+
+    def keep(self, models: Collection[str], revisions: Collection[str]) -> None:
+        """All names that are served and all revisions on the engines; what was told of others may go."""
+        ...
+
+
+_POLL_S = 0.1
+_RETRY_S = 1.0
+_CANARY_S = 60.0
+_SWEEP_S = 60.0
+
+
+class Lifecycle:
+    """One gateway's part in it. Where there are several, each does it all: every step counts once.
+
+    Args:
+        adapters: the registry's revisions.
+        fleet: who lives.
+        directory: what this gateway goes by.
+        intake: where new ones come in.
+        canary: tries a revision.
+        observer: told what changes.
+    """
+
+    def __init__(
+        self,
+        adapters: Adapters,
+        fleet: Fleet,
+        directory: Directory,
+        intake: Intake,
+        canary: Canary,
+        observer: Observer,
+    ) -> None:
+        self.adapters = adapters
+        self._fleet = fleet
+        self._directory = directory
+        self._intake = intake
+        self._canary = canary
+        self._observer = observer
+        self._turn = asyncio.Lock()
+        self._trying: dict[str, asyncio.Task[None]] = {}
+        self._quiet_version = -1
+        self._swept_s = 0.0
+
+    async def register(
+        self,
+        name: str,
+        source: str,
+        *,
+        template: str,
+        shared: bool | None,
+        tenants: Sequence[str],
+        activate: bool,
+        actor: str,
+    ) -> Revision:
+        """Take an adapter in from a folder or URL; see Adapters.register and Intake.take.
+
+        Raises:
+            InvalidRequest: what is there cannot be served; ``param`` is ``source``.
+        """
+        try:
+            content = await asyncio.to_thread(self._intake.take, name, source)
+        except AdapterError as error:
+            raise InvalidRequest(error.message, param="source") from None
+        return await asyncio.to_thread(
+            lambda: self.adapters.register(
+                name,
+                content,
+                template=template,
+                shared=shared,
+                tenants=tenants,
+                activate=activate,
+                actor=actor,
+            )
+        )
+
+    async def settled(self, revision: Revision, timeout_s: float) -> Revision:
+        """The revision once it is where it was going and all gateways know, or as it is when time is up."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    await self.round()
+                    adapter = await asyncio.to_thread(self.adapters.get, revision.name)
+                    revision = next(one for one in adapter.revisions if one.digest == revision.digest)
+                    if not _is_on_its_way(revision) and await self._all_adopted():
+                        break
+                    await asyncio.sleep(_POLL_S / 5)
+        except TimeoutError:
+            pass
+        return revision
+
+    async def living(self) -> Living:
+        """Who lives, and what engine replicas hold."""
+        return await asyncio.to_thread(self._fleet.living)
+
+    async def run(self) -> None:
+        """Rounds, for ever."""
+        while True:
+            pause_s = _POLL_S
+            try:
+                await self.round()
+            except RequestError as error:
+                logger.warning("adapters stay as they are: %s", error.message)
+                pause_s = _RETRY_S
+            except Exception:  # the next round may go better; without rounds adapters would stand still
+                logger.exception("adapters stay as they are")
+                pause_s = _RETRY_S
+            await asyncio.sleep(pause_s)
+
+    async def round(self) -> None:
+        """Go by the registry of now, and move on what can be moved on."""
+        async with self._turn:
+            before = self._directory.models.served
+            await self._directory.refresh()
+            models = self._directory.models
+            for name, served in models.served.items():
+                if name in before and before[name].adapter != served.adapter:
+                    self._observer.swapped(name)
+            if models.version == self._quiet_version:
+                return
+            version, revisions = await asyncio.to_thread(self.adapters.on_engines)
+            moving = [one for one in revisions if one.state in (State.REGISTERED, State.DRAINING)]
+            if not moving:
+                self._quiet_version = version
+                on_engines = {one.id for one in revisions}
+                used = {served.revision for served in models.served.values()}
+                self._observer.keep(models.served.keys(), on_engines | used)
+                return
+            living = await self.living()
+            for revision in moving:
+                await self._move_on(revision, living)
+            await self._directory.refresh()
+            if time.monotonic() - self._swept_s > _SWEEP_S:
+                self._swept_s = time.monotonic()
+                await asyncio.to_thread(self._fleet.forget_the_dead)
+
+    async def _move_on(self, revision: Revision, living: Living) -> None:
+        if revision.state is State.DRAINING:
+            assert revision.left is not None
+            if living.left(revision.left):
+                await asyncio.to_thread(self.adapters.drained, revision)
+            return
+        holds = [replica.holds for replica in living.replicas]
+        reason = next((held[revision.id] for held in holds if held.get(revision.id) is not None), None)
+        if reason is not None:
+            await asyncio.to_thread(self.adapters.failed, revision, reason)
+        elif holds and all(revision.id in held for held in holds) and revision.id not in self._trying:
+            # Beside the rounds: a busy engine takes its time, and other names are not to wait for it.
+            trying = asyncio.create_task(self._try(revision))
+            self._trying[revision.id] = trying
+            trying.add_done_callback(lambda _: self._trying.pop(revision.id))
+
+    async def _try(self, revision: Revision) -> None:
+        try:
+            try:
+                async with asyncio.timeout(_CANARY_S):
+                    await self._canary(revision)
+            except (EngineUnavailable, Overloaded) as error:
+                logger.warning("%s is tried again: %s", revision.id, error.message)
+                await asyncio.sleep(_RETRY_S)
+            except TimeoutError:
+                reason = f"no answer in {_CANARY_S:.0f} s"
+                await asyncio.to_thread(self.adapters.failed, revision, reason)
+            except DearError as error:
+                await asyncio.to_thread(self.adapters.failed, revision, error.message)
+            else:
+                await asyncio.to_thread(self.adapters.staged, revision)
+        except RequestError as error:
+            logger.warning("%s is tried again: %s", revision.id, error.message)
+
+    async def _all_adopted(self) -> bool:
+        living = await self.living()
+        return living.adopted(self._directory.models.version)
+
+
+def _is_on_its_way(revision: Revision) -> bool:
+    return revision.state in (State.REGISTERED, State.DRAINING) or revision.activate

@@ -1,0 +1,536 @@
+"""Adapters and their revisions, as the registry keeps them: which name points where, and each one's state.
+
+A public name points at an immutable revision, ``name@digest``; a swap moves the pointer. The life of one::
+
+    registered --> staged --> active --> draining --> retired
+        |            '----------------------^           |
+        '--> failed ---------> registered <-------------'
+
+Every change takes the registry's version number first, which on every database makes them one after another.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dear_serving.errors import AlreadyThere, CapacityReached, UnknownSubject
+from dear_serving.registry.audit import note
+from dear_serving.registry.database import Database
+from dear_serving.registry.tables import AdapterRow, GrantRow, RevisionRow, TenantRow, VersionRow
+
+_REASON_CHARS = 500
+_SHORT_DIGEST = 12
+_DIGEST = re.compile(r"[0-9a-f]{6,64}")
+
+Answer = TypeVar("Answer")
+
+
+class State(Enum):
+    """Where a revision is in its life."""
+
+    REGISTERED = "registered"
+    """Checked and in the store; engine replicas are taking it."""
+    STAGED = "staged"
+    """On every engine replica, and it ranked a list: a name may point at it."""
+    ACTIVE = "active"
+    """Its name points at it."""
+    DRAINING = "draining"
+    """Its name points elsewhere; requests that began with it go on."""
+    RETIRED = "retired"
+    """Off the engines; in the store still."""
+    FAILED = "failed"
+    """An engine replica could not load it, or it could not rank; ``reason`` says why."""
+
+
+ON_ENGINES = (State.REGISTERED, State.STAGED, State.ACTIVE, State.DRAINING)
+"""States in which every engine replica has a revision."""
+
+_RETURNED = (State.RETIRED, State.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """An adapter's files, checked. ``digest``: 64 hex digits, SHA-256; see adapters.preflight.digest."""
+
+    digest: str
+    rank: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One state of an adapter's weights and settings. Times are seconds since the epoch.
+
+    ``activate``: it becomes the active one by itself as soon as it is staged. ``left``: the registry's
+    version since which no name points at it, while it drains.
+    """
+
+    name: str
+    digest: str
+    state: State
+    reason: str | None
+    template: str
+    rank: int
+    size_bytes: int
+    activate: bool
+    left: int | None
+    created_s: float
+    changed_s: float
+
+    @property
+    def id(self) -> str:
+        """What engines call it; never used for other weights."""
+        return revision_id(self.name, self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A public name. ``active`` and ``previous`` are ids of revisions; revisions are newest first."""
+
+    name: str
+    shared: bool
+    from_settings: bool
+    active: str | None
+    previous: str | None
+    created_s: float
+    revisions: Sequence[Revision]
+
+
+@dataclass(frozen=True, slots=True)
+class Pointers:
+    """Where the names point, as of a version of the registry."""
+
+    version: int
+    active: Mapping[str, Revision]
+    shared: frozenset[str]
+
+
+class Adapters:
+    """Reads and changes adapters. Every change is one transaction with its audit entry; methods block.
+
+    All raise RegistryUnavailable while the database does not answer.
+
+    Args:
+        database: the registry.
+        capacity: how many revisions may be on the engines at once.
+        now_s: seconds since the epoch.
+    """
+
+    def __init__(self, database: Database, capacity: int, now_s: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._capacity = capacity
+        self._now_s = now_s
+
+    def register(
+        self,
+        name: str,
+        content: Content,
+        *,
+        template: str,
+        shared: bool | None = None,
+        tenants: Iterable[str] = (),
+        activate: bool = False,
+        actor: str,
+    ) -> Revision:
+        """Take in a revision of a name, new or known. What is on the engines already stays as it is.
+
+        Args:
+            name: public name; made where there is none.
+            content: of the files in the store.
+            template: prompt template it was trained with.
+            shared: whether every tenant may use the name; None: as it was, a new one shared unless
+                ``tenants`` are given.
+            tenants: those that get a grant of the name.
+            activate: let it take over the name as soon as it is staged.
+            actor: who does this, for the audit trail.
+
+        Raises:
+            AlreadyThere: it is on the engines with another template.
+            CapacityReached: the engines hold as many as they may.
+            UnknownSubject: no such tenant.
+        """
+
+        def change(session: Session, version: int) -> Revision:
+            granted = tuple(tenants)
+            adapter = session.get(AdapterRow, name)
+            if adapter is None:
+                adapter = self._add_adapter(session, name)
+                adapter.shared = not granted
+            if shared is not None:
+                adapter.shared = shared
+            self._grant(session, name, granted, actor)
+            row = self._take_in(session, name, content, template)
+            if row.template != template:
+                raise AlreadyThere(
+                    f'"{revision_id(name, row.digest)}" is in use with template "{row.template}"; '
+                    "retire it first",
+                    param="template",
+                )
+            detail = {"bytes": content.size_bytes, "rank": content.rank, "template": template}
+            self._note(session, actor, "adapter.register", row, detail)
+            if activate:
+                self._activate(session, adapter, row, version)
+            return _revision(row)
+
+        return self._change(change)
+
+    def activate(self, name: str, revision: str, *, actor: str) -> Revision:
+        """Let a name point at a revision: now where it is staged, else as soon as it is.
+
+        Args:
+            revision: ``name@digest``, or the digest, or at least six digits of its beginning.
+
+        Raises:
+            UnknownSubject: there is no such adapter or revision.
+            CapacityReached: it is not on the engines, and they hold as many as they may.
+        """
+
+        def change(session: Session, version: int) -> Revision:
+            adapter = _find(session, name)
+            row = _find_revision(session, name, revision)
+            self._note(session, actor, "adapter.activate", row, {})
+            self._activate(session, adapter, row, version)
+            return _revision(row)
+
+        return self._change(change)
+
+    def rollback(self, name: str, *, actor: str) -> Revision:
+        """Activate the revision that the name pointed at before.
+
+        Raises:
+            UnknownSubject: there is no such adapter, or it never pointed elsewhere.
+            CapacityReached: as in ``activate``.
+        """
+
+        def change(session: Session, version: int) -> Revision:
+            adapter = _find(session, name)
+            if adapter.previous is None:
+                raise UnknownSubject(f'"{name}" has no earlier revision to go back to', param="name")
+            row = _find_revision(session, name, adapter.previous)
+            self._note(session, actor, "adapter.rollback", row, {})
+            self._activate(session, adapter, row, version)
+            return _revision(row)
+
+        return self._change(change)
+
+    def retire(self, name: str, revision: str | None = None, *, actor: str) -> Adapter:
+        """Take a revision, or a name with all of its revisions, out of service.
+
+        Raises:
+            UnknownSubject: there is no such adapter or revision.
+        """
+
+        def change(session: Session, version: int) -> Adapter:
+            adapter = _find(session, name)
+            rows = _rows(session, name) if revision is None else [_find_revision(session, name, revision)]
+            self._retire(session, adapter, rows, version, actor)
+            return _adapter(session, adapter)
+
+        return self._change(change)
+
+    def share(self, name: str, shared: bool, *, actor: str) -> Adapter:
+        """Open a name to every tenant, or leave it to those with a grant.
+
+        Raises:
+            UnknownSubject: there is no such adapter.
+        """
+
+        def change(session: Session, version: int) -> Adapter:
+            adapter = _find(session, name)
+            adapter.shared = shared
+            note(session, self._now_s(), actor, "adapter.share", name, {"shared": shared})
+            return _adapter(session, adapter)
+
+        return self._change(change)
+
+    def staged(self, revision: Revision) -> None:
+        """Every replica has it and it ranked; where it is meant to, it takes over its name."""
+
+        def change(session: Session, version: int) -> None:
+            row = session.get_one(RevisionRow, (revision.name, revision.digest))
+            if row.state == State.REGISTERED.value:
+                meant = row.activate
+                self._move(row, State.STAGED)
+                if meant:
+                    self._point(session, _find(session, row.name), row, version)
+
+        self._change(change)
+
+    def failed(self, revision: Revision, reason: str) -> None:
+        """It cannot be staged; ``reason`` is one sentence."""
+
+        def change(session: Session, version: int) -> None:
+            row = session.get_one(RevisionRow, (revision.name, revision.digest))
+            if row.state == State.REGISTERED.value:
+                self._move(row, State.FAILED, reason=reason)
+                self._note(session, "server", "adapter.fail", row, {"reason": reason})
+
+        self._change(change)
+
+    def drained(self, revision: Revision) -> None:
+        """No request uses it any more: the engines may let go of it."""
+
+        def change(session: Session, version: int) -> None:
+            row = session.get_one(RevisionRow, (revision.name, revision.digest))
+            if (row.state, row.left) == (State.DRAINING.value, revision.left):
+                self._move(row, State.RETIRED)
+
+        self._change(change)
+
+    def seed(self, names: Mapping[str, tuple[Content, str, bool]]) -> None:
+        """Take in what the settings name, before anything runs that could stage it.
+
+        A name's content that the registry has not seen is activated: at once where the name points nowhere,
+        else after it is staged. Content that it has seen changes nothing, so that a swap outlives a restart.
+        Names that the settings no longer name, but did, go out of service.
+
+        Args:
+            names: content, template and whether it is shared, by public name.
+
+        Raises:
+            CapacityReached: they are more than the engines may hold.
+        """
+
+        def change(session: Session, version: int) -> None:
+            for name, (content, template, shared) in names.items():
+                adapter = session.get(AdapterRow, name) or self._add_adapter(session, name)
+                row = session.get(RevisionRow, (name, content.digest))
+                comes = not adapter.from_settings and adapter.active is None
+                adapter.from_settings, adapter.shared = True, shared
+                if row is not None:
+                    row.template = template
+                    if not comes:
+                        continue
+                row = self._take_in(session, name, content, template)
+                self._note(session, "settings", "adapter.register", row, {"template": template})
+                if adapter.active is None:
+                    self._point(session, adapter, row, version)
+                else:
+                    self._activate(session, adapter, row, version)
+            gone = select(AdapterRow).where(AdapterRow.from_settings, AdapterRow.name.not_in(list(names)))
+            for adapter in session.scalars(gone).all():
+                adapter.from_settings = False
+                self._retire(session, adapter, _rows(session, adapter.name), version, "settings")
+
+        self._change(change)
+
+    def get(self, name: str) -> Adapter:
+        """The adapter of that name.
+
+        Raises:
+            UnknownSubject: there is none.
+        """
+        with self._database.reading() as session:
+            return _adapter(session, _find(session, name))
+
+    def list(self, *, after: str = "", limit: int = 100) -> Sequence[Adapter]:
+        """At most ``limit`` adapters by name, those behind ``after``."""
+        chosen = select(AdapterRow).where(AdapterRow.name > after).order_by(AdapterRow.name).limit(limit)
+        with self._database.reading() as session:
+            return [_adapter(session, row) for row in session.scalars(chosen).all()]
+
+    def version(self) -> int:
+        """The registry's version now."""
+        with self._database.reading() as session:
+            return session.scalars(select(VersionRow.number)).one()
+
+    def pointers(self) -> Pointers:
+        """Where the names point now. The version is read first, so that it is never newer than the rest."""
+        pointed = select(AdapterRow, RevisionRow).join(
+            RevisionRow,
+            (RevisionRow.name == AdapterRow.name) & (RevisionRow.digest == AdapterRow.active),
+        )
+        with self._database.reading() as session:
+            version = session.scalars(select(VersionRow.number)).one()
+            found = session.execute(pointed.order_by(AdapterRow.name)).all()
+            return Pointers(
+                version,
+                {adapter.name: _revision(row) for adapter, row in found},
+                frozenset(adapter.name for adapter, _ in found if adapter.shared),
+            )
+
+    def on_engines(self) -> tuple[int, Sequence[Revision]]:
+        """The registry's version, and every revision that engine replicas are to have, oldest first."""
+        wanted = [state.value for state in ON_ENGINES]
+        chosen = select(RevisionRow).where(RevisionRow.state.in_(wanted))
+        chosen = chosen.order_by(RevisionRow.created_s, RevisionRow.name, RevisionRow.digest)
+        with self._database.reading() as session:
+            version = session.scalars(select(VersionRow.number)).one()
+            return version, [_revision(row) for row in session.scalars(chosen)]
+
+    def _change(self, change: Callable[[Session, int], Answer]) -> Answer:
+        """Run a change in a transaction of its own, under the next version of the registry."""
+        with self._database.writing() as session:
+            counter = session.get_one(VersionRow, 1, with_for_update=True)
+            counter.number += 1
+            session.flush()
+            return change(session, counter.number)
+
+    def _add_adapter(self, session: Session, name: str) -> AdapterRow:
+        adapter = AdapterRow(
+            name=name, shared=True, from_settings=False, active=None, previous=None, created_s=self._now_s()
+        )
+        session.add(adapter)
+        session.flush()
+        return adapter
+
+    def _take_in(self, session: Session, name: str, content: Content, template: str) -> RevisionRow:
+        """The content's row, on its way to the engines; what is there already stays there."""
+        row = session.get(RevisionRow, (name, content.digest))
+        if row is None:
+            self._need_room(session)
+            now_s = self._now_s()
+            row = RevisionRow(
+                name=name,
+                digest=content.digest,
+                state=State.REGISTERED.value,
+                reason=None,
+                template=template,
+                rank=content.rank,
+                size_bytes=content.size_bytes,
+                activate=False,
+                left=None,
+                created_s=now_s,
+                changed_s=now_s,
+            )
+            session.add(row)
+            session.flush()
+        elif State(row.state) in _RETURNED:
+            self._take_back(session, row)
+            row.template = template
+        elif row.state == State.DRAINING.value and row.template == template:
+            self._move(row, State.STAGED)
+        return row
+
+    def _take_back(self, session: Session, row: RevisionRow) -> None:
+        self._need_room(session)
+        self._move(row, State.REGISTERED)
+
+    def _need_room(self, session: Session) -> None:
+        wanted = [state.value for state in ON_ENGINES]
+        count = select(func.count()).select_from(RevisionRow).where(RevisionRow.state.in_(wanted))
+        if session.scalars(count).one() >= self._capacity:
+            raise CapacityReached(
+                f"the engines hold {self._capacity} revisions, adapters.capacity; retire one first"
+            )
+
+    def _activate(self, session: Session, adapter: AdapterRow, row: RevisionRow, version: int) -> None:
+        """Point at it where it is on the engines, else see to it that it will be. The last word counts."""
+        for other in _rows(session, adapter.name):
+            other.activate = False
+        if State(row.state) in _RETURNED:
+            self._take_back(session, row)
+        if row.state == State.REGISTERED.value:
+            row.activate = True
+        elif row.state != State.ACTIVE.value:
+            self._point(session, adapter, row, version)
+        session.flush()
+
+    def _point(self, session: Session, adapter: AdapterRow, row: RevisionRow, version: int) -> None:
+        if adapter.active is not None:
+            before = session.get_one(RevisionRow, (adapter.name, adapter.active))
+            self._move(before, State.DRAINING, left=version)
+            adapter.previous = adapter.active
+        adapter.active = row.digest
+        self._move(row, State.ACTIVE)
+        session.flush()
+
+    def _retire(
+        self,
+        session: Session,
+        adapter: AdapterRow,
+        rows: Iterable[RevisionRow],
+        version: int,
+        actor: str,
+    ) -> None:
+        for row in rows:
+            if adapter.active == row.digest:
+                adapter.active, adapter.previous = None, row.digest
+            if State(row.state) in ON_ENGINES and row.state != State.DRAINING.value:
+                self._move(row, State.DRAINING, left=version)
+                self._note(session, actor, "adapter.retire", row, {})
+        session.flush()
+
+    def _move(
+        self, row: RevisionRow, state: State, *, left: int | None = None, reason: str | None = None
+    ) -> None:
+        row.state, row.left, row.activate = state.value, left, False
+        row.reason = reason and reason[:_REASON_CHARS]
+        row.changed_s = self._now_s()
+
+    def _grant(self, session: Session, name: str, tenants: Iterable[str], actor: str) -> None:
+        for tenant in tenants:
+            if session.get(TenantRow, tenant) is None:
+                raise UnknownSubject(f'there is no tenant "{tenant}"', param="tenants")
+            if session.get(GrantRow, (tenant, name)) is None:
+                session.add(GrantRow(tenant_id=tenant, adapter=name))
+                note(session, self._now_s(), actor, "grant.add", tenant, {"adapter": name})
+
+    def _note(
+        self, session: Session, actor: str, action: str, row: RevisionRow, detail: Mapping[str, Any]
+    ) -> None:
+        note(session, self._now_s(), actor, action, revision_id(row.name, row.digest), detail)
+
+
+def revision_id(name: str, digest: str) -> str:
+    """``name@`` and the first twelve digits."""
+    return f"{name}@{digest[:_SHORT_DIGEST]}"
+
+
+def _find(session: Session, name: str) -> AdapterRow:
+    row = session.get(AdapterRow, name)
+    if row is None:
+        raise UnknownSubject(f'there is no adapter "{name[:128]}"', param="name")
+    return row
+
+
+def _find_revision(session: Session, name: str, given: str) -> RevisionRow:
+    digest = given.removeprefix(f"{name}@").lower()
+    found = [
+        row for row in _rows(session, name) if _DIGEST.fullmatch(digest) and row.digest.startswith(digest)
+    ]
+    if len(found) != 1:
+        count = "no" if not found else "more than one"
+        raise UnknownSubject(f'"{name}" has {count} revision "{given[:160]}"', param="revision")
+    return found[0]
+
+
+def _rows(session: Session, name: str) -> Sequence[RevisionRow]:
+    chosen = select(RevisionRow).where(RevisionRow.name == name)
+    return session.scalars(chosen.order_by(RevisionRow.created_s.desc(), RevisionRow.digest)).all()
+
+
+def _adapter(session: Session, row: AdapterRow) -> Adapter:
+    return Adapter(
+        name=row.name,
+        shared=row.shared,
+        from_settings=row.from_settings,
+        active=row.active and revision_id(row.name, row.active),
+        previous=row.previous and revision_id(row.name, row.previous),
+        created_s=row.created_s,
+        revisions=[_revision(one) for one in _rows(session, row.name)],
+    )
+
+
+def _revision(row: RevisionRow) -> Revision:
+    return Revision(
+        name=row.name,
+        digest=row.digest,
+        state=State(row.state),
+        reason=row.reason,
+        template=row.template,
+        rank=row.rank,
+        size_bytes=row.size_bytes,
+        activate=row.activate,
+        left=row.left,
+        created_s=row.created_s,
+        changed_s=row.changed_s,
+    )

@@ -1,0 +1,114 @@
+"""Where adapters' files are kept, by the digest of what is in them: a folder, or any fsspec URL."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from dear_serving.adapters.preflight import FILES, WEIGHTS_FILE, digest
+from dear_serving.errors import SettingsError, StoreUnavailable
+
+_LOCAL = ("file", "local")
+_RETRY_AFTER_S = 5.0
+# Of which no library says one base: what a remote filesystem raises is its own.
+_Failure = Exception
+
+
+class Store:
+    """Content-addressed: ``ROOT/DIGEST/FILE``, written once and never changed. Methods block.
+
+    Args:
+        url: a folder, or a URL that fsspec knows, such as ``s3://bucket/adapters``.
+
+    Raises:
+        SettingsError: fsspec does not know the URL's scheme, or its driver is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            filesystem, root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise SettingsError(f"adapters.store: {error}") from None
+        self._files: Any = filesystem
+        self._root = str(root).rstrip("/")
+        self._local = filesystem.protocol in _LOCAL or filesystem.protocol == _LOCAL
+
+    def put(self, folder: Path, name: str) -> None:
+        """Keep an adapter's files under ``name``, their digest; nothing to do where they are kept already.
+
+        Raises:
+            StoreUnavailable: it cannot be written; what was half written is written again the next time.
+        """
+        target = f"{self._root}/{name}"
+        with _translated("cannot be written"):
+            if self._holds(folder, target):
+                return
+            self._files.makedirs(target, exist_ok=True)
+            for file in FILES:
+                self._files.put_file(str(folder / file), f"{target}/{file}")
+                if self._local:
+                    _to_disk(Path(target) / file)
+            if self._local:
+                _to_disk(Path(target))
+
+    def fetch(self, name: str, cache: Path) -> Path:
+        """A local copy, whole and checked against its digest; made at most once on a machine.
+
+        Args:
+            cache: folder that holds the copies.
+
+        Raises:
+            StoreUnavailable: it is not there, cannot be read, or is not what was put.
+        """
+        kept = cache / name
+        if (kept / WEIGHTS_FILE).is_file():
+            if digest(kept) == name:
+                return kept
+            shutil.rmtree(kept)
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=cache) as incoming:
+            copy = Path(incoming) / name
+            copy.mkdir()
+            with _translated("cannot be read"):
+                for file in FILES:
+                    self._files.get_file(f"{self._root}/{name}/{file}", str(copy / file))
+            if digest(copy) != name:
+                raise StoreUnavailable(f"the store's copy of {name[:12]} is damaged")
+            with contextlib.suppress(OSError):  # another process of this machine was first
+                copy.rename(kept)
+        return kept
+
+    def _holds(self, folder: Path, target: str) -> bool:
+        for file in FILES:
+            try:
+                if self._files.size(f"{target}/{file}") != (folder / file).stat().st_size:
+                    return False
+            except FileNotFoundError:
+                return False
+        return True
+
+
+@contextlib.contextmanager
+def _translated(said: str) -> Any:
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreUnavailable(f"the store {said}: a file is missing", retry_after_s=_RETRY_AFTER_S) from None
+    except _Failure as error:
+        kind = type(error).__name__
+        raise StoreUnavailable(f"the store {said} now ({kind})", retry_after_s=_RETRY_AFTER_S) from error
+
+
+def _to_disk(path: Path) -> None:
+    """Have a file, or the names in a folder, outlive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
