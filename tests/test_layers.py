@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 # Libraries that only some modules may import.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "ray": ("engine.server", "engine.handle", "api.ingress", "app", "runtime"),
+    "ray": ("engine.server", "engine.handle", "engine.routing", "api.ingress", "app", "runtime"),
     "vllm": ("engine.server", "engine.decode", "engine.scheduler", "engine.selfcheck", "engine.cpu_lora"),
     "torch": ("engine.cpu_lora",),
     "transformers": ("engine.tokenizer", "adapters"),

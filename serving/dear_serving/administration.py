@@ -1,4 +1,4 @@
-"""A running server's admin routes from a shell: ``dear tenants``, ``keys``, ``apply`` and ``audit``."""
+"""A running server's admin routes from a shell: ``dear adapters``, ``tenants``, ``keys`` and others."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from rich.table import Table
 
 from dear_serving.errors import SettingsError
 from dear_serving.settings import ADMIN_KEY_VARIABLE, describe
-from dear_serving.tenancy.bodies import Seed, SeedTenant
+from dear_serving.tenancy.bodies import Seed, SeedAdapter, SeedTenant
 
 URL_VARIABLE = "DEAR_BASE_URL"
 DEFAULT_URL = "http://127.0.0.1:8000"
 _TIMEOUT_S = 30.0
+_STAGING_S = 150.0
 _PAGE = 1000
 
+adapters = typer.Typer(no_args_is_help=True, help="Adapters: their revisions, and which one serves.")
 tenants = typer.Typer(no_args_is_help=True, help="Tenants: their limits, shares and grants.")
 keys = typer.Typer(no_args_is_help=True, help="API keys of tenants.")
 
@@ -36,6 +38,11 @@ InFlightOption = Annotated[int | None, typer.Option(help="Most requests at once;
 RequestsOption = Annotated[int | None, typer.Option(help="Requests a minute; 0 takes the limit away.")]
 TokensOption = Annotated[int | None, typer.Option(help="Tokens a minute; 0 takes the limit away.")]
 
+AdapterArgument = Annotated[str, typer.Argument(help="The adapter's public name.")]
+
+_REVISION_COLUMNS = ("id", "state", "template", "changed", "reason")
+# What one copies from a table stays in one piece.
+_WHOLE = {"id", "name", "active", "previous", "subject"}
 _TENANT_COLUMNS = (
     "id",
     "weight",
@@ -47,16 +54,98 @@ _TENANT_COLUMNS = (
 _KEY_COLUMNS = ("id", "label", "state", "created", "expires", "revoked")
 
 
+@adapters.command("list")
+def list_adapters(as_json: JsonOption = False) -> None:
+    """All adapters."""
+    found = _pages("/adapters")
+    if as_json:
+        _show({"object": "list", "data": found}, (), as_json)
+        return
+    rows = [
+        {
+            "name": one["name"],
+            "active": one["active"],
+            "previous": one["previous"],
+            "for": "all tenants" if one["shared"] else "those with a grant",
+            "states": [revision["state"] for revision in one["revisions"]],
+        }
+        for one in found
+    ]
+    _show({"data": rows}, ("name", "active", "previous", "for", "states"), as_json)
+
+
+@adapters.command("show")
+def show_adapter(adapter: AdapterArgument, as_json: JsonOption = False) -> None:
+    """An adapter's revisions, newest first, and the engine replicas that hold them."""
+    _show_adapter(_call("GET", _path("adapters", adapter)), as_json)
+
+
+@adapters.command("register")
+def register_adapter(
+    adapter: AdapterArgument,
+    source: Annotated[
+        str, typer.Argument(help="Folder in the server's adapters.root, or URL under adapters.sources.")
+    ],
+    activate: Annotated[
+        bool, typer.Option("--activate", help="Let it serve the name as soon as it is staged.")
+    ] = False,
+    template: Annotated[str | None, typer.Option(help="Prompt template it was trained with.")] = None,
+    tenant: Annotated[list[str] | None, typer.Option(help="For this tenant alone; may be repeated.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check an adapter, keep it as a revision, and stage it on every engine."""
+    body = {"name": adapter, "source": source, "activate": activate}
+    body |= {"template": template} if template else {}
+    body |= {"tenants": tenant, "shared": False} if tenant else {}
+    revision = _call("POST", "/adapters", body, timeout_s=_STAGING_S)
+    _show(revision, _REVISION_COLUMNS, as_json)
+    if not as_json and revision["state"] == "staged":
+        typer.echo(f"serve it with: dear adapters activate {adapter} {revision['id'].partition('@')[2]}")
+
+
+@adapters.command("activate")
+def activate_adapter(
+    adapter: AdapterArgument,
+    revision: Annotated[str, typer.Argument(help="The revision's id, or the beginning of its digest.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Let a name stand for a revision. Requests that go on are answered by the one they began with."""
+    path = _path("adapters", adapter) + "/activate"
+    _show(_call("POST", path, {"revision": revision}, timeout_s=_STAGING_S), _REVISION_COLUMNS, as_json)
+
+
+@adapters.command("rollback")
+def rollback_adapter(adapter: AdapterArgument, as_json: JsonOption = False) -> None:
+    """Let a name stand for the revision before."""
+    path = _path("adapters", adapter) + "/rollback"
+    _show(_call("POST", path, {}, timeout_s=_STAGING_S), _REVISION_COLUMNS, as_json)
+
+
+@adapters.command("retire")
+def retire_adapter(
+    adapter: AdapterArgument,
+    revision: Annotated[str | None, typer.Argument(help="One revision; else the name with all.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a revision, or a name with all of its revisions, out of service."""
+    body = {} if revision is None else {"revision": revision}
+    _show_adapter(_call("POST", _path("adapters", adapter) + "/retire", body), as_json)
+
+
+@adapters.command("share")
+def share_adapter(
+    adapter: AdapterArgument,
+    private: Annotated[bool, typer.Option("--private", help="Leave it to the tenants with a grant.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Open an adapter to every tenant."""
+    _show_adapter(_call("PATCH", _path("adapters", adapter), {"shared": not private}), as_json)
+
+
 @tenants.command("list")
 def list_tenants(as_json: JsonOption = False) -> None:
     """All tenants."""
-    found: list[dict[str, Any]] = []
-    after = ""
-    while after is not None:
-        page = _call("GET", f"/tenants?limit={_PAGE}&after={quote(after)}")
-        found += page["data"]
-        after = page["next"]
-    _show({"object": "list", "data": found}, _TENANT_COLUMNS, as_json)
+    _show({"object": "list", "data": _pages("/tenants")}, _TENANT_COLUMNS, as_json)
 
 
 @tenants.command("show")
@@ -164,22 +253,25 @@ def audit(
 
 
 def apply(
-    file: Annotated[Path, typer.Argument(help="YAML file of tenants.")],
+    file: Annotated[Path, typer.Argument(help="YAML file of adapters and tenants.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
     ] = False,
 ) -> None:
-    """Make tenants, their limits and grants what a file says. A second time nothing changes.
+    """Make adapters, tenants, their limits and grants what a file says. A second time nothing changes.
 
-    The file is checked before anything is changed. Tenants that it does not name stay as they are.
+    The file is checked before anything is changed. What it does not name stays as it is.
     """
     seed = read_seed(file)
-    steps = [step for tenant in seed.tenants for step in _steps(tenant)]
-    for said, method, path, body in steps:
-        if not dry_run:
-            _call(method, path, body)
-        typer.echo(f"would {said}" if dry_run else said)
-    if not steps:
+    said = [_apply_adapter(adapter, dry_run) for adapter in seed.adapters]
+    for tenant in seed.tenants:
+        for words, method, path, body in _steps(tenant):
+            if not dry_run:
+                _call(method, path, body)
+            said.append(words)
+    for words in filter(None, said):
+        typer.echo(f"would {words}" if dry_run else words)
+    if not any(said):
         typer.echo("nothing to change")
 
 
@@ -200,11 +292,25 @@ def read_seed(file: Path) -> Seed:
         seed = Seed.model_validate_json(json.dumps(data if data is not None else {}, default=str))
     except ValidationError as error:
         raise SettingsError(f"{file}: {describe(error)}") from None
-    ids = [tenant.id for tenant in seed.tenants]
-    for one in ids:
-        if ids.count(one) > 1:
-            raise SettingsError(f'{file}: tenant "{one}" is named twice')
+    named = [f'tenant "{tenant.id}"' for tenant in seed.tenants]
+    named += [f'adapter "{adapter.name}"' for adapter in seed.adapters]
+    for one in named:
+        if named.count(one) > 1:
+            raise SettingsError(f"{file}: {one} is named twice")
     return seed
+
+
+def _apply_adapter(wanted: SeedAdapter, dry_run: bool) -> str | None:
+    """What was done for an adapter, in words. What its source holds, only the server can tell."""
+    path = _path("adapters", wanted.name)
+    there = _call("GET", path, missing_ok=True)
+    if dry_run:
+        return f"{'register' if there is None else 'compare'} {wanted.name} with {wanted.source}"
+    body = wanted.model_dump(exclude_none=True) | {"activate": True}
+    revision = _call("POST", "/adapters", body, timeout_s=_STAGING_S)
+    if there is None or there["active"] != revision["id"]:
+        return f"activate {revision['id']}"
+    return f"share {wanted.name}: {wanted.shared}" if there["shared"] != wanted.shared else None
 
 
 def _steps(wanted: SeedTenant) -> Iterator[tuple[str, str, str, dict[str, Any] | None]]:
@@ -230,6 +336,30 @@ def _steps(wanted: SeedTenant) -> Iterator[tuple[str, str, str, dict[str, Any] |
         )
 
 
+def _pages(path: str) -> list[dict[str, Any]]:
+    """All objects of a list, however many pages."""
+    found: list[dict[str, Any]] = []
+    after = ""
+    while after is not None:
+        page = _call("GET", f"{path}?limit={_PAGE}&after={quote(after)}")
+        found += page["data"]
+        after = page["next"]
+    return found
+
+
+def _show_adapter(adapter: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _show(adapter, (), as_json)
+        return
+    for_whom = "all tenants" if adapter["shared"] else "tenants with a grant"
+    typer.echo(f"{adapter['name']} for {for_whom}, active: {_cell(adapter['active'])}")
+    rows = [
+        revision | {"held by": f"{sum(one == 'held' for one in revision['replicas'].values())} replicas"}
+        for revision in adapter["revisions"]
+    ]
+    _show({"data": rows}, (*_REVISION_COLUMNS, "held_by"), as_json)
+
+
 def _limits(
     weight: float | None, in_flight: int | None, requests: int | None, tokens: int | None
 ) -> dict[str, Any]:
@@ -243,7 +373,14 @@ def _path(*parts: str) -> str:
     return "".join(f"/{quote(part, safe='')}" for part in parts)
 
 
-def _call(method: str, path: str, body: dict[str, Any] | None = None, *, missing_ok: bool = False) -> Any:
+def _call(
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+    *,
+    missing_ok: bool = False,
+    timeout_s: float = _TIMEOUT_S,
+) -> Any:
     """The server's answer; None for a 404 where that is fine.
 
     Raises:
@@ -259,7 +396,7 @@ def _call(method: str, path: str, body: dict[str, Any] | None = None, *, missing
             f"{url.rstrip('/')}/admin/v1{path}",
             json=body,
             headers={"Authorization": f"Bearer {key}"},
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise SettingsError(f"no answer from {url}: {error} (set {URL_VARIABLE})") from None
@@ -288,7 +425,9 @@ def _show(reply: dict[str, Any], columns: tuple[str, ...], as_json: bool) -> Non
     if as_json:
         typer.echo(json.dumps(reply))
         return
-    table = Table(*(name.replace("_", " ") for name in columns), box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(name.replace("_", " "), no_wrap=name in _WHOLE, overflow="fold")
     for row in reply.get("data", [reply]):
         table.add_row(*(_cell(row[name]) for name in columns))
     Console().print(table)

@@ -107,6 +107,10 @@ def llm_config(settings: Settings) -> LLMConfig:
             "num_replicas": engine.replicas,
             "max_ongoing_requests": engine.max_ongoing_requests,
             "ray_actor_options": {"num_cpus": 0 if engine.accelerator == "cpu" else 1},
+            "request_router_config": {
+                "request_router_class": "dear_serving.engine.routing.AdapterRouter",
+                "request_routing_stats_period_s": 1.0,
+            },
         },
         # vLLM's own Prometheus metrics, served by our /metrics, instead of Ray's copy of them.
         log_engine_metrics=False,

@@ -13,7 +13,7 @@ import typer
 
 from dear_serving import __version__
 from dear_serving.adapters.preflight import check_models
-from dear_serving.administration import apply, audit, keys, tenants
+from dear_serving.administration import adapters, apply, audit, keys, tenants
 from dear_serving.errors import InvalidRequest, SettingsError, StartupError
 from dear_serving.settings import Settings, check_door, load_settings
 from dear_serving.supervisor import supervise
@@ -22,6 +22,7 @@ DEFAULT_CONFIG = Path("configs/cpu.yaml")
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+app.add_typer(adapters, name="adapters")
 app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")
 app.command()(audit)

@@ -122,9 +122,9 @@ async def test_a_long_line_costs_no_more_a_window_than_a_short_one() -> None:
 
     async def seconds(windows: int) -> float:
         engine = Engine(FairQueue(alone=20, shared=20))
-        started_s = time.perf_counter()
+        started_s = time.process_time()
         await serve(engine, *[("a",)] * windows)
-        return time.perf_counter() - started_s
+        return time.process_time() - started_s
 
     await seconds(100)
     assert await seconds(5000) < 40 * await seconds(500)

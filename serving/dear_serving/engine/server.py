@@ -23,6 +23,7 @@ from dear_serving.adapters.revisions import Adapters
 from dear_serving.adapters.store import Store
 from dear_serving.engine.decode import Decoder, ordinary_steps
 from dear_serving.engine.protocol import EngineRequest, OpenAIRoute, PermutationRequest
+from dear_serving.engine.routing import HELD
 from dear_serving.engine.selfcheck import compare, small_window
 from dear_serving.engine.sessions import Sessions
 from dear_serving.engine.slots import Slots
@@ -244,6 +245,10 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                     if "error" in reply:
                         raise _from_vllm(reply["error"])
                     yield reply
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """For engine.routing, asked by Serve."""
+        return {HELD: list(self.engine._oai_models.lora_requests)}
 
     async def metrics(self) -> str:
         """See the protocol."""

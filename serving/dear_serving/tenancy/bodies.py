@@ -1,4 +1,4 @@
-"""What an administrator may say of tenants and keys: bodies of the admin routes, and rows of seed files."""
+"""What an administrator may say of tenants and keys: bodies of the admin routes; and seed files."""
 
 from __future__ import annotations
 
@@ -60,7 +60,17 @@ class SeedTenant(NewTenant):
     grants: tuple[Name, ...] = ()
 
 
-class Seed(_Body):
-    """A seed file. Tenants that it does not name stay as they are."""
+class SeedAdapter(_Body):
+    """An adapter in a seed file: what is in ``source`` is what its name points at."""
 
+    name: Name
+    source: Annotated[str, Field(min_length=1, max_length=1000)]
+    template: Annotated[str, Field(max_length=128)] | None = None
+    shared: bool = True
+
+
+class Seed(_Body):
+    """A seed file. Tenants and adapters that it does not name stay as they are."""
+
+    adapters: tuple[SeedAdapter, ...] = ()
     tenants: tuple[SeedTenant, ...] = ()
