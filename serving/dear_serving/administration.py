@@ -354,7 +354,7 @@ def _show_adapter(adapter: dict[str, Any], as_json: bool) -> None:
     for_whom = "all tenants" if adapter["shared"] else "tenants with a grant"
     typer.echo(f"{adapter['name']} for {for_whom}, active: {_cell(adapter['active'])}")
     rows = [
-        revision | {"held by": f"{sum(one == 'held' for one in revision['replicas'].values())} replicas"}
+        revision | {"held_by": sum(one == "held" for one in revision["replicas"].values())}
         for revision in adapter["revisions"]
     ]
     _show({"data": rows}, (*_REVISION_COLUMNS, "held_by"), as_json)

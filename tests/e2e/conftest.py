@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -117,7 +119,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "templates" / "own.yaml").write_text(OWN_TEMPLATE)
     data = yaml.safe_load(CPU_CONFIG.read_text())
     data["model"]["source"] = str(ROOT / "configs" / "demo" / "base")
-    data["adapters"]["root"] = str(ROOT / "configs" / "demo" / "adapters")
+    # A folder of the tests' own, that they may add to.
+    shutil.copytree(ROOT / "configs" / "demo" / "adapters", folder / "adapters")
+    data["adapters"] |= {"root": "adapters", "capacity": 100, "slots": 4}
     for template in ("chat", "own"):
         data["adapters"]["serve"].append({"name": f"legal-{template}", "path": "legal", "template": template})
     data["ranking"] = {"templates": "templates"}
@@ -143,6 +147,44 @@ def server(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[S
     finally:
         if server.process.poll() is None:
             server.process.kill()
+
+
+@pytest.fixture(scope="session")
+def adapters_folder(config: Path) -> Path:
+    """Where the server's adapters may come from."""
+    return config.parent / "adapters"
+
+
+class Admin:
+    """The admin routes of a server."""
+
+    def __init__(self, url: str) -> None:
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        self.http = httpx.Client(base_url=f"{url}/admin/v1", headers=headers, timeout=180)
+
+    def register(self, name: str, source: str, **options: object) -> httpx.Response:
+        """Register an adapter; its reply, whatever it is."""
+        return self.http.post("/adapters", json={"name": name, "source": source, **options})
+
+    def do(self, name: str, action: str, **body: object) -> dict[str, Any]:
+        """An action on an adapter that has to go well."""
+        reply = self.http.post(f"/adapters/{name}/{action}", json=body)
+        assert reply.status_code == 200, reply.text
+        found: dict[str, Any] = reply.json()
+        return found
+
+    def states(self, name: str) -> dict[str, str]:
+        """The state of each revision of an adapter."""
+        found = self.http.get(f"/adapters/{name}").json()["revisions"]
+        return {revision["id"]: revision["state"] for revision in found}
+
+
+@pytest.fixture(scope="session")
+def admin(server: Server) -> Iterator[Admin]:
+    """An administrator of the server."""
+    administrator = Admin(server.url)
+    yield administrator
+    administrator.http.close()
 
 
 @pytest.fixture(scope="session")
