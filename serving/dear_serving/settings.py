@@ -60,7 +60,8 @@ class AdaptersSettings(_Settings):
     """The adapters there are from the start, and where those that come later may come from.
 
     ``root`` is the folder that adapters' folders have to lie in; ``sources`` are URLs, such as
-    ``s3://models/``, that they may be fetched from as well. ``store`` keeps every revision's files: a folder
+    ``s3://models/``, that they may be fetched from as well; ``bases`` Hugging Face ids of models whose
+    adapters the base model takes beside its own. ``store`` keeps every revision's files: a folder
     or a URL that fsspec knows, which all machines reach. ``cache`` is a folder of each machine's own.
     Of at most ``capacity`` revisions in an engine's memory, ``slots`` take part in a batch; 0 turns adapters
     off.
@@ -69,6 +70,7 @@ class AdaptersSettings(_Settings):
     root: Path = Path()
     serve: tuple[AdapterSettings, ...] = ()
     sources: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
     store: str = ".dear/store"
     cache: Path = Path(".dear/cache")
     capacity: Annotated[int, Field(ge=0, le=10_000)] = 64
@@ -88,7 +90,7 @@ class AdaptersSettings(_Settings):
     @classmethod
     def _are_urls(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
         for source in sources:
-            if not re.fullmatch(r"[a-z0-9+]+://.+/", source):
+            if not re.fullmatch(r"(?!file:|local:)[a-z0-9+]+://.+/", source):
                 raise ValueError(f'"{source}" is no URL that ends in a slash, such as s3://models/')
         return sources
 

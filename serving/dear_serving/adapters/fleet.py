@@ -30,9 +30,11 @@ class GatewayLife:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLife:
-    """An engine replica. ``holds``: ids of revisions; None for those loaded, else why they could not be."""
+    """An engine replica. ``holds``: ids of revisions; None for those loaded, else why they could not be.
+    ``adopted``: the registry's version that it has brought itself to."""
 
     id: str
+    adopted: int
     holds: Mapping[str, str | None]
 
 
@@ -78,7 +80,7 @@ class Fleet:
     def replica_lives(self, replica: ReplicaLife) -> None:
         """An engine replica says so, with all that it holds."""
         with self._database.writing() as session:
-            session.merge(ReplicaRow(id=replica.id, seen_s=self._now_s()))
+            session.merge(ReplicaRow(id=replica.id, adopted=replica.adopted, seen_s=self._now_s()))
             session.flush()
             session.execute(delete(HoldingRow).where(HoldingRow.replica_id == replica.id))
             for revision, reason in replica.holds.items():
@@ -90,12 +92,15 @@ class Fleet:
         since_s = self._now_s() - _LIVES_S
         with self._database.reading() as session:
             gateways = session.scalars(select(GatewayRow).where(GatewayRow.seen_s >= since_s)).all()
-            replicas = session.scalars(select(ReplicaRow.id).where(ReplicaRow.seen_s >= since_s)).all()
-            holds: dict[str, dict[str, str | None]] = {replica: {} for replica in sorted(replicas)}
+            replicas = session.scalars(select(ReplicaRow).where(ReplicaRow.seen_s >= since_s)).all()
+            adopted = {row.id: row.adopted for row in replicas}
+            holds: dict[str, dict[str, str | None]] = {replica: {} for replica in sorted(adopted)}
             for row in session.scalars(select(HoldingRow).where(HoldingRow.replica_id.in_(holds))):
                 holds[row.replica_id][row.revision] = row.reason
             lives = [GatewayLife(row.id, row.adopted, row.oldest) for row in gateways]
-        return Living(lives, [ReplicaLife(replica, held) for replica, held in holds.items()])
+        return Living(
+            lives, [ReplicaLife(replica, adopted[replica], held) for replica, held in holds.items()]
+        )
 
     def forget(self, id: str) -> None:
         """A gateway or replica ends."""

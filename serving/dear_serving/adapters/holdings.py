@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -54,85 +57,119 @@ class Holdings:
         self._cache = cache
         self._loader = loader
         self._version = -1
-        self._held: dict[str, str | None] = {}
-        self._failures: dict[str, int] = {}
+        self._held: dict[str, _Held] = {}
+        self._failures: Counter[str] = Counter()
         self._settled = False
-        self._beat_s = -BEAT_S
+        self._missing = -1
+        self._saying = asyncio.Lock()
+        self._said: ReplicaLife | None = None
+        self._said_s = 0.0
 
     async def start(self) -> None:
-        """Rounds until all that is wanted is held, or is known not to load."""
-        while not self._settled:
-            try:
-                await self.sync()
-            except RequestError as error:
-                logger.warning("waiting for the registry: %s", error.message)
-            if not self._settled:
-                await asyncio.sleep(_RETRY_S)
+        """Rounds until all that is wanted is held, or known not to load; from now on says that it lives."""
+        self._beating = asyncio.create_task(self._beat())
+        while not (await self._round() or self._missing == 0):  # noqa: ASYNC110
+            await asyncio.sleep(_RETRY_S)
+
+    async def run(self) -> None:
+        """Rounds, for ever."""
+        while True:
+            pause_s = _POLL_S if await self._round() else _RETRY_S
+            await asyncio.sleep(pause_s)
 
     def held(self) -> list[str]:
         """Ids of the revisions that are loaded."""
-        return [revision for revision, reason in self._held.items() if reason is None]
+        return [revision for revision, held in self._held.items() if held.reason is None]
 
     async def sync(self) -> None:
-        """One round: take in what is missing, let go of what is not wanted, say so where it changed.
+        """One round: let go of what is not wanted, take in what is missing, say so where it changed.
 
         Raises:
             RegistryUnavailable: nothing is changed then; what is held stays.
         """
         version = await asyncio.to_thread(self._adapters.version)
         if version != self._version or not self._settled:
-            self._version, wanted = await asyncio.to_thread(self._adapters.on_engines)
-            before = dict(self._held)
+            version, wanted = await asyncio.to_thread(self._adapters.on_engines)
+            self._settled = False
             gone = await self._let_go({revision.id for revision in wanted})
+            # Before anything is loaded, which takes time: nobody is to count on what is gone.
+            await self._say()
             taken = [await self._take(revision) for revision in wanted]
-            self._settled = gone and all(taken)
-            if before != self._held:
-                self._beat_s = -BEAT_S
-        if time.monotonic() - self._beat_s >= BEAT_S:
-            await asyncio.to_thread(self._fleet.replica_lives, ReplicaLife(self._replica, dict(self._held)))
-            self._beat_s = time.monotonic()
+            self._version, self._settled = version, gone and all(taken)
+            self._missing = sum(revision.id not in self._held for revision in wanted)
+        await self._say()
 
-    async def run(self) -> None:
-        """Rounds, for ever."""
+    async def _round(self) -> bool:
+        """Whether all went well, so that nothing has to be tried again."""
+        try:
+            await self.sync()
+        except RequestError as error:
+            logger.warning("adapters stay as they are: %s", error.message)
+            return False
+        except Exception:  # the next round may go better; without rounds adapters would stand still
+            logger.exception("adapters stay as they are")
+            return False
+        return self._settled
+
+    async def _beat(self) -> None:
+        """Say that it lives also while something large is loaded."""
         while True:
-            pause_s = _POLL_S
-            try:
-                await self.sync()
-                if self._failures:
-                    pause_s = _RETRY_S
-            except RequestError as error:
-                logger.warning("adapters stay as they are: %s", error.message)
-                pause_s = _RETRY_S
-            except Exception:  # the next round may go better; without rounds adapters would stand still
-                logger.exception("adapters stay as they are")
-                pause_s = _RETRY_S
-            await asyncio.sleep(pause_s)
+            with contextlib.suppress(RequestError):
+                await self._say()
+            await asyncio.sleep(BEAT_S / 2)
+
+    async def _say(self) -> None:
+        async with self._saying:  # or an older word could come after a newer one
+            holds = {revision: held.reason for revision, held in self._held.items()}
+            life = ReplicaLife(self._replica, self._version, holds)
+            if life != self._said or time.monotonic() - self._said_s >= BEAT_S:
+                await asyncio.to_thread(self._fleet.replica_lives, life)
+                self._said, self._said_s = life, time.monotonic()
 
     async def _let_go(self, wanted: set[str]) -> bool:
         """Whether nothing is held that is not wanted."""
         clean = True
         for revision in [one for one in self._held if one not in wanted]:
-            if self._held[revision] is not None or await self._loader.unload(revision):
+            if self._held[revision].reason is not None or await self._loader.unload(revision):
                 del self._held[revision]
-                self._failures.pop(revision, None)
             else:
                 clean = False
+        for revision in self._failures.keys() - wanted:
+            del self._failures[revision]
         return clean
 
     async def _take(self, revision: Revision) -> bool:
-        """Whether it is held, or will not be. What fails is tried three times before that is said."""
-        if revision.id in self._held:
+        """Whether it is held, or it is known that it will not be.
+
+        What fails is tried three times before that is said; what a store or an engine could not give for now
+        is tried after that too, as long as it is wanted.
+        """
+        held = self._held.get(revision.id)
+        if held is not None and (held.reason is None or (held.final and held.version == revision.version)):
             return True
         try:
             folder = await asyncio.to_thread(self._store.fetch, revision.digest, self._cache)
             await self._loader.load(revision.id, folder)
         except DearError as error:
-            tries = self._failures[revision.id] = self._failures.get(revision.id, 0) + 1
+            self._failures[revision.id] += 1
+            tries = self._failures[revision.id]
             logger.warning("%s could not be loaded (try %d): %s", revision.id, tries, error.message)
+            final = not isinstance(error, RequestError)
             if tries < _TRIES:
                 return False
-            self._held[revision.id] = error.message
-        else:
-            self._held[revision.id] = None
+            self._held[revision.id] = _Held(error.message, revision.version, final)
+            if final:
+                del self._failures[revision.id]
+            return final
+        self._held[revision.id] = _Held(None, revision.version)
         self._failures.pop(revision.id, None)
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A revision that is loaded, or why not; as of which version of it, and whether that is the last word."""
+
+    reason: str | None
+    version: int
+    final: bool = True

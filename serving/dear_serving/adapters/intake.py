@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import fsspec
 
@@ -22,11 +23,15 @@ from dear_serving.adapters.preflight import (
     digest,
 )
 from dear_serving.adapters.revisions import Content
-from dear_serving.adapters.store import Store
+from dear_serving.adapters.store import UNFINISHED, Store
 from dear_serving.errors import AdapterError
 from dear_serving.settings import Settings
 
 _CHUNK_BYTES = 1 << 20
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
 
 def intake(settings: Settings, base: BaseShape) -> Intake:
@@ -83,7 +88,7 @@ class Intake:
             StoreUnavailable: the store cannot be written now.
         """
         self._scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".checking-", dir=self._scratch) as scratch:
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._scratch) as scratch:
             folder = Path(scratch)
             for file in (CONFIG_FILE, WEIGHTS_FILE):
                 self._copy(name, source, file, folder)
@@ -108,7 +113,7 @@ class Intake:
                     left -= copy.write(chunk)
 
     @contextmanager
-    def _open(self, name: str, source: str, file: str) -> Iterator[tuple[BinaryIO | None, int]]:
+    def _open(self, name: str, source: str, file: str) -> Iterator[tuple[_Readable | None, int]]:
         """The file and its size; None where a folder has no such file."""
         if "://" in source:
             with self._open_url(name, source, file) as found:
@@ -128,39 +133,58 @@ class Intake:
             return
         except OSError as error:
             raise AdapterError(f'adapter "{name}": {error.strerror} ({source}/{file})') from None
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(handle)
+            raise AdapterError(f'adapter "{name}": not a file ({source}/{file})')
         with os.fdopen(handle, "rb") as given:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise AdapterError(f'adapter "{name}": not a file ({source}/{file})')
             yield given, status.st_size
 
     def _inside(self, name: str, source: str, file: str) -> Path:
         try:
             folder = (self._root / source).resolve()
             path = (folder / file).resolve()
+            there = folder.is_dir()
         except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL in the name
             raise AdapterError(f'adapter "{name}": no such folder {source!r}') from None
         if not folder.is_relative_to(self._root) or not path.is_relative_to(self._root):
             raise AdapterError(f'adapter "{name}": {source} leads outside the folder that adapters come from')
-        if not folder.is_dir():
+        if not there:
             raise AdapterError(f'adapter "{name}": no such folder {source!r}')
         return path
 
     @contextmanager
-    def _open_url(self, name: str, source: str, file: str) -> Iterator[tuple[BinaryIO | None, int]]:
+    def _open_url(self, name: str, source: str, file: str) -> Iterator[tuple[_Readable | None, int]]:
         url = source.rstrip("/")
         if not f"{url}/".startswith(self._sources or ("\0",)) or ".." in url.split("/"):
             raise AdapterError(f'adapter "{name}": {source} is not under one of adapters.sources')
+        with contextlib.ExitStack() as opened:
+            try:
+                files, path = fsspec.core.url_to_fs(f"{url}/{file}")
+                size = int(files.size(path))
+                given = _Given(opened.enter_context(files.open(path, "rb")), name, source)
+            except FileNotFoundError:
+                yield None, 0
+                return
+            except Exception as error:  # what a remote filesystem raises is its own
+                raise _unreadable(name, source, error) from error
+            yield given, size
+
+
+class _Given:
+    """A remote file; what goes wrong while it is read is the source's fault."""
+
+    def __init__(self, file: BinaryIO, name: str, source: str) -> None:
+        self._file = file
+        self._name = name
+        self._source = source
+
+    def read(self, size: int, /) -> bytes:
         try:
-            files, path = fsspec.core.url_to_fs(f"{url}/{file}")
-            size = int(files.size(path))
-            with files.open(path, "rb") as given:
-                yield given, size
-        except FileNotFoundError:
-            yield None, 0
-        except AdapterError:
-            raise
+            return self._file.read(size)
         except Exception as error:  # what a remote filesystem raises is its own
-            raise AdapterError(
-                f'adapter "{name}": {source} cannot be read ({type(error).__name__})'
-            ) from error
+            raise _unreadable(self._name, self._source, error) from error
+
+
+def _unreadable(name: str, source: str, error: Exception) -> AdapterError:
+    return AdapterError(f'adapter "{name}": {source} cannot be read ({type(error).__name__})')

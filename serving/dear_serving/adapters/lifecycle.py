@@ -117,7 +117,8 @@ class Lifecycle:
                     await self.round()
                     adapter = await asyncio.to_thread(self.adapters.get, revision.name)
                     revision = next(one for one in adapter.revisions if one.digest == revision.digest)
-                    if not _is_on_its_way(revision) and await self._all_adopted():
+                    living = await self.living()
+                    if not _is_on_its_way(revision) and living.adopted(revision.version):
                         break
                     await asyncio.sleep(_POLL_S / 5)
         except TimeoutError:
@@ -145,12 +146,8 @@ class Lifecycle:
     async def round(self) -> None:
         """Go by the registry of now, and move on what can be moved on."""
         async with self._turn:
-            before = self._directory.models.served
-            await self._directory.refresh()
+            await self._go_by_the_registry()
             models = self._directory.models
-            for name, served in models.served.items():
-                if name in before and before[name].adapter != served.adapter:
-                    self._observer.swapped(name)
             if models.version == self._quiet_version:
                 return
             version, revisions = await asyncio.to_thread(self.adapters.on_engines)
@@ -164,22 +161,31 @@ class Lifecycle:
             living = await self.living()
             for revision in moving:
                 await self._move_on(revision, living)
-            await self._directory.refresh()
+            await self._go_by_the_registry()
             if time.monotonic() - self._swept_s > _SWEEP_S:
                 self._swept_s = time.monotonic()
                 await asyncio.to_thread(self._fleet.forget_the_dead)
 
+    async def _go_by_the_registry(self) -> None:
+        before = self._directory.models.served
+        await self._directory.refresh()
+        for name, served in self._directory.models.served.items():
+            if name in before and before[name].adapter != served.adapter:
+                self._observer.swapped(name)
+
     async def _move_on(self, revision: Revision, living: Living) -> None:
         if revision.state is State.DRAINING:
-            assert revision.left is not None
-            if living.left(revision.left):
+            if living.left(revision.version):
                 await asyncio.to_thread(self.adapters.drained, revision)
             return
-        holds = [replica.holds for replica in living.replicas]
-        reason = next((held[revision.id] for held in holds if held.get(revision.id) is not None), None)
+        # What a replica said before the revision came, or came back, is of another one.
+        told = [replica.holds for replica in living.replicas if replica.adopted >= revision.version]
+        reason = next((held[revision.id] for held in told if held.get(revision.id) is not None), None)
         if reason is not None:
             await asyncio.to_thread(self.adapters.failed, revision, reason)
-        elif holds and all(revision.id in held for held in holds) and revision.id not in self._trying:
+            return
+        held_by_all = len(told) == len(living.replicas) > 0 and all(revision.id in held for held in told)
+        if held_by_all and revision.id not in self._trying:
             # Beside the rounds: a busy engine takes its time, and other names are not to wait for it.
             trying = asyncio.create_task(self._try(revision))
             self._trying[revision.id] = trying
@@ -202,10 +208,9 @@ class Lifecycle:
                 await asyncio.to_thread(self.adapters.staged, revision)
         except RequestError as error:
             logger.warning("%s is tried again: %s", revision.id, error.message)
-
-    async def _all_adopted(self) -> bool:
-        living = await self.living()
-        return living.adopted(self._directory.models.version)
+        except Exception:
+            logger.exception("%s is tried again", revision.id)
+            await asyncio.sleep(_RETRY_S)
 
 
 def _is_on_its_way(revision: Revision) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -37,6 +38,7 @@ _TENSOR = re.compile(
 # For each type: what to read it as, and the bits of the exponent, all set in what is no finite number.
 _FLOATS = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F800000)}
 _HEADER_BYTES = 4 << 20
+_CHUNK_BYTES = 1 << 20
 _WIDEST_FLOAT = 4
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _UNSUPPORTED = (
@@ -50,15 +52,16 @@ _UNSUPPORTED = (
 class BaseShape:
     """Of a Llama-like base model: layers, and (inputs, outputs) of each projection LoRA may target.
 
-    ``hub_id`` is its name on the Hugging Face hub, None where it comes from a folder.
+    ``hub_ids``: names on the Hugging Face hub of models whose adapters fit, its own first; none where it
+    comes from a folder, whose name says nothing.
     """
 
     layers: int
     projections: Mapping[str, tuple[int, int]]
-    hub_id: str | None = None
+    hub_ids: tuple[str, ...] = ()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], source: str = "") -> BaseShape:
+    def from_config(cls, config: Mapping[str, Any], hub_ids: tuple[str, ...] = ()) -> BaseShape:
         """Read a model's ``config.json``; raises KeyError where it is not Llama-like."""
         hidden, inner = config["hidden_size"], config["intermediate_size"]
         heads = config["num_attention_heads"]
@@ -76,7 +79,7 @@ class BaseShape:
                 "up_proj": (hidden, inner),
                 "down_proj": (inner, hidden),
             },
-            hub_id=source if _HUB_ID.fullmatch(source) and not Path(source).is_dir() else None,
+            hub_ids=hub_ids,
         )
 
     def most_bytes(self, rank: int) -> int:
@@ -93,20 +96,21 @@ def check_models(settings: Settings) -> None:
     """
     for name in set(settings.templates().values()):
         load_template(name, settings.ranking.templates)
-    base = base_shape(base_source(settings))
+    base = base_shape(base_source(settings), settings.adapters.bases)
     for adapter in settings.adapters.serve:
         folder = adapter_folder(settings, adapter)
         check_adapter(adapter.name, folder, base, settings.engine.max_lora_rank)
 
 
-def base_shape(source: str) -> BaseShape:
-    """Of the base model that comes from ``source``.
+def base_shape(source: str, bases: tuple[str, ...] = ()) -> BaseShape:
+    """Of the base model that comes from ``source``; ``bases`` are others whose adapters it takes as well.
 
     Raises:
         SettingsError: it cannot be read, or is not Llama-like.
     """
     try:
-        return BaseShape.from_config(_base_config(source), source)
+        is_hub_id = _HUB_ID.fullmatch(source) and not Path(source).is_dir()
+        return BaseShape.from_config(_base_config(source), (source, *bases) if is_hub_id else ())
     except KeyError as error:
         raise SettingsError(f"model.source: the config of {source} has no {error}") from None
     except (TypeError, AttributeError):
@@ -198,9 +202,17 @@ def check_adapter(name: str, folder: Path, base: BaseShape, max_rank: int, shown
 
 def digest(folder: Path) -> str:
     """SHA-256 over an adapter's settings and weights, 64 hex digits: what a revision is."""
-    with (folder / WEIGHTS_FILE).open("rb") as weights:
-        whole = hashlib.sha256(hashlib.file_digest(weights, "sha256").digest())
-    whole.update((folder / CONFIG_FILE).read_bytes())
+    with (folder / WEIGHTS_FILE).open("rb") as weights, (folder / CONFIG_FILE).open("rb") as config:
+        return digest_of(weights, config)
+
+
+def digest_of(weights: BinaryIO, config: BinaryIO) -> str:
+    """As ``digest``, of files that are open."""
+    inner = hashlib.sha256()
+    while chunk := weights.read(_CHUNK_BYTES):
+        inner.update(chunk)
+    whole = hashlib.sha256(inner.digest())
+    whole.update(config.read(MAX_CONFIG_BYTES + 1))
     return whole.hexdigest()
 
 
@@ -228,7 +240,7 @@ def _config_problems(config: dict[str, Any], base: BaseShape, max_rank: int) -> 
     elif rank > max_rank:
         yield f"rank {rank} is over max_lora_rank {max_rank}"
     alpha = config.get("lora_alpha")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or alpha <= 0:
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha < math.inf:
         yield f"lora_alpha is {alpha!r}, not a positive number"
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not targets or not all(isinstance(t, str) for t in targets):
@@ -238,11 +250,11 @@ def _config_problems(config: dict[str, Any], base: BaseShape, max_rank: int) -> 
     trained_on = config.get("base_model_name_or_path")
     if (
         isinstance(trained_on, str)
-        and base.hub_id is not None
+        and base.hub_ids
         and _HUB_ID.fullmatch(trained_on)
-        and trained_on.lower() != base.hub_id.lower()
+        and trained_on.lower() not in map(str.lower, base.hub_ids)
     ):
-        yield f"it was trained on {trained_on}, the base model here is {base.hub_id}"
+        yield f"it was trained on {trained_on}, the base model here is {base.hub_ids[0]} (see adapters.bases)"
     for key in _UNSUPPORTED:
         if config.get(key):
             yield f"{key} is not supported"

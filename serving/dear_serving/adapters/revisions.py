@@ -11,6 +11,7 @@ Every change takes the registry's version number first, which on every database 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -69,8 +70,8 @@ class Content:
 class Revision:
     """One state of an adapter's weights and settings. Times are seconds since the epoch.
 
-    ``activate``: it becomes the active one by itself as soon as it is staged. ``left``: the registry's
-    version since which no name points at it, while it drains.
+    ``activate``: it becomes the active one by itself as soon as it is staged. ``version``: the registry's
+    version that the state is of.
     """
 
     name: str
@@ -81,7 +82,7 @@ class Revision:
     rank: int
     size_bytes: int
     activate: bool
-    left: int | None
+    version: int
     created_s: float
     changed_s: float
 
@@ -97,7 +98,6 @@ class Adapter:
 
     name: str
     shared: bool
-    from_settings: bool
     active: str | None
     previous: str | None
     created_s: float
@@ -167,7 +167,7 @@ class Adapters:
             if shared is not None:
                 adapter.shared = shared
             self._grant(session, name, granted, actor)
-            row = self._take_in(session, name, content, template)
+            row = self._take_in(session, version, name, content, template)
             if row.template != template:
                 raise AlreadyThere(
                     f'"{revision_id(name, row.digest)}" is in use with template "{row.template}"; '
@@ -175,7 +175,7 @@ class Adapters:
                     param="template",
                 )
             detail = {"bytes": content.size_bytes, "rank": content.rank, "template": template}
-            self._note(session, actor, "adapter.register", row, detail)
+            self._note(session, actor, "adapter.register", row, detail | {"activate": activate})
             if activate:
                 self._activate(session, adapter, row, version)
             return _revision(row)
@@ -255,42 +255,38 @@ class Adapters:
         """Every replica has it and it ranked; where it is meant to, it takes over its name."""
 
         def change(session: Session, version: int) -> None:
-            row = session.get_one(RevisionRow, (revision.name, revision.digest))
-            if row.state == State.REGISTERED.value:
-                meant = row.activate
-                self._move(row, State.STAGED)
-                if meant:
-                    self._point(session, _find(session, row.name), row, version)
+            row = _unmoved(session, revision, State.REGISTERED)
+            meant = row.activate
+            self._move(row, State.STAGED, version)
+            if meant:
+                self._point(session, _find(session, row.name), row, version)
 
-        self._change(change)
+        self._unless_late(change)
 
     def failed(self, revision: Revision, reason: str) -> None:
         """It cannot be staged; ``reason`` is one sentence."""
 
         def change(session: Session, version: int) -> None:
-            row = session.get_one(RevisionRow, (revision.name, revision.digest))
-            if row.state == State.REGISTERED.value:
-                self._move(row, State.FAILED, reason=reason)
-                self._note(session, "server", "adapter.fail", row, {"reason": reason})
+            row = _unmoved(session, revision, State.REGISTERED)
+            self._move(row, State.FAILED, version, reason=reason)
+            self._note(session, "server", "adapter.fail", row, {"reason": reason})
 
-        self._change(change)
+        self._unless_late(change)
 
     def drained(self, revision: Revision) -> None:
         """No request uses it any more: the engines may let go of it."""
 
         def change(session: Session, version: int) -> None:
-            row = session.get_one(RevisionRow, (revision.name, revision.digest))
-            if (row.state, row.left) == (State.DRAINING.value, revision.left):
-                self._move(row, State.RETIRED)
+            self._move(_unmoved(session, revision, State.DRAINING), State.RETIRED, version)
 
-        self._change(change)
+        self._unless_late(change)
 
     def seed(self, names: Mapping[str, tuple[Content, str, bool]]) -> None:
         """Take in what the settings name, before anything runs that could stage it.
 
-        A name's content that the registry has not seen is activated: at once where the name points nowhere,
-        else after it is staged. Content that it has seen changes nothing, so that a swap outlives a restart.
-        Names that the settings no longer name, but did, go out of service.
+        What is another content than the last time is activated: at once where the name points nowhere, else
+        after it is staged. The same content changes nothing, so that a swap, or a retirement, outlives a
+        restart. Names that the settings named the last time, and no more, go out of service.
 
         Args:
             names: content, template and whether it is shared, by public name.
@@ -300,25 +296,26 @@ class Adapters:
         """
 
         def change(session: Session, version: int) -> None:
+            gone = select(AdapterRow).where(
+                AdapterRow.seeded.is_not(None), AdapterRow.name.not_in(list(names))
+            )
+            for adapter in session.scalars(gone).all():
+                adapter.seeded = None
+                self._retire(session, adapter, _rows(session, adapter.name), version, "settings")
             for name, (content, template, shared) in names.items():
                 adapter = session.get(AdapterRow, name) or self._add_adapter(session, name)
-                row = session.get(RevisionRow, (name, content.digest))
-                comes = not adapter.from_settings and adapter.active is None
-                adapter.from_settings, adapter.shared = True, shared
-                if row is not None:
-                    row.template = template
-                    if not comes:
-                        continue
-                row = self._take_in(session, name, content, template)
-                self._note(session, "settings", "adapter.register", row, {"template": template})
-                if adapter.active is None:
-                    self._point(session, adapter, row, version)
-                else:
-                    self._activate(session, adapter, row, version)
-            gone = select(AdapterRow).where(AdapterRow.from_settings, AdapterRow.name.not_in(list(names)))
-            for adapter in session.scalars(gone).all():
-                adapter.from_settings = False
-                self._retire(session, adapter, _rows(session, adapter.name), version, "settings")
+                changed = adapter.seeded != content.digest
+                adapter.seeded, adapter.shared = content.digest, shared
+                if changed:
+                    row = self._take_in(session, version, name, content, template, room=2)
+                    self._note(session, "settings", "adapter.register", row, {"template": template})
+                    if adapter.active is None:
+                        self._point(session, adapter, row, version)
+                    else:
+                        self._activate(session, adapter, row, version, room=2)
+                known = session.get(RevisionRow, (name, content.digest))
+                if known is not None:
+                    known.template = template
 
         self._change(change)
 
@@ -374,19 +371,26 @@ class Adapters:
             session.flush()
             return change(session, counter.number)
 
+    def _unless_late(self, change: Callable[[Session, int], None]) -> None:
+        """Run a change of a revision that may have moved on since it was read: then there is none."""
+        with contextlib.suppress(_MovedOn):
+            self._change(change)
+
     def _add_adapter(self, session: Session, name: str) -> AdapterRow:
         adapter = AdapterRow(
-            name=name, shared=True, from_settings=False, active=None, previous=None, created_s=self._now_s()
+            name=name, shared=True, seeded=None, active=None, previous=None, created_s=self._now_s()
         )
         session.add(adapter)
         session.flush()
         return adapter
 
-    def _take_in(self, session: Session, name: str, content: Content, template: str) -> RevisionRow:
+    def _take_in(
+        self, session: Session, version: int, name: str, content: Content, template: str, room: int = 1
+    ) -> RevisionRow:
         """The content's row, on its way to the engines; what is there already stays there."""
         row = session.get(RevisionRow, (name, content.digest))
         if row is None:
-            self._need_room(session)
+            self._need_room(session, room)
             now_s = self._now_s()
             row = RevisionRow(
                 name=name,
@@ -397,37 +401,42 @@ class Adapters:
                 rank=content.rank,
                 size_bytes=content.size_bytes,
                 activate=False,
-                left=None,
+                version=version,
                 created_s=now_s,
                 changed_s=now_s,
             )
             session.add(row)
             session.flush()
         elif State(row.state) in _RETURNED:
-            self._take_back(session, row)
+            self._take_back(session, row, version, room)
             row.template = template
         elif row.state == State.DRAINING.value and row.template == template:
-            self._move(row, State.STAGED)
+            self._move(row, State.STAGED, version)
         return row
 
-    def _take_back(self, session: Session, row: RevisionRow) -> None:
-        self._need_room(session)
-        self._move(row, State.REGISTERED)
+    def _take_back(self, session: Session, row: RevisionRow, version: int, room: int) -> None:
+        self._need_room(session, room)
+        self._move(row, State.REGISTERED, version)
 
-    def _need_room(self, session: Session) -> None:
-        wanted = [state.value for state in ON_ENGINES]
-        count = select(func.count()).select_from(RevisionRow).where(RevisionRow.state.in_(wanted))
-        if session.scalars(count).one() >= self._capacity:
+    def _need_room(self, session: Session, room: int) -> None:
+        """Engines have twice the capacity: for those that drain, and for a start with changed settings."""
+        count = select(func.count()).select_from(RevisionRow)
+        staying = [state.value for state in ON_ENGINES if state is not State.DRAINING]
+        stay = session.scalars(count.where(RevisionRow.state.in_(staying))).one()
+        drain = session.scalars(count.where(RevisionRow.state == State.DRAINING.value)).one()
+        if stay >= room * self._capacity or stay + drain >= 2 * self._capacity:
             raise CapacityReached(
                 f"the engines hold {self._capacity} revisions, adapters.capacity; retire one first"
             )
 
-    def _activate(self, session: Session, adapter: AdapterRow, row: RevisionRow, version: int) -> None:
+    def _activate(
+        self, session: Session, adapter: AdapterRow, row: RevisionRow, version: int, room: int = 1
+    ) -> None:
         """Point at it where it is on the engines, else see to it that it will be. The last word counts."""
         for other in _rows(session, adapter.name):
             other.activate = False
         if State(row.state) in _RETURNED:
-            self._take_back(session, row)
+            self._take_back(session, row, version, room)
         if row.state == State.REGISTERED.value:
             row.activate = True
         elif row.state != State.ACTIVE.value:
@@ -437,10 +446,12 @@ class Adapters:
     def _point(self, session: Session, adapter: AdapterRow, row: RevisionRow, version: int) -> None:
         if adapter.active is not None:
             before = session.get_one(RevisionRow, (adapter.name, adapter.active))
-            self._move(before, State.DRAINING, left=version)
+            self._move(before, State.DRAINING, version)
             adapter.previous = adapter.active
+        elif adapter.previous == row.digest:  # it comes back from retirement; what was before it is forgotten
+            adapter.previous = None
         adapter.active = row.digest
-        self._move(row, State.ACTIVE)
+        self._move(row, State.ACTIVE, version)
         session.flush()
 
     def _retire(
@@ -455,14 +466,12 @@ class Adapters:
             if adapter.active == row.digest:
                 adapter.active, adapter.previous = None, row.digest
             if State(row.state) in ON_ENGINES and row.state != State.DRAINING.value:
-                self._move(row, State.DRAINING, left=version)
+                self._move(row, State.DRAINING, version)
                 self._note(session, actor, "adapter.retire", row, {})
         session.flush()
 
-    def _move(
-        self, row: RevisionRow, state: State, *, left: int | None = None, reason: str | None = None
-    ) -> None:
-        row.state, row.left, row.activate = state.value, left, False
+    def _move(self, row: RevisionRow, state: State, version: int, *, reason: str | None = None) -> None:
+        row.state, row.version, row.activate = state.value, version, False
         row.reason = reason and reason[:_REASON_CHARS]
         row.changed_s = self._now_s()
 
@@ -478,6 +487,17 @@ class Adapters:
         self, session: Session, actor: str, action: str, row: RevisionRow, detail: Mapping[str, Any]
     ) -> None:
         note(session, self._now_s(), actor, action, revision_id(row.name, row.digest), detail)
+
+
+class _MovedOn(Exception):
+    """Somebody else changed the revision first."""
+
+
+def _unmoved(session: Session, revision: Revision, state: State) -> RevisionRow:
+    row = session.get_one(RevisionRow, (revision.name, revision.digest))
+    if (row.state, row.version) != (state.value, revision.version):
+        raise _MovedOn
+    return row
 
 
 def revision_id(name: str, digest: str) -> str:
@@ -512,7 +532,6 @@ def _adapter(session: Session, row: AdapterRow) -> Adapter:
     return Adapter(
         name=row.name,
         shared=row.shared,
-        from_settings=row.from_settings,
         active=row.active and revision_id(row.name, row.active),
         previous=row.previous and revision_id(row.name, row.previous),
         created_s=row.created_s,
@@ -530,7 +549,7 @@ def _revision(row: RevisionRow) -> Revision:
         rank=row.rank,
         size_bytes=row.size_bytes,
         activate=row.activate,
-        left=row.left,
+        version=row.version,
         created_s=row.created_s,
         changed_s=row.changed_s,
     )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
-import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from dear_serving.adapters.preflight import FILES, WEIGHTS_FILE, digest
+from dear_serving.adapters.preflight import CONFIG_FILE, FILES, WEIGHTS_FILE, digest, digest_of
 from dear_serving.errors import SettingsError, StoreUnavailable
+
+UNFINISHED = ".unfinished-"
+"""Prefix of folders, inside a cache, of copies that are being made or checked."""
 
 _LOCAL = ("file", "local")
 _RETRY_AFTER_S = 5.0
-# Of which no library says one base: what a remote filesystem raises is its own.
-_Failure = Exception
 
 
 class Store:
@@ -47,7 +49,7 @@ class Store:
         """
         target = f"{self._root}/{name}"
         with _translated("cannot be written"):
-            if self._holds(folder, target):
+            if self._holds(target, name):
                 return
             self._files.makedirs(target, exist_ok=True)
             for file in FILES:
@@ -67,40 +69,62 @@ class Store:
             StoreUnavailable: it is not there, cannot be read, or is not what was put.
         """
         kept = cache / name
-        if (kept / WEIGHTS_FILE).is_file():
-            if digest(kept) == name:
-                return kept
-            shutil.rmtree(kept)
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=cache) as incoming:
-            copy = Path(incoming) / name
+        if _is_whole(kept):
+            return kept
+        with _translated("cannot be copied"):
+            cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=cache) as unfinished:
+            copy = Path(unfinished) / name
             copy.mkdir()
             with _translated("cannot be read"):
                 for file in FILES:
                     self._files.get_file(f"{self._root}/{name}/{file}", str(copy / file))
             if digest(copy) != name:
                 raise StoreUnavailable(f"the store's copy of {name[:12]} is damaged")
-            with contextlib.suppress(OSError):  # another process of this machine was first
-                copy.rename(kept)
+            with _alone(cache):
+                if not _is_whole(kept):  # else another process of this machine was first
+                    with contextlib.suppress(FileNotFoundError):
+                        kept.rename(Path(unfinished) / "damaged")
+                    copy.rename(kept)
         return kept
 
-    def _holds(self, folder: Path, target: str) -> bool:
-        for file in FILES:
-            try:
-                if self._files.size(f"{target}/{file}") != (folder / file).stat().st_size:
-                    return False
-            except FileNotFoundError:
-                return False
-        return True
+    def _holds(self, target: str, name: str) -> bool:
+        """Whether it is there, and whole."""
+        try:
+            with (
+                self._files.open(f"{target}/{WEIGHTS_FILE}", "rb") as weights,
+                self._files.open(f"{target}/{CONFIG_FILE}", "rb") as config,
+            ):
+                return digest_of(weights, config) == name
+        except FileNotFoundError:
+            return False
 
 
 @contextlib.contextmanager
-def _translated(said: str) -> Any:
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process or thread of this machine is in this block for the folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return digest(folder) == folder.name
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _translated(said: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
         raise StoreUnavailable(f"the store {said}: a file is missing", retry_after_s=_RETRY_AFTER_S) from None
-    except _Failure as error:
+    except Exception as error:  # what a remote filesystem raises is its own
         kind = type(error).__name__
         raise StoreUnavailable(f"the store {said} now ({kind})", retry_after_s=_RETRY_AFTER_S) from error
 

@@ -54,7 +54,7 @@ def assemble(
     for template in set(settings.templates().values()):
         # A chat template that fails, fails here.
         builders(template).layout(settings.ranking.window_size)
-    taking = intake(settings, base_shape(base_source))
+    taking = intake(settings, base_shape(base_source, settings.adapters.bases))
     database = open_database(settings.registry.url)
     tenants, metrics = Tenants(database), Metrics()
     adapters, fleet = Adapters(database, settings.adapters.capacity), Fleet(database)

@@ -71,13 +71,16 @@ class GrantRow(Table):
 
 
 class AdapterRow(Table):
-    """A public name, and the revision that answers to it; None while it is out of service."""
+    """A public name, and the digest of the revision that answers to it; None while it is out of service.
+
+    ``seeded``: the digest that the settings file named last, None where it names none.
+    """
 
     __tablename__ = "adapters"
 
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
     shared: Mapped[bool] = mapped_column(Boolean)
-    from_settings: Mapped[bool] = mapped_column(Boolean)
+    seeded: Mapped[str | None] = mapped_column(String(64))
     active: Mapped[str | None] = mapped_column(String(64))
     previous: Mapped[str | None] = mapped_column(String(64))
     created_s: Mapped[float] = mapped_column(Double)
@@ -86,8 +89,8 @@ class AdapterRow(Table):
 class RevisionRow(Table):
     """Weights and settings of an adapter, by their digest, and where they are in their life.
 
-    ``activate``: it takes the name over by itself once it is staged. ``left``: the version of the registry
-    since which no name points at it.
+    ``activate``: it takes the name over by itself once it is staged. ``version``: the registry's version that
+    its state is of.
     """
 
     __tablename__ = "revisions"
@@ -101,7 +104,7 @@ class RevisionRow(Table):
     rank: Mapped[int] = mapped_column(Integer)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     activate: Mapped[bool] = mapped_column(Boolean)
-    left: Mapped[int | None] = mapped_column(BigInteger)
+    version: Mapped[int] = mapped_column(BigInteger)
     created_s: Mapped[float] = mapped_column(Double)
     changed_s: Mapped[float] = mapped_column(Double)
 
@@ -128,11 +131,12 @@ class GatewayRow(Table):
 
 
 class ReplicaRow(Table):
-    """An engine replica that lives."""
+    """An engine replica that lives, and the version of the registry that it has brought itself to."""
 
     __tablename__ = "replicas"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    adopted: Mapped[int] = mapped_column(BigInteger)
     seen_s: Mapped[float] = mapped_column(Double)
 
 

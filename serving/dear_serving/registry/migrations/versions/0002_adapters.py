@@ -13,7 +13,7 @@ def upgrade() -> None:
         "adapters",
         sa.Column("name", sa.String(128), nullable=False),
         sa.Column("shared", sa.Boolean, nullable=False),
-        sa.Column("from_settings", sa.Boolean, nullable=False),
+        sa.Column("seeded", sa.String(64)),
         sa.Column("active", sa.String(64)),
         sa.Column("previous", sa.String(64)),
         sa.Column("created_s", sa.Double, nullable=False),
@@ -29,7 +29,7 @@ def upgrade() -> None:
         sa.Column("rank", sa.Integer, nullable=False),
         sa.Column("size_bytes", sa.BigInteger, nullable=False),
         sa.Column("activate", sa.Boolean, nullable=False),
-        sa.Column("left", sa.BigInteger),
+        sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("created_s", sa.Double, nullable=False),
         sa.Column("changed_s", sa.Double, nullable=False),
         sa.PrimaryKeyConstraint("name", "digest", name="pk_revisions"),
@@ -54,6 +54,7 @@ def upgrade() -> None:
     op.create_table(
         "replicas",
         sa.Column("id", sa.String(64), nullable=False),
+        sa.Column("adopted", sa.BigInteger, nullable=False),
         sa.Column("seen_s", sa.Double, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_replicas"),
     )
