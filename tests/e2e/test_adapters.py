@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
@@ -12,7 +13,8 @@ import shutil
 import struct
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median, quantiles
@@ -20,9 +22,11 @@ from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
+import yaml
 
-from tests.e2e.conftest import Admin, Server
+from tests.e2e.conftest import ADMIN_KEY, Admin, Server, running
 
 pytestmark = pytest.mark.e2e
 said = logging.getLogger(__name__).info
@@ -273,3 +277,80 @@ def test_what_only_the_engine_notices_fails_the_revision_and_nothing_else(
     assert "failed" in admin.states("careful").values()
     assert order_of(http, "careful") == order_of(http, "legal") == before
     admin.do("careful", "retire")
+
+
+def test_a_gateway_killed_in_the_middle_of_a_swap_loses_nothing(
+    server: Server, http: httpx.Client, admin: Admin
+) -> None:
+    """The swap it was asked for is in the registry: whoever comes after it goes on with it."""
+    first = admin.register("interrupted", "legal", activate=True).json()["id"]
+    gateway = next(
+        one for one in server.descendants() if "ServeReplica:dear:Gateway" in "".join(one.cmdline())
+    )
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(admin.register, "interrupted", "medical", activate=True)
+        deadline_s = time.monotonic() + 10
+        while len(admin.states("interrupted")) == 1 and time.monotonic() < deadline_s:
+            time.sleep(0.005)
+        gateway.kill()
+        # Serve's proxy may send it again, to the gateway that comes.
+        with contextlib.suppress(httpx.HTTPError):
+            asked.result()
+    deadline_s = time.monotonic() + 100
+    while True:
+        with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):
+            states = admin.states("interrupted")
+            if "active" in states.values() and states[first] == "retired":
+                break
+        assert time.monotonic() < deadline_s, states
+        time.sleep(0.5)
+    assert order_of(http, "interrupted") == order_of(http, "medical")
+    admin.do("interrupted", "retire")
+
+
+def test_two_engines_take_every_revision_and_a_killed_server_forgets_none(
+    config: Path, tmp_path: Path
+) -> None:
+    data = yaml.safe_load(config.read_text())
+    data["adapters"] |= {"root": str(config.parent / "adapters"), "serve": data["adapters"]["serve"][:2]}
+    data["engine"]["replicas"] = 2
+    data["ranking"] = {}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(data))
+    data["engine"]["replicas"] = 1
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(data))
+    registry = {"DEAR_ADMIN_KEY": ADMIN_KEY, "DEAR_REGISTRY_URL": f"sqlite:///{tmp_path / 'registry.db'}"}
+
+    @contextlib.contextmanager
+    def start(name: str) -> Iterator[tuple[Server, Admin, httpx.Client]]:
+        server = Server(tmp_path / f"{name}.log", tmp_path / f"{name}.yaml", registry)
+        admin = Admin(server.url)
+        try:
+            server.wait_until_ready()
+            with admin.http, httpx.Client(base_url=server.url, timeout=60) as http:
+                yield server, admin, http
+        finally:
+            if server.process.poll() is None:
+                server.process.kill()
+
+    with start("two") as (server, admin, http):
+        admin.register("kept", "legal", activate=True)
+        swapped = admin.register("kept", "medical", activate=True).json()
+        assert swapped["state"] == "active"
+        described = admin.http.get("/adapters/kept").json()
+        assert sorted(described["revisions"][0]["replicas"].values()) == ["held", "held"]
+        wanted = order_of(http, "kept")
+        assert {order_of(http, "kept") for _ in range(20)} == {wanted} == {order_of(http, "medical")}
+        started = server.descendants()
+        server.process.kill()
+        gone_s = time.monotonic() + 30
+        while running(started) and time.monotonic() < gone_s:
+            time.sleep(0.2)
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    with start("one") as (server, admin, http):
+        assert admin.http.get("/adapters/kept").json()["active"] == swapped["id"]
+        assert order_of(http, "kept") == wanted
+        admin.do("kept", "rollback")
+        assert order_of(http, "kept") == order_of(http, "legal") != wanted
+        assert server.stop() < 20
