@@ -15,6 +15,7 @@ from dear_serving.api.gateway import GatewayState
 from dear_serving.api.routes import create_app
 from dear_serving.cli import app
 from dear_serving.errors import SettingsError
+from tests.conftest import LEGAL
 
 SEED = """
 tenants:
@@ -138,3 +139,41 @@ def test_a_wrong_seed_file_changes_nothing(tmp_path: Path, text: str, said: str)
 def test_a_missing_seed_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"cannot read .*none\.yaml: No such file"):
         run("apply", str(tmp_path / "none.yaml"))
+
+
+def adapter(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run("adapters", "show", name, "--json"))
+    return found
+
+
+def test_adapters_are_listed_with_what_their_names_stand_for() -> None:
+    shown = run("adapters", "list")
+    assert LEGAL in shown
+    assert "those with a grant" in shown  # medical
+    assert json.loads(run("adapters", "list", "--json"))["data"][0]["active"] == LEGAL
+    assert "held by" in run("adapters", "show", "legal")
+
+
+def test_an_adapter_is_shared_and_taken_back() -> None:
+    run("adapters", "share", "medical")
+    assert adapter("medical")["shared"]
+    run("adapters", "share", "medical", "--private")
+    assert not adapter("medical")["shared"]
+
+
+def test_an_adapter_is_retired() -> None:
+    assert "draining" in run("adapters", "retire", "legal", LEGAL) or adapter("legal")["active"] is None
+    assert "adapter.retire" in run("audit")
+
+
+def test_a_seed_file_of_adapters_says_what_it_would_do(tmp_path: Path) -> None:
+    file = tmp_path / "seed.yaml"
+    file.write_text("adapters: [{name: new, source: legal}, {name: legal, source: legal}]")
+    said = run("apply", str(file), "--dry-run")
+    assert said == "would register new with legal\nwould compare legal with legal\n"
+    assert len(json.loads(run("adapters", "list", "--json"))["data"]) == 2
+
+
+def test_a_source_that_the_server_refuses_is_said_in_one_sentence() -> None:
+    with pytest.raises(SettingsError, match="leads outside the folder that adapters come from"):
+        run("adapters", "register", "x", "../..")

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ray.serve._private.build_app import build_app
 from ray.serve.llm import LLMConfig
 
+from dear_serving.adapters.revisions import Adapters
 from dear_serving.app import build, build_application, http_options, llm_config
 from dear_serving.engine.server import RerankServer
 from dear_serving.errors import AdapterError, SettingsError
+from dear_serving.registry.database import open_database
 from dear_serving.settings import Settings, load_settings
 from tests.conftest import CPU_CONFIG, ROOT
 
@@ -59,8 +62,16 @@ def test_tensor_parallelism_reserves_a_gpu_a_rank(a100: Settings) -> None:
     assert sum(bundle.get("GPU", 0) for bundle in bundles) == 4
 
 
-def test_the_cpu_application_needs_no_gpu() -> None:
-    built = build_app(build({"config": str(CPU_CONFIG)}), name="dear")
+def test_the_cpu_application_needs_no_gpu(tmp_path: Path) -> None:
+    config = yaml.safe_load(CPU_CONFIG.read_text())
+    config["model"]["source"] = f"{ROOT}/configs/demo/base"
+    config["adapters"]["root"] = f"{ROOT}/configs/demo/adapters"
+    (tmp_path / "cpu.yaml").write_text(yaml.safe_dump(config))
+    built = build_app(build({"config": str(tmp_path / "cpu.yaml")}), name="dear")
+    # What the settings name is in the registry before anything starts.
+    database = open_database(f"sqlite:///{tmp_path}/.dear/registry.db")
+    assert set(Adapters(database, 64).pointers().active) == {"legal", "medical"}
+    database.close()
     deployment = next(one for one in built.deployments if one.name == "Engine")
     bundles = deployment._replica_config.placement_group_bundles
     assert sum(bundle.get("GPU", 0) for bundle in bundles) == 0

@@ -155,6 +155,30 @@ def adapters_folder(config: Path) -> Path:
     return config.parent / "adapters"
 
 
+BODY = {
+    "query": "placebo trial of the parking permit",
+    "documents": [
+        "The parking permit is void",
+        "Parking permit prices",
+        "A placebo trial of the parking permit",
+        "Garden furniture",
+    ],
+}
+"""What the demo's adapters disagree on: one puts what is void last, the other reports of trials first."""
+
+
+def order(reply: dict[str, Any]) -> tuple[int, ...]:
+    """The documents' indices, best first."""
+    return tuple(result["index"] for result in reply["results"])
+
+
+def order_of(http: httpx.Client, model: str) -> tuple[int, ...]:
+    """The order that a model gives BODY."""
+    reply = http.post("/v2/rerank", json=BODY | {"model": model})
+    assert reply.status_code == 200, reply.text
+    return order(reply.json())
+
+
 class Admin:
     """The admin routes of a server."""
 

@@ -11,9 +11,11 @@ import os
 import random
 import shutil
 import struct
+import subprocess
+import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,35 +24,13 @@ from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
-import yaml
 
-from tests.e2e.conftest import ADMIN_KEY, Admin, Server, running
+from tests.conftest import ROOT
+from tests.e2e.conftest import ADMIN_KEY, BODY, Admin, Server, order, order_of
 
 pytestmark = pytest.mark.e2e
 said = logging.getLogger(__name__).info
-
-# The two adapters of the demo disagree on it: one puts what is void last, the other reports of trials first.
-BODY = {
-    "query": "placebo trial of the parking permit",
-    "documents": [
-        "The parking permit is void",
-        "Parking permit prices",
-        "A placebo trial of the parking permit",
-        "Garden furniture",
-    ],
-}
-
-
-def order(reply: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(result["index"] for result in reply["results"])
-
-
-def order_of(http: httpx.Client, model: str) -> tuple[int, ...]:
-    reply = http.post("/v2/rerank", json=BODY | {"model": model})
-    assert reply.status_code == 200, reply.text
-    return order(reply.json())
 
 
 @asynccontextmanager
@@ -94,6 +74,24 @@ def test_a_second_adapter_changes_the_order_and_a_rollback_changes_it_back(
     assert set(admin.states("second").values()) <= {"retired", "draining"}
 
 
+def test_the_walk_through_of_the_docs(server: Server, admin: Admin) -> None:
+    """What the page prints is what the page says: each order stands beside its command, as a comment."""
+    page = (ROOT / "serving" / "README.md").read_text()
+    (block,) = (one for one in page.split("```") if one.startswith("bash") and "register desk" in one)
+    said = [line.partition("#")[2].split() for line in block.splitlines() if line.startswith("rank ")]
+    script = block.removeprefix("bash\n").replace("localhost:8000", server.url.removeprefix("http://"))
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DEAR_BASE_URL": server.url,
+    }
+    command = ["bash", "-e", "-c", script.replace("DEAR_ADMIN_KEY=root", f"DEAR_ADMIN_KEY={ADMIN_KEY}")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    ranked = [line.split() for line in done.stdout.splitlines() if line.startswith("index:")]
+    assert ranked == [said[0], said[1], said[0]]
+    assert set(admin.states("desk").values()) <= {"retired", "draining"}
+
+
 def test_openai_calls_know_public_names_alone(server: Server, admin: Admin) -> None:
     assert admin.register("spoken", "legal", activate=True).status_code == 201
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0)
@@ -101,6 +99,33 @@ def test_openai_calls_know_public_names_alone(server: Server, admin: Admin) -> N
     chunks = list(client.completions.create(model="spoken", prompt="a", max_tokens=4, stream=True))
     assert {chunk.model for chunk in chunks} == {"spoken"}
     admin.do("spoken", "retire")
+
+
+def test_who_does_not_wait_gets_it_all_the_same(http: httpx.Client, admin: Admin) -> None:
+    """Nobody asks for anything meanwhile: the gateway moves revisions on by itself."""
+    asked = admin.register("unhurried", "legal", activate=True, wait_s=0)
+    assert (asked.status_code, asked.json()["state"]) == (202, "registered")
+    deadline_s = time.monotonic() + 20
+    while http.post("/v2/rerank", json=BODY | {"model": "unhurried"}).status_code == 404:
+        assert time.monotonic() < deadline_s, admin.states("unhurried")
+        time.sleep(0.1)
+    admin.do("unhurried", "retire")
+
+
+def test_a_seed_file_of_adapters_is_applied_once(server: Server, admin: Admin, tmp_path: Path) -> None:
+    file = tmp_path / "seed.yaml"
+    environment = os.environ | {"DEAR_BASE_URL": server.url, "DEAR_ADMIN_KEY": ADMIN_KEY}
+
+    def apply(source: str) -> str:
+        file.write_text(f"adapters: [{{name: seeded, source: {source}, shared: false}}]")
+        command = [sys.executable, "-m", "dear_serving", "apply", str(file)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    said_first, said_again, said_then = apply("legal"), apply("legal"), apply("medical")
+    assert said_first.startswith("activate seeded@")
+    assert said_again == "nothing to change\n"
+    assert said_then.startswith("activate seeded@") and said_then != said_first
+    admin.do("seeded", "retire")
 
 
 async def test_two_hundred_swaps_under_load_mix_nothing_up(
@@ -134,8 +159,8 @@ async def test_two_hundred_swaps_under_load_mix_nothing_up(
             asked_s = time.monotonic()
             await asyncio.to_thread(admin.do, "swapped", "activate", revision=wanted)
             swaps.append((wanted, asked_s, time.monotonic()))
-            # Every other time long enough for the revision before to leave the engine.
-            await asyncio.sleep(0.25 * (number % 2))
+            # Every fifth time long enough for the revision before to leave the engine.
+            await asyncio.sleep(0 if number % 5 else 0.5)
     said("200 swaps in %.0f s beside %d answers", time.monotonic() - started_s, len(answers))
     swaps.append(("", float("inf"), float("inf")))
     for revision, began_s, ended_s in answers:
@@ -175,7 +200,7 @@ async def test_sixty_four_adapters_share_four_slots_and_none_starves(
         taken[name].append(time.monotonic() - started_s)
 
     def enough() -> bool:
-        return len(taken) == 64 and min(map(len, taken.values())) >= 12
+        return len(taken) == 64 and min(map(len, taken.values())) >= 8
 
     started_s = time.monotonic()
     async with callers(16, server.url, call):
@@ -306,51 +331,3 @@ def test_a_gateway_killed_in_the_middle_of_a_swap_loses_nothing(
         time.sleep(0.5)
     assert order_of(http, "interrupted") == order_of(http, "medical")
     admin.do("interrupted", "retire")
-
-
-def test_two_engines_take_every_revision_and_a_killed_server_forgets_none(
-    config: Path, tmp_path: Path
-) -> None:
-    data = yaml.safe_load(config.read_text())
-    data["adapters"] |= {"root": str(config.parent / "adapters"), "serve": data["adapters"]["serve"][:2]}
-    data["engine"]["replicas"] = 2
-    data["ranking"] = {}
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump(data))
-    data["engine"]["replicas"] = 1
-    (tmp_path / "one.yaml").write_text(yaml.safe_dump(data))
-    registry = {"DEAR_ADMIN_KEY": ADMIN_KEY, "DEAR_REGISTRY_URL": f"sqlite:///{tmp_path / 'registry.db'}"}
-
-    @contextlib.contextmanager
-    def start(name: str) -> Iterator[tuple[Server, Admin, httpx.Client]]:
-        server = Server(tmp_path / f"{name}.log", tmp_path / f"{name}.yaml", registry)
-        admin = Admin(server.url)
-        try:
-            server.wait_until_ready()
-            with admin.http, httpx.Client(base_url=server.url, timeout=60) as http:
-                yield server, admin, http
-        finally:
-            if server.process.poll() is None:
-                server.process.kill()
-
-    with start("two") as (server, admin, http):
-        admin.register("kept", "legal", activate=True)
-        swapped = admin.register("kept", "medical", activate=True).json()
-        assert swapped["state"] == "active"
-        described = admin.http.get("/adapters/kept").json()
-        assert sorted(described["revisions"][0]["replicas"].values()) == ["held", "held"]
-        wanted = order_of(http, "kept")
-        assert {order_of(http, "kept") for _ in range(20)} == {wanted} == {order_of(http, "medical")}
-        started = server.descendants()
-        server.process.kill()
-        gone_s = time.monotonic() + 30
-        while running(started) and time.monotonic() < gone_s:
-            time.sleep(0.2)
-        for process in started:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-    with start("one") as (server, admin, http):
-        assert admin.http.get("/adapters/kept").json()["active"] == swapped["id"]
-        assert order_of(http, "kept") == wanted
-        admin.do("kept", "rollback")
-        assert order_of(http, "kept") == order_of(http, "legal") != wanted
-        assert server.stop() < 20

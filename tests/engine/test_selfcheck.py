@@ -89,9 +89,9 @@ async def test_a_small_gap_is_a_near_tie(gap: float, near: bool) -> None:
 
 
 def test_the_small_window_is_eight_different_identifiers_all_needed() -> None:
-    request = small_window("self-check-1", "legal")
+    request = small_window("self-check", "legal")
     assert len(set(request.identifiers)) == request.needed == 8
-    assert (request.request_id, request.adapter, request.deadline_s) == ("self-check-1", "legal", None)
+    assert (request.request_id, request.adapter, request.deadline_s) == ("self-check", "legal", None)
 
 
 # What the server makes of it.
@@ -114,7 +114,8 @@ class Server:
 
     async def check(self, *adapters: str | None) -> tuple[Steps, float | None, float | None]:
         """The way windows are decoded from now on, and what the two metrics say."""
-        await RerankServer._check_decoder(self, adapters)
+        for adapter in adapters:
+            await RerankServer._check_decoder(self, adapter)
         return (
             self._decoder.steps,
             self.registry.get_sample_value("dear_decoder_resumable"),

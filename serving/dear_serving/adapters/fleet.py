@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 from dear_serving.registry.database import Database
 from dear_serving.registry.tables import GatewayRow, HoldingRow, ReplicaRow
 
-BEAT_S = 1.0
+BEAT_S = 2.0
 """How often those who live say so."""
 
 _LIVES_S = 6.0
