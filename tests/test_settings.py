@@ -128,6 +128,22 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         changed(default_model="leagl"),
         'default_model "leagl" is neither the model nor an adapter',
     ),
+    "more adapters than have room": (
+        changed(adapters={"serve": [{"name": "a", "path": "a"}, {"name": "b", "path": "b"}], "capacity": 1}),
+        "adapters: capacity: 1 have room, 2 are to be served",
+    ),
+    "a source that is a file": (
+        changed(adapters={"sources": ["file:///srv/"]}),
+        'adapters.sources: "file:///srv/" is no URL that ends in a slash',
+    ),
+    "a source without an end": (
+        changed(adapters={"sources": ["s3://models"]}),
+        'adapters.sources: "s3://models" is no URL that ends in a slash',
+    ),
+    "limits in something else": (
+        changed(tenancy={"limits_url": "postgresql://host"}),
+        "tenancy.limits_url: a Redis URL is needed",
+    ),
     "nothing names the base model": (changed(model={"id": "base"}, adapters={}), "model.source is needed"),
     "two things at once": (changed(http={"port": 0}, ranking={"step": 0}), "ranking.step:"),
 }
@@ -248,3 +264,26 @@ def test_api_keys_come_from_the_environment(
     else:
         monkeypatch.setenv("DEAR_API_KEYS", variable)
     assert accepted_api_keys() == keys
+
+
+@pytest.mark.parametrize("given", ["redis://elsewhere:6379/1", " rediss://:secret@host "])
+def test_the_environments_redis_wins(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEAR_LIMITS_URL", given)
+    content = changed(tenancy={"limits_url": "redis://here:6379/0", "open": True})
+    tenancy = load_settings(write(tmp_path, content)).tenancy
+    assert (tenancy.limits_url, tenancy.open) == (given.strip(), True)
+
+
+def test_the_environments_redis_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEAR_LIMITS_URL", "memory://")
+    with pytest.raises(SettingsError, match="DEAR_LIMITS_URL: a Redis URL is needed"):
+        load_settings(write(tmp_path, changed()))
+
+
+@pytest.mark.parametrize(
+    ("store", "found"),
+    [("kept", "{folder}/kept"), ("s3://bucket/kept", "s3://bucket/kept"), ("/srv/kept", "/srv/kept")],
+)
+def test_the_store_is_a_folder_or_a_url(store: str, found: str, tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, changed(adapters={"store": store})))
+    assert settings.adapters.store == found.format(folder=tmp_path)

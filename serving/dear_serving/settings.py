@@ -22,6 +22,9 @@ API_KEYS_VARIABLE = "DEAR_API_KEYS"
 ADMIN_KEY_VARIABLE = "DEAR_ADMIN_KEY"
 """Environment variable with the key of the admin routes; unset or empty: they are closed."""
 
+LIMITS_VARIABLE = "DEAR_LIMITS_URL"
+"""Environment variable that overrides tenancy.limits_url, since the URL may hold a password."""
+
 REGISTRY_VARIABLE = "DEAR_REGISTRY_URL"
 """Environment variable that overrides registry.url, since a database URL may hold a password."""
 
@@ -193,12 +196,21 @@ class RegistrySettings(_Settings):
 
 class TenancySettings(_Settings):
     """Who may call. ``open`` lets callers without a key in, as one tenant; on other than a loopback address
-    only with ``open_to_network``. ``open_metrics`` serves /metrics without a key.
+    only with ``open_to_network``. ``open_metrics`` serves /metrics without a key. ``limits_url`` is a Redis
+    in which all gateways count tenants' limits together; without one each counts for itself.
     """
 
     open: bool = False
     open_to_network: bool = False
     open_metrics: bool = False
+    limits_url: str | None = None
+
+    @field_validator("limits_url")
+    @classmethod
+    def _is_redis(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("redis://", "rediss://")):
+            raise ValueError("a Redis URL is needed, redis://host:6379/0")
+        return url
 
 
 class HttpSettings(_Settings):
@@ -232,11 +244,6 @@ class Settings(_Settings):
         if self.model.source is None and not self.adapters.serve:
             raise ValueError("model.source is needed where no adapter names its base model")
         return self
-
-    @property
-    def shared_models(self) -> frozenset[str]:
-        """Public names that every tenant may use: the base model and the shared adapters."""
-        return frozenset((self.model.id, *(one.name for one in self.adapters.serve if one.shared)))
 
     def templates(self) -> dict[str, str]:
         """Every public model name, the base model's first, with the name of its prompt template."""
@@ -338,8 +345,20 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
             ),
             "ranking": ranking.model_copy(update={"templates": templates}),
             "registry": RegistrySettings(url=_registry_url(settings.registry.url, folder)),
+            "tenancy": _with_limits_url(settings.tenancy),
         }
     )
+
+
+def _with_limits_url(tenancy: TenancySettings) -> TenancySettings:
+    """With the environment's URL, where there is one."""
+    given = os.environ.get(LIMITS_VARIABLE, "").strip()
+    if not given:
+        return tenancy
+    try:
+        return TenancySettings.model_validate(tenancy.model_dump() | {"limits_url": given})
+    except ValidationError:
+        raise SettingsError(f"{LIMITS_VARIABLE}: a Redis URL is needed, redis://host:6379/0") from None
 
 
 def _registry_url(url: str, folder: Path) -> str:

@@ -188,8 +188,12 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futur
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_after_a_kill_the_registry_is_whole_and_the_service_answers(
-    point: str, killed: dict[str, Future[Path]]
+    point: str, killed: dict[str, Future[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The killed server counts as living for a while, and what it may use is kept for it.
+    monkeypatch.setattr("dear_serving.adapters.fleet._LIVES_S", 2.5)
+    for module in ("holdings", "directory"):
+        monkeypatch.setattr(f"dear_serving.adapters.{module}.BEAT_S", 0.5)
     async with Server(await asyncio.wrap_future(killed[point])) as server:
         await server.at_rest()
         adapter = server.adapters.get("legal")

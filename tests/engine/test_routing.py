@@ -6,9 +6,10 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from ray.serve.request_router import FIFOMixin, RequestRouter
 
 from dear_serving.engine.protocol import EngineRequest
-from dear_serving.engine.routing import Place, adapter_of, preference
+from dear_serving.engine.routing import AdapterRouter, Place, adapter_of, preference
 
 REPLICAS = ("r1", "r2", "r3", "r4")
 ADAPTERS = [f"domain-{number}@0123456789ab" for number in range(200)]
@@ -83,3 +84,11 @@ def test_the_adapter_is_read_off_every_call_of_the_protocol() -> None:
     assert adapter_of(["chat", {"model": "dear-tiny"}, "id"]) is None
     assert adapter_of([]) is None
     assert adapter_of([SimpleNamespace(adapter=7), {"model": []}]) is None
+
+
+def test_ray_keeps_what_the_router_leans_on() -> None:
+    """Private to Ray: the two lookups of pending requests, and who falls back on whom."""
+    assert callable(RequestRouter._get_pending_request_matching_internal_request_id)
+    assert callable(FIFOMixin._get_pending_request_matching_metadata)
+    fulfils = AdapterRouter._fulfill_next_pending_request
+    assert fulfils is FIFOMixin._fulfill_next_pending_request

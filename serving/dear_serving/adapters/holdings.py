@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -114,8 +113,10 @@ class Holdings:
     async def _beat(self) -> None:
         """Say that it lives also while something large is loaded."""
         while True:
-            with contextlib.suppress(RequestError):
+            try:
                 await self._say()
+            except RequestError as error:
+                logger.warning("not heard: %s", error.message)
             await asyncio.sleep(BEAT_S / 2)
 
     async def _say(self) -> None:

@@ -78,7 +78,7 @@ def assemble(
         database=database,
         tenants=tenants,
         keyring=KeyRing(tenants, key_digests, open_door=settings.tenancy.open),
-        budgets=Budgets(),
+        budgets=Budgets(settings.tenancy.limits_url),
         queue=_fair_queue(settings),
         admin_digests=tuple(admin_digests),
     )

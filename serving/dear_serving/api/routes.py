@@ -49,6 +49,7 @@ def create_app(gateway: GatewayState) -> FastAPI:
         running = asyncio.create_task(gateway.lifecycle.run())
         yield
         running.cancel()
+        await gateway.budgets.close()
         with contextlib.suppress(RegistryUnavailable):
             await gateway.directory.leave()
 

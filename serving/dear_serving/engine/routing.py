@@ -8,7 +8,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+from ray.serve._private.common import RequestMetadata
+from ray.serve.request_router import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
 
 HELD = "held"
 """Key of the routing statistics under which a replica lists the adapters that it has loaded."""
@@ -48,8 +49,13 @@ def preference(adapter: str | None, places: Sequence[Place]) -> list[str]:
     return [place.id for place in (*within, *over, *others)]
 
 
-class AdapterRouter(RequestRouter):  # type: ignore[misc]  # ray ships no types for it
-    """Ray Serve's request router for engine replicas; every gateway has one."""
+class AdapterRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]  # ray ships no types for it
+    """Ray Serve's request router for engine replicas; every gateway has one.
+
+    A replica that was chosen goes to a request with the id it was chosen for. The windows of one HTTP request
+    share that id and their adapter, and Ray's index holds one of them: FIFOMixin gives the next in line its
+    turn where the index has none left, without which that one would wait for ever.
+    """
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -65,6 +71,11 @@ class AdapterRouter(RequestRouter):  # type: ignore[misc]  # ray ships no types 
             for name, replica in replicas.items()
         ]
         return [[replicas[name]] for name in preference(adapter_of(pending_request.args), places)]
+
+    def _get_pending_request_matching_metadata(
+        self, request_metadata: RequestMetadata | None = None
+    ) -> PendingRequest | None:
+        return self._get_pending_request_matching_internal_request_id(request_metadata)
 
 
 def adapter_of(arguments: Sequence[Any]) -> str | None:

@@ -99,6 +99,8 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                 )
             )
         except ValueError as error:
+            if self._client().errored:
+                raise _restarting() from None
             raise AdapterRefused(f"vLLM does not load it: {error}") from None
         try:
             window = await self.permute(small_window(f"load-{uuid.uuid4().hex}", revision))

@@ -1,17 +1,25 @@
-"""Requests and tokens a minute, by tenant, counted by the limits library in the gateway's memory."""
+"""Requests and tokens a minute, by tenant, counted by the limits library in memory or in Redis."""
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
+from limits import RateLimitItemPerMinute, WindowStats
+from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from limits.errors import ConfigurationError, StorageError
 
-from dear_serving.errors import PayloadTooLarge, RateLimited
+from dear_serving.errors import PayloadTooLarge, RateLimited, SettingsError
 from dear_serving.tenancy.tenants import Tenant
+
+logger = logging.getLogger(__name__)
+
+_REDIS_TIMEOUT_S = 0.5
+_REDIS_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +41,39 @@ class Allowance:
 
 
 class Budgets:
-    """Spends tenants' budgets a minute, over a sliding window; each gateway replica counts for itself."""
+    """Spends tenants' budgets a minute, over a sliding window.
 
-    def __init__(self) -> None:
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+    Args:
+        url: of the Redis in which all gateway replicas count together, ``redis://host:6379/0``; None: each
+            counts for itself, as all do while Redis does not answer.
+
+    Raises:
+        SettingsError: no such URL, or the driver for it is not installed.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._together: SlidingWindowCounterRateLimiter | None = None
+        self._redis: RedisStorage | None = None
+        self._asked_again_s = 0.0
+        if url is not None:
+            try:
+                self._redis = RedisStorage(
+                    f"async+{url}",
+                    implementation="redispy",
+                    wrap_exceptions=True,
+                    socket_timeout=_REDIS_TIMEOUT_S,
+                    socket_connect_timeout=_REDIS_TIMEOUT_S,
+                )
+            except (ConfigurationError, ValueError) as error:
+                raise SettingsError(f"tenancy.limits_url: {error}") from None
+            self._together = SlidingWindowCounterRateLimiter(self._redis)
+
+    async def close(self) -> None:
+        """Close the connections to Redis."""
+        if self._redis is not None:
+            client: Any = self._redis.bridge
+            await client.storage.aclose()
 
     async def spend_request(self, tenant: Tenant) -> Allowance | None:
         """One request; what is left, None where nothing binds.
@@ -59,8 +96,7 @@ class Budgets:
         if limit is None:
             return None
         item = RateLimitItemPerMinute(limit, namespace="dear")
-        fits = await self._limiter.hit(item, kind, tenant, cost=cost)
-        stats = await self._limiter.get_window_stats(item, kind, tenant)
+        fits, stats = await self._hit(item, kind, tenant, cost)
         left = Allowance(kind, limit, max(0, stats.remaining), stats.reset_time - time.time())
         if fits:
             return left
@@ -71,3 +107,17 @@ class Budgets:
             retry_after_s=max(1.0, math.ceil(left.reset_s)),
             headers=left.headers(),
         )
+
+    async def _hit(
+        self, item: RateLimitItemPerMinute, kind: str, tenant: str, cost: int
+    ) -> tuple[bool, WindowStats]:
+        if self._together is not None and time.monotonic() >= self._asked_again_s:
+            try:
+                fits = await self._together.hit(item, kind, tenant, cost=cost)
+                return fits, await self._together.get_window_stats(item, kind, tenant)
+            except StorageError as error:
+                # Limits that bind a little less are better than no service.
+                logger.warning("limits are counted by each gateway for itself: %s", error)
+                self._asked_again_s = time.monotonic() + _REDIS_PAUSE_S
+        fits = await self._alone.hit(item, kind, tenant, cost=cost)
+        return fits, await self._alone.get_window_stats(item, kind, tenant)
