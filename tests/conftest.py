@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -80,25 +81,35 @@ def engine(tokenizer: BaseTokenizer) -> FakeEngine:
     return FakeEngine(reversing(tokenizer), lambda request: range(len(request.identifiers))[::-1])
 
 
+@pytest.fixture(scope="session")
+def seeded(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the registry and the store of a server that started once with the default's settings."""
+    folder = tmp_path_factory.mktemp("seeded")
+    seed(settings_in(folder, settings))
+    return folder
+
+
+def settings_in(folder: Path, settings: Settings, store: Path | None = None) -> Settings:
+    """The settings with the registry, store and cache in a folder."""
+    adapters = {"store": str(store or folder / "store"), "cache": folder / "cache"}
+    return settings.model_copy(
+        update={
+            "adapters": settings.adapters.model_copy(update=adapters),
+            "registry": RegistrySettings(url=f"sqlite:///{folder / 'registry.db'}"),
+        }
+    )
+
+
 @pytest.fixture
 async def gateway(
-    settings: Settings, tokenizer: BaseTokenizer, engine: FakeEngine, tmp_path: Path
+    settings: Settings, tokenizer: BaseTokenizer, engine: FakeEngine, seeded: Path, tmp_path: Path
 ) -> AsyncIterator[GatewayState]:
     """A gateway over the fake engine, with small limits and the default's adapters in service."""
     limits = settings.limits.model_copy(
         update={"max_body_bytes": 2_000_000, "max_documents": 100, "max_document_chars": 200_000}
     )
-    adapters = settings.adapters.model_copy(
-        update={"store": str(tmp_path / "store"), "cache": tmp_path / "cache"}
-    )
-    own = settings.model_copy(
-        update={
-            "limits": limits,
-            "adapters": adapters,
-            "registry": RegistrySettings(url=f"sqlite:///{tmp_path / 'registry.db'}"),
-        }
-    )
-    seed(own)
+    shutil.copy(seeded / "registry.db", tmp_path)
+    own = settings_in(tmp_path, settings.model_copy(update={"limits": limits}), seeded / "store")
     assert own.model.source is not None
     state = assemble(own, engine, tokenizer, own.model.source)
     await state.directory.refresh()

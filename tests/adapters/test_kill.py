@@ -26,9 +26,9 @@ from dear_serving.api.gateway import GatewayState
 from dear_serving.engine.fake import FakeEngine
 from dear_serving.engine.tokenizer import load_tokenizer
 from dear_serving.registry.database import open_database
-from dear_serving.settings import RegistrySettings, Settings, load_settings
+from dear_serving.settings import load_settings
 from tests.adapters.conftest import Engine
-from tests.conftest import CPU_CONFIG, LEGAL, ROOT, client_of
+from tests.conftest import CPU_CONFIG, LEGAL, ROOT, client_of, settings_in
 
 POINTS: dict[str, tuple[type, str, str, int]] = {
     # What is cut off: a call of a method, before or after its work, the how-manieth.
@@ -51,24 +51,13 @@ POINTS: dict[str, tuple[type, str, str, int]] = {
 }
 
 
-def settings_in(folder: Path) -> Settings:
-    settings = load_settings(CPU_CONFIG)
-    adapters = settings.adapters.model_copy(
-        update={
-            "store": str(folder / "store"),
-            "cache": folder / "cache",
-            "serve": settings.adapters.serve[:1],
-        }
-    )
-    registry = RegistrySettings(url=f"sqlite:///{folder / 'registry.db'}")
-    return settings.model_copy(update={"adapters": adapters, "registry": registry})
-
-
 class Server:
     """A gateway and an engine replica in this process, over the folder's registry and store."""
 
     def __init__(self, folder: Path) -> None:
-        settings = settings_in(folder)
+        settings = settings_in(folder, load_settings(CPU_CONFIG))
+        served = settings.adapters.model_copy(update={"serve": settings.adapters.serve[:1]})
+        settings = settings.model_copy(update={"adapters": served})
         seed(settings)
         assert settings.model.source is not None
         fake = FakeEngine(lambda request: "")

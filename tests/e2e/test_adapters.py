@@ -177,7 +177,7 @@ async def test_two_hundred_swaps_under_load_mix_nothing_up(
 async def test_sixty_four_adapters_share_four_slots_and_none_starves(
     server: Server, http: httpx.Client, admin: Admin
 ) -> None:
-    """Popularity after Zipf: every answer is its own adapter's, and no p95 is over 4x the median adapter's."""
+    """Popularity after Zipf: every answer is its own adapter's, and no p95 over 4x the median adapter's."""
     sources = ("legal", "medical")
     orders = {source: order_of(http, source) for source in sources}
     names = [f"domain-{number:02}" for number in range(64)]
