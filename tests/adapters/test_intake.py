@@ -440,3 +440,13 @@ def test_what_is_no_finite_number_is_refused(
 def test_the_largest_and_smallest_numbers_are_taken_in(kind: str, number: bytes, place: Place) -> None:
     with_number(place.root / "legal", number, kind, 3, at_end=True)
     place.intake().take("legal", "legal")
+
+
+def test_a_disk_that_takes_no_copy_is_the_servers_fault_and_said(place: Place) -> None:
+    taking = place.intake()
+    if place.scratch.is_dir():
+        place.scratch.rmdir()
+    place.scratch.write_text("a file where the folder was")
+    with pytest.raises(StoreUnavailable, match="no copy can be made for the store"):
+        taking.take("legal", "legal")
+    assert place.kept() == []

@@ -88,7 +88,7 @@ class Directory:
         if self._said is None:
             # Before it reads where names point: from here on no revision is let go that it may come to use.
             await self._say()
-        if self._said is None or await asyncio.to_thread(self._adapters.version) != self.models.version:
+        if await asyncio.to_thread(self._adapters.version) != self.models.version:
             pointers = await asyncio.to_thread(self._adapters.pointers)
             self.models = Models(pointers.version, self._served(pointers))
         await self._say()

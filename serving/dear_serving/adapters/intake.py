@@ -24,7 +24,7 @@ from dear_serving.adapters.preflight import (
 )
 from dear_serving.adapters.revisions import Content
 from dear_serving.adapters.store import UNFINISHED, Store
-from dear_serving.errors import AdapterError
+from dear_serving.errors import AdapterError, StoreUnavailable
 from dear_serving.settings import Settings
 
 _CHUNK_BYTES = 1 << 20
@@ -85,8 +85,14 @@ class Intake:
 
         Raises:
             AdapterError: there is no such folder, it may not be read, or what it holds cannot be served.
-            StoreUnavailable: the store cannot be written now.
+            StoreUnavailable: the store, or this machine's disk, cannot be written now.
         """
+        try:
+            return self._take(name, source)
+        except OSError as error:  # a full disk, a folder that is not ours
+            raise StoreUnavailable(f"no copy can be made for the store: {error.strerror}") from error
+
+    def _take(self, name: str, source: str) -> Content:
         self._scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._scratch) as scratch:
             folder = Path(scratch)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from dear_serving.adapters.preflight import CONFIG_FILE, FILES, WEIGHTS_FILE, digest, digest_of
 from dear_serving.errors import SettingsError, StoreUnavailable
@@ -18,7 +19,6 @@ from dear_serving.errors import SettingsError, StoreUnavailable
 UNFINISHED = ".unfinished-"
 """Prefix of folders, inside a cache, of copies that are being made or checked."""
 
-_LOCAL = ("file", "local")
 _RETRY_AFTER_S = 5.0
 
 
@@ -39,7 +39,7 @@ class Store:
             raise SettingsError(f"adapters.store: {error}") from None
         self._files: Any = filesystem
         self._root = str(root).rstrip("/")
-        self._local = filesystem.protocol in _LOCAL or filesystem.protocol == _LOCAL
+        self._local = isinstance(filesystem, LocalFileSystem)
 
     def put(self, folder: Path, name: str) -> None:
         """Keep an adapter's files under ``name``, their digest; nothing to do where they are kept already.
