@@ -12,6 +12,7 @@ from typing import Protocol
 
 from dear_serving.adapters.fleet import BEAT_S, Fleet, ReplicaLife
 from dear_serving.adapters.revisions import Adapters, Revision
+from dear_serving.adapters.rounds import attempt
 from dear_serving.adapters.store import Store
 from dear_serving.errors import DearError, RequestError
 
@@ -100,15 +101,7 @@ class Holdings:
 
     async def _round(self) -> bool:
         """Whether all went well, so that nothing has to be tried again."""
-        try:
-            await self.sync()
-        except RequestError as error:
-            logger.warning("adapters stay as they are: %s", error.message)
-            return False
-        except Exception:  # the next round may go better; without rounds adapters would stand still
-            logger.exception("adapters stay as they are")
-            return False
-        return self._settled
+        return await attempt(self.sync) and self._settled
 
     async def _beat(self) -> None:
         """Say that it lives also while something large is loaded."""

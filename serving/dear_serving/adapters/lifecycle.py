@@ -12,6 +12,7 @@ from dear_serving.adapters.directory import Directory
 from dear_serving.adapters.fleet import Fleet, Living
 from dear_serving.adapters.intake import Intake
 from dear_serving.adapters.revisions import Adapters, Revision, State
+from dear_serving.adapters.rounds import attempt
 from dear_serving.errors import (
     AdapterError,
     DearError,
@@ -132,15 +133,7 @@ class Lifecycle:
     async def run(self) -> None:
         """Rounds, for ever."""
         while True:
-            pause_s = _POLL_S
-            try:
-                await self.round()
-            except RequestError as error:
-                logger.warning("adapters stay as they are: %s", error.message)
-                pause_s = _RETRY_S
-            except Exception:  # the next round may go better; without rounds adapters would stand still
-                logger.exception("adapters stay as they are")
-                pause_s = _RETRY_S
+            pause_s = _POLL_S if await attempt(self.round) else _RETRY_S
             await asyncio.sleep(pause_s)
 
     async def round(self) -> None:
