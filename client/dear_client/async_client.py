@@ -1,0 +1,245 @@
+"""The client for programs on asyncio: what Client does, to be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
+
+from dear_client.administration import AdminCalls
+from dear_client.calls import Calls, RerankOptions, RerankRequest
+from dear_client.errors import ClientError
+from dear_client.events import Ranks
+from dear_client.exchange import Call, Failure, Plan, Reply, Send, Wait, no_answer
+from dear_client.many import AHEAD, Counter, OnProgress, Ranked, call_of, checked
+from dear_client.models import Document, RankedDocument, Ranking
+from dear_client.policy import Retry, Timeout
+from dear_client.wire import Wire, failure, reading
+
+if TYPE_CHECKING:
+    import httpx
+
+C = TypeVar("C")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Driver:
+    """Drives calls with httpx, on the event loop."""
+
+    def __init__(self, wire: Wire, transport: httpx.AsyncBaseTransport | None) -> None:
+        import httpx  # as in wire.py
+
+        self.wire = wire
+        self.http = httpx.AsyncClient(transport=transport, limits=wire.limits)
+        self._errors = httpx.HTTPError
+
+    async def run(self, plan: Plan[T], send: Callable[[Send], Awaitable[Reply | Failure]] | None = None) -> T:
+        """The answer of a plan; raises ClientError. ``send`` in place of one that reads whole replies."""
+        send = send or self._send
+        steps = plan.steps(self.wire.terms)
+        answer: Reply | Failure | None = None
+        try:
+            while True:
+                step = steps.send(answer)
+                if isinstance(step, Wait):
+                    await asyncio.sleep(step.seconds)
+                    answer = None
+                else:
+                    answer = await send(step)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    @asynccontextmanager
+    async def open(self, call: Call[None]) -> AsyncIterator[httpx.Response]:
+        """The reply of a call as it comes, once its status is 200; raises ClientError."""
+        async with AsyncExitStack() as held:
+            begun: list[httpx.Response] = []
+
+            async def begin(step: Send) -> Reply | Failure:
+                try:
+                    opened = self.http.stream(**self.wire.request(step))
+                    response = await held.enter_async_context(opened)
+                    begun.append(response)
+                    content = b"" if response.status_code == 200 else await response.aread()
+                    return Reply(response.status_code, response.headers, content)
+                except self._errors as error:
+                    return failure(error, step, self.wire.base_url + call.path, None)
+
+            await self.run(call, begin)
+            yield begun[-1]
+
+    async def _send(self, step: Send) -> Reply | Failure:
+        url, response = self.wire.base_url + step.call.path, None
+        try:
+            async with self.http.stream(**self.wire.request(step)) as response:
+                parts = []
+                async for part in response.aiter_bytes():
+                    parts.append(part)
+                    if self.wire.terms.clock() > step.until_s:
+                        return Failure(no_answer(url, self.wire.terms.timeout.total_s), was_sent=True)
+                return Reply(response.status_code, response.headers, b"".join(parts))
+        except self._errors as error:
+            return failure(error, step, url, response)
+
+
+class _Awaiting(Generic[C]):
+    """Whoever has calls and something that drives them."""
+
+    def __init__(self, calls: C, driver: _Driver) -> None:
+        self._calls = calls
+        self._driver = driver
+
+
+def awaiting(
+    build: Callable[Concatenate[C, P], Plan[T]],
+) -> Callable[Concatenate[_Awaiting[C], P], Awaitable[T]]:
+    """A method that makes a call, to be awaited, with the call's own signature and words."""
+
+    @functools.wraps(build)
+    async def method(self: _Awaiting[C], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._driver.run(build(self._calls, *args, **kwargs))
+
+    return method
+
+
+class AsyncAdmin(_Awaiting[AdminCalls]):
+    """The server's admin routes; they need the admin key."""
+
+    tenants = awaiting(AdminCalls.tenants)
+    tenant = awaiting(AdminCalls.tenant)
+    create_tenant = awaiting(AdminCalls.create_tenant)
+    set_tenant = awaiting(AdminCalls.set_tenant)
+    delete_tenant = awaiting(AdminCalls.delete_tenant)
+    grant = awaiting(AdminCalls.grant)
+    ungrant = awaiting(AdminCalls.ungrant)
+    keys = awaiting(AdminCalls.keys)
+    create_key = awaiting(AdminCalls.create_key)
+    rotate_key = awaiting(AdminCalls.rotate_key)
+    revoke_key = awaiting(AdminCalls.revoke_key)
+    adapters = awaiting(AdminCalls.adapters)
+    adapter = awaiting(AdminCalls.adapter)
+    register_adapter = awaiting(AdminCalls.register_adapter)
+    activate_adapter = awaiting(AdminCalls.activate_adapter)
+    rollback_adapter = awaiting(AdminCalls.rollback_adapter)
+    retire_adapter = awaiting(AdminCalls.retire_adapter)
+    share_adapter = awaiting(AdminCalls.share_adapter)
+    audit = awaiting(AdminCalls.audit)
+
+
+class AsyncClient(_Awaiting[Calls]):
+    """A client of one server, for one event loop; close it, or use it in an ``async with``.
+
+    Arguments and errors are those of Client.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        model: str | None = None,
+        timeout: Timeout | None = None,
+        retry: Retry | None = None,
+        admin_key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        wire = Wire(base_url, api_key, admin_key, timeout, retry)
+        super().__init__(Calls(model), _Driver(wire, transport))
+        self.base_url = wire.base_url
+        self.admin = AsyncAdmin(AdminCalls(), self._driver)
+
+    rerank = awaiting(Calls.rerank)
+    models = awaiting(Calls.models)
+    health = awaiting(Calls.health)
+    ready = awaiting(Calls.ready)
+
+    @asynccontextmanager
+    async def stream(
+        self, query: str, documents: Sequence[Document], **options: Unpack[RerankOptions]
+    ) -> AsyncIterator[AsyncRankStream]:
+        """As ``rerank``, each rank as soon as it is decided: iterate over what ``async with`` gives."""
+        call, documents = self._calls.stream(query, documents, **options)
+        async with self._driver.open(call) as response:
+            yield AsyncRankStream(response, Ranks(documents, self.base_url + call.path, call.request_id))
+
+    async def rerank_iter(
+        self,
+        requests: Iterable[RerankRequest],
+        *,
+        concurrency: int = 8,
+        progress: OnProgress | None = None,
+    ) -> AsyncGenerator[Ranked, None]:
+        """As Client's: in the requests' order, each as soon as it may; errors in place of rankings."""
+        counter = Counter(progress)
+        gate = asyncio.Semaphore(checked(concurrency))
+
+        async def rank(request: RerankRequest) -> Ranked:
+            ranked: Ranked
+            try:
+                async with gate:
+                    ranked = await self._driver.run(call_of(self._calls, request))
+            except ClientError as error:
+                ranked = error
+            counter.count(ranked)
+            return ranked
+
+        begun: deque[asyncio.Task[Ranked]] = deque()
+        try:
+            for request in requests:
+                begun.append(asyncio.create_task(rank(request)))
+                while begun and (len(begun) >= AHEAD * concurrency or begun[0].done()):
+                    yield await begun.popleft()
+            while begun:
+                yield await begun.popleft()
+        finally:
+            for task in begun:
+                task.cancel()
+
+    async def rerank_many(
+        self,
+        requests: Iterable[RerankRequest],
+        *,
+        concurrency: int = 8,
+        progress: OnProgress | None = None,
+    ) -> list[Ranked]:
+        """As Client's: what became of each request, in their order."""
+        ranked = self.rerank_iter(requests, concurrency=concurrency, progress=progress)
+        return [one async for one in ranked]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._driver.http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncRankStream:
+    """The ranks of one request, best first, as they are decided; then ``ranking`` is the whole of it."""
+
+    def __init__(self, response: httpx.Response, ranks: Ranks) -> None:
+        self._response = response
+        self._ranks = ranks
+
+    @property
+    def ranking(self) -> Ranking:
+        """Everything the server says of the ranking, once all ranks were read; raises ClientError before."""
+        return self._ranks.ranking
+
+    async def __aiter__(self) -> AsyncIterator[RankedDocument]:
+        with reading(self._ranks):
+            async for line in self._response.aiter_lines():
+                if (rank := self._ranks.feed(line)) is not None:
+                    yield rank
+        _ = self.ranking

@@ -1,0 +1,278 @@
+"""Every call of the API as a value: the request's body, and what its reply means. No I/O."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from urllib.parse import quote
+
+from pydantic import BaseModel, ValidationError
+
+from dear_client.errors import InvalidCall, InvalidRanking, UnexpectedReply
+from dear_client.exchange import Call, Reply, read_object
+from dear_client.models import Details, Document, Model, RankedDocument, Ranking, Usage
+
+M = TypeVar("M", bound=BaseModel)
+
+Strategy = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank"]
+Scoring = Literal["permutation", "generate", "first_token"]
+
+
+class RerankOptions(TypedDict, total=False):
+    """What may be said of a reranking. None, or left out, is the server's default.
+
+    - ``model``: an adapter's name or the base model's id.
+    - ``top_n``: how many are ranked and returned; all by default. Fewer is faster.
+    - ``strategy``: how lists over one window are ranked; ``window_size`` passages, ``step`` of ``sliding``.
+    - ``scoring``: ``permutation`` decodes identifiers, ``generate`` free text, ``first_token`` one pass.
+    - ``passes``: ranks averaged over so many shuffled orders.
+    - ``reasoning``: whether the model reasons before it ranks.
+    - ``deadline_s``: seconds after which the server answers with what is decided.
+    - ``max_passage_tokens``: where each passage is cut.
+    - ``rank_fields``: of documents that are objects, the fields the model reads, instead of ``text``.
+    - ``priority``: 0 (first) to 999 among requests that wait.
+    - ``request_id``: the id in the server's logs, instead of a random one.
+    """
+
+    model: str | None
+    top_n: int | None
+    strategy: Strategy | None
+    window_size: int | None
+    step: int | None
+    scoring: Scoring | None
+    passes: int | None
+    reasoning: bool | None
+    deadline_s: float | None
+    max_passage_tokens: int | None
+    rank_fields: Sequence[str] | None
+    priority: int | None
+    request_id: str | None
+
+
+class RerankRequest(RerankOptions):
+    """One reranking of many: a query with its documents, and options of its own."""
+
+    query: str
+    documents: Sequence[Document]
+
+
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_OPTIONS = RerankOptions.__annotations__
+_OURS = ("strategy", "window_size", "step", "scoring", "passes", "reasoning")
+
+
+class Calls:
+    """What a client can ask for.
+
+    Args:
+        model: ranks where a call names no other.
+    """
+
+    def __init__(self, model: str | None = None) -> None:
+        self._model = model
+
+    def rerank(
+        self, query: str, documents: Sequence[Document], **options: Unpack[RerankOptions]
+    ) -> Call[Ranking]:
+        """Rank documents by how well they answer a query.
+
+        Args:
+            query: what is looked for.
+            documents: texts, or objects with a ``text``; whatever else an object holds stays here, and the
+                object itself comes back in ``RankedDocument.document``.
+            options: see RerankOptions: model, top_n, strategy, window_size, step, scoring, passes, reasoning,
+                deadline_s, max_passage_tokens, rank_fields, priority, request_id.
+
+        Returns:
+            The documents, best first.
+
+        Raises:
+            InvalidCall: a document without a text, or an unknown option.
+            ClientError: see ``dear_client.errors``.
+        """
+        documents = list(documents)
+        body = rerank_body(query, documents, self._model, options)
+        request_id = _id(options)
+
+        def read(reply: Reply) -> Ranking:
+            return read_ranking(read_object(reply), documents, options.get("top_n"), request_id)
+
+        return Call("POST", "/v2/rerank", read, body, request_id=request_id)
+
+    def stream(
+        self, query: str, documents: Sequence[Document], **options: Unpack[RerankOptions]
+    ) -> tuple[Call[None], list[Document]]:
+        """As ``rerank``, its ranks as events. Returns the documents beside the call: events name indices."""
+        documents = list(documents)
+        body = rerank_body(query, documents, self._model, options)
+        body["dear"] = body.get("dear", {}) | {"stream": True}
+        return Call("POST", "/v2/rerank", _check_events, body, request_id=_id(options)), documents
+
+    def models(self) -> Call[list[Model]]:
+        """The models that the caller may use: the base model and adapters."""
+        return Call("GET", "/v1/models", lambda reply: read_list(Model, reply)[0])
+
+    def health(self) -> Call[None]:
+        """Return where the server's HTTP side is up, whether or not an engine can answer; else raise."""
+        return Call("GET", "/health", _check_object)
+
+    def ready(self) -> Call[None]:
+        """Return where an engine can answer; else raise, after the client's retries."""
+        return Call("GET", "/ready", _check_object)
+
+
+def rerank_body(
+    query: str, documents: Sequence[Document], model: str | None, options: RerankOptions
+) -> dict[str, Any]:
+    """The body of POST /v2/rerank.
+
+    Raises:
+        InvalidCall: a document without a text, or an unknown option.
+    """
+    for name in options:
+        if name not in _OPTIONS:
+            close = difflib.get_close_matches(name, _OPTIONS, n=1)
+            raise InvalidCall(
+                f"there is no option {name!r}" + (f"; do you mean {close[0]!r}?" if close else "")
+            )
+    fields = options.get("rank_fields")
+    body: dict[str, Any] = {
+        "model": options.get("model") or model,
+        "query": query,
+        "documents": [_sent(document, fields, index) for index, document in enumerate(documents)],
+        "top_n": options.get("top_n"),
+        "rank_fields": None if fields is None else list(fields),
+        "max_tokens_per_doc": options.get("max_passage_tokens"),
+        "priority": options.get("priority"),
+    }
+    ours: dict[str, Any] = {name: options.get(name) for name in _OURS}
+    deadline_s = options.get("deadline_s")
+    ours["deadline_ms"] = None if deadline_s is None else max(1, round(deadline_s * 1e3))
+    body["dear"] = {name: value for name, value in ours.items() if value is not None} or None
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _sent(document: object, fields: Sequence[str] | None, index: int) -> Any:
+    """What the server is sent of a document: what it is ranked by, and no more."""
+    if isinstance(document, str):
+        return document
+    if not isinstance(document, Mapping):
+        raise InvalidCall(f"documents.{index}: a text or an object is needed, not {type(document).__name__}")
+    if fields is not None:
+        return {name: document[name] for name in fields if name in document}
+    text = document.get("text")
+    if not isinstance(text, str):
+        raise InvalidCall(f'documents.{index}: the object has no "text"')
+    return text
+
+
+def _id(options: RerankOptions) -> str:
+    given = options.get("request_id")
+    if given is not None and not _REQUEST_ID.fullmatch(given):
+        raise InvalidCall(f"request_id: 1 to 128 letters, digits and . : _ - are needed, not {given!r}")
+    return given or uuid.uuid4().hex
+
+
+def read_ranking(
+    data: Mapping[str, Any], documents: Sequence[Document], top_n: int | None, request_id: str | None = None
+) -> Ranking:
+    """The ranking in a reply, its documents put back.
+
+    Raises:
+        UnexpectedReply: it is no ranking.
+        InvalidRanking: it is none of these documents: an index twice or outside, too few or too many, or
+            scores that rise.
+    """
+    results = data.get("results")
+    if not isinstance(results, list):
+        raise UnexpectedReply('the reply has no "results"')
+    try:
+        ranked = tuple(
+            RankedDocument.model_validate({**one, "document": documents[one["index"]]}) for one in results
+        )
+        meta = data.get("meta") or {}
+        details = meta.get("dear")
+        ranking = Ranking(
+            id=data.get("id"),
+            model=data.get("model"),
+            results=ranked,
+            usage=Usage.model_validate(data.get("usage") or {}),
+            warnings=tuple(meta.get("warnings") or ()),
+            details=None if details is None else Details.model_validate(details),
+            request_id=request_id,
+        )
+    except IndexError:
+        raise InvalidRanking(f"the reply ranks a document that is none of the {len(documents)}") from None
+    except (ValidationError, TypeError, AttributeError, KeyError) as error:
+        raise UnexpectedReply(
+            f"the reply is no ranking of {len(documents)} documents: {_first(error)}"
+        ) from None
+    _check_order(ranking, len(documents), top_n)
+    return ranking
+
+
+def _check_order(ranking: Ranking, count: int, top_n: int | None) -> None:
+    order = ranking.order
+    if any(index < 0 for index in order) or len(set(order)) < len(order):
+        raise InvalidRanking(f"the reply's order is no permutation of {count} documents: {list(order)}")
+    wanted = min(top_n or count, count)
+    if len(order) != wanted:
+        raise InvalidRanking(f"the reply ranks {len(order)} documents instead of {wanted}")
+    scores = [result.relevance_score for result in ranking.results]
+    if any(later > earlier for earlier, later in itertools.pairwise(scores)):
+        raise InvalidRanking("the reply's scores rise along its order")
+
+
+def read_model(kind: type[M], reply: Reply) -> M:
+    """A reply that is one object.
+
+    Raises:
+        UnexpectedReply: it is another.
+    """
+    return _validated(kind, read_object(reply))
+
+
+def read_list(kind: type[M], reply: Reply) -> tuple[list[M], str | None]:
+    """A reply that is a list or a page of one, and where the next page begins.
+
+    Raises:
+        UnexpectedReply: it is none, or of other objects.
+    """
+    body = read_object(reply)
+    data = body.get("data")
+    if not isinstance(data, list):
+        raise UnexpectedReply('the reply has no "data"')
+    return [_validated(kind, one) for one in data], body.get("next")
+
+
+def _validated(kind: type[M], value: object) -> M:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise UnexpectedReply(f"the reply is no {kind.__name__.lower()}: {_first(error)}") from None
+
+
+def _first(error: Exception) -> str:
+    """What is wrong, in a few words."""
+    if isinstance(error, ValidationError):
+        one = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _check_object(reply: Reply) -> None:
+    read_object(reply)
+
+
+def _check_events(reply: Reply) -> None:
+    if reply.media_type != "text/event-stream":
+        raise UnexpectedReply(f"answered with {reply.media_type or 'no content type'} instead of a stream")
+
+
+def path_of(*parts: str) -> str:
+    """A path of these parts, whatever characters they have."""
+    return "".join(f"/{quote(part, safe='')}" for part in parts)

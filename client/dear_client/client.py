@@ -1,0 +1,257 @@
+"""The client for programs that wait for each answer."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
+
+from dear_client.administration import AdminCalls
+from dear_client.calls import Calls, RerankOptions, RerankRequest
+from dear_client.errors import ClientError
+from dear_client.events import Ranks
+from dear_client.exchange import Call, Failure, Plan, Reply, Send, Wait, no_answer
+from dear_client.many import AHEAD, Counter, OnProgress, Ranked, call_of, checked
+from dear_client.models import Document, RankedDocument, Ranking
+from dear_client.policy import Retry, Timeout
+from dear_client.wire import Wire, failure, reading
+
+if TYPE_CHECKING:
+    import httpx
+
+C = TypeVar("C")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Driver:
+    """Drives calls with httpx."""
+
+    def __init__(self, wire: Wire, transport: httpx.BaseTransport | None) -> None:
+        import httpx  # as in wire.py
+
+        self.wire = wire
+        self.http = httpx.Client(transport=transport, limits=wire.limits)
+        self._errors = httpx.HTTPError
+
+    def run(self, plan: Plan[T], send: Callable[[Send], Reply | Failure] | None = None) -> T:
+        """The answer of a plan; raises ClientError. ``send`` in place of one that reads whole replies."""
+        send = send or self._send
+        steps = plan.steps(self.wire.terms)
+        answer: Reply | Failure | None = None
+        try:
+            while True:
+                step = steps.send(answer)
+                if isinstance(step, Wait):
+                    time.sleep(step.seconds)
+                    answer = None
+                else:
+                    answer = send(step)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    @contextmanager
+    def open(self, call: Call[None]) -> Iterator[httpx.Response]:
+        """The reply of a call as it comes, once its status is 200; raises ClientError."""
+        with ExitStack() as held:
+            begun: list[httpx.Response] = []
+
+            def begin(step: Send) -> Reply | Failure:
+                try:
+                    opened = self.http.stream(**self.wire.request(step))
+                    response = held.enter_context(opened)
+                    begun.append(response)
+                    content = b"" if response.status_code == 200 else response.read()
+                    return Reply(response.status_code, response.headers, content)
+                except self._errors as error:
+                    return failure(error, step, self.wire.base_url + call.path, None)
+
+            self.run(call, begin)
+            yield begun[-1]
+
+    def _send(self, step: Send) -> Reply | Failure:
+        url, response = self.wire.base_url + step.call.path, None
+        try:
+            with self.http.stream(**self.wire.request(step)) as response:
+                parts = []
+                for part in response.iter_bytes():
+                    parts.append(part)
+                    if self.wire.terms.clock() > step.until_s:
+                        return Failure(no_answer(url, self.wire.terms.timeout.total_s), was_sent=True)
+                return Reply(response.status_code, response.headers, b"".join(parts))
+        except self._errors as error:
+            return failure(error, step, url, response)
+
+
+class _Blocking(Generic[C]):
+    """Whoever has calls and something that drives them."""
+
+    def __init__(self, calls: C, driver: _Driver) -> None:
+        self._calls = calls
+        self._driver = driver
+
+
+def blocking(
+    build: Callable[Concatenate[C, P], Plan[T]],
+) -> Callable[Concatenate[_Blocking[C], P], T]:
+    """A method that makes a call and waits for its answer, with the call's own signature and words."""
+
+    @functools.wraps(build)
+    def method(self: _Blocking[C], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._driver.run(build(self._calls, *args, **kwargs))
+
+    return method
+
+
+class Admin(_Blocking[AdminCalls]):
+    """The server's admin routes; they need the admin key."""
+
+    tenants = blocking(AdminCalls.tenants)
+    tenant = blocking(AdminCalls.tenant)
+    create_tenant = blocking(AdminCalls.create_tenant)
+    set_tenant = blocking(AdminCalls.set_tenant)
+    delete_tenant = blocking(AdminCalls.delete_tenant)
+    grant = blocking(AdminCalls.grant)
+    ungrant = blocking(AdminCalls.ungrant)
+    keys = blocking(AdminCalls.keys)
+    create_key = blocking(AdminCalls.create_key)
+    rotate_key = blocking(AdminCalls.rotate_key)
+    revoke_key = blocking(AdminCalls.revoke_key)
+    adapters = blocking(AdminCalls.adapters)
+    adapter = blocking(AdminCalls.adapter)
+    register_adapter = blocking(AdminCalls.register_adapter)
+    activate_adapter = blocking(AdminCalls.activate_adapter)
+    rollback_adapter = blocking(AdminCalls.rollback_adapter)
+    retire_adapter = blocking(AdminCalls.retire_adapter)
+    share_adapter = blocking(AdminCalls.share_adapter)
+    audit = blocking(AdminCalls.audit)
+
+
+class Client(_Blocking[Calls]):
+    """A client of one server. Safe to use from several threads; close it, or use it in a ``with``.
+
+    Args:
+        base_url: else the environment's DEAR_BASE_URL, else http://127.0.0.1:8000.
+        api_key: else the environment's DEAR_API_KEY; a server without keys needs none.
+        model: ranks where a call names no other; else the server's default.
+        timeout: how long calls may take.
+        retry: what is tried again.
+        admin_key: for ``admin``; else the environment's DEAR_ADMIN_KEY.
+        transport: in place of httpx's own, for proxies and tests.
+
+    Raises:
+        ConfigurationError: a URL or key that cannot work.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        model: str | None = None,
+        timeout: Timeout | None = None,
+        retry: Retry | None = None,
+        admin_key: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        wire = Wire(base_url, api_key, admin_key, timeout, retry)
+        super().__init__(Calls(model), _Driver(wire, transport))
+        self.base_url = wire.base_url
+        self.admin = Admin(AdminCalls(), self._driver)
+
+    rerank = blocking(Calls.rerank)
+    models = blocking(Calls.models)
+    health = blocking(Calls.health)
+    ready = blocking(Calls.ready)
+
+    @contextmanager
+    def stream(
+        self, query: str, documents: Sequence[Document], **options: Unpack[RerankOptions]
+    ) -> Iterator[RankStream]:
+        """As ``rerank``, each rank as soon as it is decided: iterate over what ``with`` gives."""
+        call, documents = self._calls.stream(query, documents, **options)
+        with self._driver.open(call) as response:
+            yield RankStream(response, Ranks(documents, self.base_url + call.path, call.request_id))
+
+    def rerank_iter(
+        self,
+        requests: Iterable[RerankRequest],
+        *,
+        concurrency: int = 8,
+        progress: OnProgress | None = None,
+    ) -> Generator[Ranked, None, None]:
+        """Rank many lists, ``concurrency`` at a time; yields in their order, each as soon as it may.
+
+        ``requests`` is read as it is worked off, a little ahead. An error takes the place of its ranking, and
+        the rest goes on. ``progress`` is told after each request, from any thread.
+        """
+        counter = Counter(progress)
+
+        def rank(request: RerankRequest) -> Ranked:
+            ranked: Ranked
+            try:
+                ranked = self._driver.run(call_of(self._calls, request))
+            except ClientError as error:
+                ranked = error
+            counter.count(ranked)
+            return ranked
+
+        begun: deque[Future[Ranked]] = deque()
+        with ThreadPoolExecutor(checked(concurrency), thread_name_prefix="dear-client") as pool:
+            try:
+                for request in requests:
+                    begun.append(pool.submit(rank, request))
+                    while begun and (len(begun) >= AHEAD * concurrency or begun[0].done()):
+                        yield begun.popleft().result()
+                while begun:
+                    yield begun.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def rerank_many(
+        self,
+        requests: Iterable[RerankRequest],
+        *,
+        concurrency: int = 8,
+        progress: OnProgress | None = None,
+    ) -> list[Ranked]:
+        """Rank many lists, ``concurrency`` at a time: what became of each, in their order."""
+        return list(self.rerank_iter(requests, concurrency=concurrency, progress=progress))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._driver.http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class RankStream:
+    """The ranks of one request, best first, as they are decided; then ``ranking`` is the whole of it."""
+
+    def __init__(self, response: httpx.Response, ranks: Ranks) -> None:
+        self._response = response
+        self._ranks = ranks
+
+    @property
+    def ranking(self) -> Ranking:
+        """Everything the server says of the ranking, once all ranks were read; raises ClientError before."""
+        return self._ranks.ranking
+
+    def __iter__(self) -> Iterator[RankedDocument]:
+        with reading(self._ranks):
+            for line in self._response.iter_lines():
+                if (rank := self._ranks.feed(line)) is not None:
+                    yield rank
+        _ = self.ranking

@@ -1,0 +1,166 @@
+"""What the server answers, as pydantic models. Fields that a newer server adds are kept, not refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+Document: TypeAlias = str | Mapping[str, Any]
+"""A passage: its text, or an object with a ``text`` and whatever else the caller keeps beside it."""
+
+
+class _Reply(BaseModel):
+    # Models are built when they are first used: importing the package stays quick.
+    model_config = ConfigDict(extra="allow", defer_build=True, frozen=True)
+
+
+class Usage(_Reply):
+    """Tokens that a request took, over all of its windows."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Repairs(_Reply):
+    """What had to be mended in the model's answers, counted over all windows."""
+
+    repeated: int = 0
+    missing: int = 0
+    out_of_range: int = 0
+    unparseable: int = 0
+
+
+class Details(_Reply):
+    """How the order came about; times in milliseconds, the slowest window of each round added up."""
+
+    strategy: str
+    strategy_reason: str | None = None
+    scoring: str | None = None
+    windows: int
+    rounds: int
+    repairs: Repairs = Repairs.model_construct()
+    score_type: str | None = None
+    revision: str | None = None
+    queue_ms: float = 0.0
+    engine_ms: float = 0.0
+    reasoning: tuple[str, ...] = ()
+
+
+class RankedDocument(_Reply):
+    """One place of a ranking.
+
+    ``index`` counts the documents of the request from 0; ``relevance_score`` falls along the ranking;
+    ``document`` is the very object that was given.
+    """
+
+    index: int
+    relevance_score: float
+    document: Any = None
+
+    @property
+    def text(self) -> str:
+        """The document's text; empty where the model read other fields of it."""
+        found = self.document.get("text", "") if isinstance(self.document, Mapping) else self.document
+        return str(found)
+
+
+class Ranking(_Reply):
+    """A query's documents, best first: as many as ``top_n`` asked for.
+
+    ``details`` is None where a server that is not this project's answered. ``request_id`` is the id that the
+    request was sent with; ``warnings`` say what was cut or left out.
+    """
+
+    id: str | None = None
+    model: str | None = None
+    results: tuple[RankedDocument, ...]
+    usage: Usage = Usage.model_construct()
+    warnings: tuple[str, ...] = ()
+    details: Details | None = None
+    request_id: str | None = None
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Indices of the documents, best first."""
+        return tuple(result.index for result in self.results)
+
+    @property
+    def documents(self) -> tuple[Any, ...]:
+        """The documents as they were given, best first."""
+        return tuple(result.document for result in self.results)
+
+
+class Model(_Reply):
+    """A model that the caller may use: the base model, or an adapter on it (``parent`` names the base)."""
+
+    id: str
+    root: str | None = None
+    parent: str | None = None
+    max_model_len: int | None = None
+
+
+class Tenant(_Reply):
+    """A tenant with its limits; None where it has none."""
+
+    id: str
+    weight: float
+    requests_in_flight: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    granted: tuple[str, ...] = ()
+
+
+class Key(_Reply):
+    """An API key; its text, ``key``, only in the reply that made it. Times are ISO 8601, UTC."""
+
+    id: str
+    tenant: str
+    label: str = ""
+    state: str
+    created: str | None = None
+    expires: str | None = None
+    revoked: str | None = None
+    key: str | None = None
+
+
+class Revision(_Reply):
+    """A revision of an adapter: weights and settings that never change.
+
+    ``state`` is one of registered, staged, active, draining, retired and failed (``reason`` says why);
+    ``replicas`` says of each engine replica that knows it ``held``, or what stands against it.
+    """
+
+    id: str
+    name: str
+    state: str
+    reason: str | None = None
+    template: str
+    rank: int
+    bytes: int
+    created: str | None = None
+    changed: str | None = None
+    replicas: dict[str, str] = {}
+
+
+class Adapter(_Reply):
+    """A public name with its revisions, newest first; ``active`` is the id of the one that serves."""
+
+    name: str
+    shared: bool
+    active: str | None = None
+    previous: str | None = None
+    created: str | None = None
+    revisions: tuple[Revision, ...] = ()
+
+
+class Change(_Reply):
+    """An entry of the audit trail: who changed what, and when (ISO 8601, UTC)."""
+
+    at: str
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any] = {}

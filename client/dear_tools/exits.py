@@ -1,0 +1,16 @@
+"""How a tool ends: codes that scripts can tell apart, and the error that ends it with one sentence."""
+
+from __future__ import annotations
+
+FAILED = 1
+"""Nothing came of it: the sentence says why. (2 is a usage error, as typer gives it.)"""
+
+PARTLY = 3
+"""Done, but for what was named on stderr."""
+
+MISSED = 4
+"""Done, and the result misses what was asked of it: an objective, or valid orders."""
+
+
+class ToolError(Exception):
+    """Ends the command with exit code 1 and this one sentence on stderr."""

@@ -1,0 +1,74 @@
+"""Who asks for what: tenants and models, some more often than others."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dear_tools.exits import ToolError
+
+_WEIGHTED = re.compile(r"(.*?)(?:=(\d+\.?\d*|\.\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A caller with a key of its own; None sends none."""
+
+    name: str
+    key: str | None
+
+    def __repr__(self) -> str:
+        return f"Tenant({self.name!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Tenants and models with their weights, drawn independently of each other."""
+
+    tenants: tuple[Tenant, ...]
+    tenant_weights: tuple[float, ...]
+    models: tuple[str, ...]
+    model_weights: tuple[float, ...]
+
+    def draw(self, random: random.Random) -> tuple[Tenant, str]:
+        """Who sends the next request, and to which model."""
+        tenant = random.choices(self.tenants, self.tenant_weights)[0]
+        return tenant, random.choices(self.models, self.model_weights)[0]
+
+
+def parse_weighted(text: str) -> tuple[str, float]:
+    """``legal=3`` or ``legal``, which weighs 1.
+
+    Raises:
+        ToolError: no name, or no weight above 0.
+    """
+    found = _WEIGHTED.fullmatch(text)
+    assert found is not None  # whatever has no weight is a name
+    weight = float(found[2] or 1)
+    if not found[1] or weight <= 0:
+        raise ToolError(f"{text!r}: NAME or NAME=WEIGHT with a weight above 0 is needed")
+    return found[1], weight
+
+
+def parse_tenant(text: str) -> tuple[Tenant, float]:
+    """``acme:ACME_KEY=2``: a name, the environment variable that holds its key, and a weight.
+
+    Raises:
+        ToolError: there is no such variable, or the form is another one.
+    """
+    given, weight = parse_weighted(text)
+    name, separator, variable = given.partition(":")
+    if not (name and separator and variable):
+        raise ToolError(f"{text!r}: NAME:VARIABLE is needed, the environment variable that holds the key")
+    key = os.environ.get(variable)
+    if not key:
+        raise ToolError(f"tenant {name!r}: the environment variable {variable} is not set")
+    return Tenant(name, key), weight
+
+
+def zipf(weights: Sequence[float], exponent: float) -> tuple[float, ...]:
+    """The weights, the one at rank r divided by r ** exponent; 0 leaves them as they are."""
+    return tuple(weight / rank**exponent for rank, weight in enumerate(weights, start=1))

@@ -1,0 +1,201 @@
+"""Sends one request of a load test, with the client's own conversation over aiohttp.
+
+aiohttp sends ten times as many requests a second from one core as httpx does, and the generator must not be
+what a load test measures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from dear_client.calls import Calls
+from dear_client.errors import (
+    AnswerTimeout,
+    ClientError,
+    ConnectionFailed,
+    InvalidRanking,
+    ServerError,
+)
+from dear_client.exchange import (
+    Call,
+    Failure,
+    Reply,
+    Send,
+    Terms,
+    Wait,
+    broken_connection,
+    connection_timeout,
+    no_answer,
+    no_connection,
+    retry_after_s,
+)
+from dear_client.models import Ranking
+from dear_tools.load.lists import List
+from dear_tools.load.mix import Tenant
+from dear_tools.load.records import Record, Refusal, Result
+
+_REFUSALS = (429, 503)
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """What is noted while a call is driven."""
+
+    refusals: int = 0
+    named: int = 0
+    retried: list[Refusal] = field(default_factory=list)
+
+
+class Sender:
+    """Sends requests to one server and says what became of them. Open it with ``async with``.
+
+    Args:
+        terms: where to, how long, and how often.
+        options: of every request: top_n, strategy and whatever else RerankOptions has.
+    """
+
+    def __init__(self, terms: Terms, options: Mapping[str, Any]) -> None:
+        self._terms = terms
+        self._options = dict(options)
+        self._calls = Calls()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=False),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=True,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def send(
+        self, tenant: Tenant, model: str, asked: List, intended_s: float, start_s: float
+    ) -> Record:
+        """Send one request and see it through; never raises for what the server does.
+
+        Args:
+            intended_s: when it was to be sent, seconds after ``start_s`` of time.perf_counter().
+        """
+        sent_s = time.perf_counter() - start_s
+        attempts = _Attempts()
+        call = self._calls.rerank(asked.query, asked.passages, model=model or None, **self._options)
+        ranking: Ranking | None = None
+        error: ClientError | None = None
+        try:
+            ranking = await self._drive(call, tenant, attempts)
+        except ClientError as raised:
+            error = raised
+        return Record(
+            intended_s=intended_s,
+            sent_s=sent_s,
+            done_s=time.perf_counter() - start_s,
+            tenant=tenant.name,
+            model=model,
+            result="ok" if error is None else _result(error),
+            passages=len(asked.passages),
+            status=error.status if isinstance(error, ServerError) else 200 if error is None else None,
+            message=None if error is None else error.message,
+            refusals=attempts.refusals,
+            named=attempts.named,
+            retry_after_s=error.retry_after_s if isinstance(error, ServerError) else None,
+            retried=tuple(attempts.retried),
+            **({} if ranking is None else _costs(ranking)),
+        )
+
+    async def _drive(self, call: Call[Ranking], tenant: Tenant, attempts: _Attempts) -> Ranking:
+        steps = call.steps(self._terms)
+        answer: Reply | Failure | None = None
+        refused: tuple[int, float | None, float] | None = None
+        try:
+            while True:
+                step = steps.send(answer)
+                if isinstance(step, Wait):
+                    await asyncio.sleep(step.seconds)
+                    answer = None
+                    continue
+                if refused is not None:
+                    status, asked_s, at_s = refused
+                    waited_s = time.perf_counter() - at_s
+                answer = await self._attempt(step, tenant)
+                status_now = answer.status if isinstance(answer, Reply) else None
+                if refused is not None:
+                    let_in = status_now is not None and status_now not in _REFUSALS
+                    attempts.retried.append(Refusal(status, asked_s, waited_s, let_in))
+                    refused = None
+                if isinstance(answer, Reply) and answer.status in _REFUSALS:
+                    named_s = retry_after_s(answer.headers)
+                    attempts.refusals += 1
+                    attempts.named += named_s is not None
+                    refused = answer.status, named_s, time.perf_counter()
+        except StopIteration as end:
+            ranking: Ranking = end.value
+            return ranking
+
+    async def _attempt(self, step: Send, tenant: Tenant) -> Reply | Failure:
+        assert self._session is not None
+        url = self._terms.base_url + step.call.path
+        headers = {"content-type": "application/json", "x-request-id": step.call.request_id}
+        if tenant.key is not None:
+            headers["authorization"] = f"Bearer {tenant.key}"
+        timeout = aiohttp.ClientTimeout(total=step.answer_s, sock_connect=step.connect_s)
+        data = json.dumps(step.call.body, separators=(",", ":")).encode()
+        received = 0
+        try:
+            async with self._session.post(url, data=data, headers=headers, timeout=timeout) as response:
+                received = 1
+                content = await response.read()
+                lowered = {name.lower(): value for name, value in response.headers.items()}
+                return Reply(response.status, lowered, content)
+        except aiohttp.ConnectionTimeoutError:
+            return Failure(connection_timeout(url, step.connect_s), was_sent=False)
+        except aiohttp.ClientConnectorError as error:
+            return Failure(no_connection(url, str(error.strerror or error).lower()), was_sent=False)
+        except TimeoutError:
+            return Failure(no_answer(url, step.answer_s), was_sent=True)
+        except (aiohttp.ClientError, OSError):
+            return Failure(broken_connection(url, received, None), was_sent=True)
+
+
+def _result(error: ClientError) -> Result:
+    match error:
+        case ServerError(status=429):
+            return "refused"
+        case ServerError(status=503) | ConnectionFailed():
+            return "unavailable"
+        case ServerError(status=504) | AnswerTimeout():
+            return "late"
+        case InvalidRanking():
+            return "invalid"
+        case _:
+            return "failed"
+
+
+def _costs(ranking: Ranking) -> dict[str, Any]:
+    """What the server says the ranking took."""
+    found: dict[str, Any] = {
+        "prompt_tokens": ranking.usage.prompt_tokens,
+        "completion_tokens": ranking.usage.completion_tokens,
+    }
+    if (details := ranking.details) is not None:
+        repairs = details.repairs
+        found |= {
+            "windows": details.windows,
+            "repairs": repairs.repeated + repairs.missing + repairs.out_of_range + repairs.unparseable,
+            "queue_ms": details.queue_ms,
+            "engine_ms": details.engine_ms,
+        }
+    return found
