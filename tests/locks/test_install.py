@@ -14,32 +14,41 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The set-up script on an environment in ``tmp_path``, with pip replaced by a list of its calls."""
+    """The set-up script on environments in ``tmp_path``, with pip replaced by a list of its calls."""
     spec = importlib.util.spec_from_file_location("install", ROOT / "configs" / "locks" / "install.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    venv = tmp_path / ".venv"
-    monkeypatch.setattr(module, "VENV", venv)
-    monkeypatch.setattr(module, "STAMP", venv / "installed.sha256")
+    monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(module, "CLIENTS_VENV", tmp_path / ".venv-clients")
     module.calls = []
-    monkeypatch.setattr(module, "pip_install", lambda what, *rest: module.calls.append(what))
-    monkeypatch.setattr(module.subprocess, "run", lambda *a, **k: venv.mkdir())
+    monkeypatch.setattr(module, "pip_install", lambda venv, *rest: module.calls.append(venv.name))
+    monkeypatch.setattr(module.subprocess, "run", lambda command, **options: Path(command[-1]).mkdir())
     return module
 
 
-def test_the_second_run_does_nothing(install: ModuleType) -> None:
+@pytest.mark.parametrize(
+    ("set_up", "calls"), [("set_up", [".venv"] * 3), ("set_up_clients", [".venv-clients"])]
+)
+def test_the_second_run_does_nothing(install: ModuleType, set_up: str, calls: list[str]) -> None:
+    getattr(install, set_up)()
+    assert install.calls == calls
+    getattr(install, set_up)()
+    assert install.calls == calls
+
+
+def test_one_environment_is_no_other(install: ModuleType) -> None:
+    install.set_up_clients()
+    assert not install.VENV.exists()
     install.set_up()
-    assert len(install.calls) == 3
-    install.set_up()
-    assert len(install.calls) == 3
+    assert install.is_current(install.CLIENTS_VENV, install.wanted_stamp("clients.txt"))
 
 
 def test_an_interrupted_set_up_starts_over_from_an_empty_folder(
     install: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(what: str, *rest: object) -> None:
+    def interrupted(*arguments: object) -> None:
         (install.VENV / "half-installed").touch()
         raise KeyboardInterrupt
 
@@ -53,27 +62,42 @@ def test_an_interrupted_set_up_starts_over_from_an_empty_folder(
     assert not (install.VENV / "half-installed").exists()
 
 
+@pytest.mark.parametrize(("set_up", "lock"), [("set_up", "dev.txt"), ("set_up_clients", "clients.txt")])
 def test_a_changed_lock_sets_up_again(
-    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_up: str, lock: str
+) -> None:
+    getattr(install, set_up)()
+    before = list(install.calls)
+    for name in ("torch-cpu.txt", "dev.txt", "clients.txt"):
+        (tmp_path / name).write_bytes((ROOT / "configs" / "locks" / name).read_bytes())
+    monkeypatch.setattr(install, "LOCKS", tmp_path)
+    getattr(install, set_up)()
+    assert install.calls == before
+    with (tmp_path / lock).open("a") as changed:
+        changed.write("# changed\n")
+    getattr(install, set_up)()
+    assert install.calls == before * 2
+
+
+def test_a_change_of_what_the_project_needs_sets_up_again(
+    install: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install.set_up()
-    before = install.wanted_stamp()
-    for name in ("torch-cpu.txt", "dev.txt"):
-        (tmp_path / name).write_bytes((ROOT / "configs" / "locks" / name).read_bytes())
-    with (tmp_path / "dev.txt").open("a") as lock:
-        lock.write("# changed\n")
-    monkeypatch.setattr(install, "LOCKS", tmp_path)
-    assert install.wanted_stamp() != before
-    assert not install.is_current(install.wanted_stamp())
+    monkeypatch.setattr(install, "project_metadata", lambda: "other dependencies")
+    install.set_up()
+    assert len(install.calls) == 6
 
 
 def test_an_unsupported_python_is_named(install: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install, "SUPPORTED", ((3, 99),))
-    with pytest.raises(install.SetupError, match=rf"this is {sys.version_info[0]}\.{sys.version_info[1]}"):
-        install.set_up()
+    for set_up in (install.set_up, install.set_up_clients):
+        with pytest.raises(
+            install.SetupError, match=rf"this is {sys.version_info[0]}\.{sys.version_info[1]}"
+        ):
+            set_up()
 
 
-@pytest.mark.parametrize("name", ["cpu.txt", "gpu.txt", "dev.txt"])
+@pytest.mark.parametrize("name", ["cpu.txt", "gpu.txt", "dev.txt", "clients.txt"])
 def test_every_locked_package_is_pinned_with_hashes(install: ModuleType, name: str) -> None:
     lock = ROOT / "configs" / "locks" / name
     assert install.count_packages(lock) > 100
@@ -89,3 +113,10 @@ def test_the_cpu_locks_bring_no_cuda(install: ModuleType) -> None:
             line.split("==")[0] for line in (ROOT / "configs" / "locks" / name).read_text().splitlines()
         }
         assert not {package for package in packages if package.startswith(("nvidia", "torch", "triton"))}
+
+
+def test_the_clients_lock_brings_no_engine() -> None:
+    lock = (ROOT / "configs" / "locks" / "clients.txt").read_text()
+    packages = {line.split("==")[0] for line in lock.splitlines()}
+    assert {"openai", "cohere", "litellm"} <= packages
+    assert not {package for package in packages if package.startswith(("nvidia", "torch", "vllm", "ray"))}

@@ -240,13 +240,17 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             answer = await (self.chat(request) if route == "chat" else self.completions(request))
             async with contextlib.aclosing(answer):  # a caller who leaves ends the generation now
                 async for item in answer:
-                    if isinstance(item, list | str):
-                        yield "".join(item)
-                        continue
-                    reply = item.model_dump(mode="json")
-                    if "error" in reply:
-                        raise _from_vllm(reply["error"])
-                    yield reply
+                    # Ray hands a stream on in batches: texts, and vLLM's error where there is one.
+                    pieces = item if isinstance(item, list) else [item]
+                    if text := "".join(piece for piece in pieces if isinstance(piece, str)):
+                        yield text
+                    for piece in pieces:
+                        if isinstance(piece, str):
+                            continue
+                        reply = piece.model_dump(mode="json")
+                        if "error" in reply:
+                            raise _from_vllm(reply["error"])
+                        yield reply
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """For engine.routing, asked by Serve."""
