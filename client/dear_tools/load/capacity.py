@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from dear_tools.load.generator import Generator, Schedule
@@ -59,17 +59,24 @@ class Search:
         return (held + broke) / 2 if held else broke / 2
 
 
-async def find_capacity(plan: Plan, search: Search, view: View) -> AsyncIterator[Step]:
+async def find_capacity(
+    plan: Plan, search: Search, view: View, watch: Callable[[Record, Generator], None]
+) -> AsyncIterator[Step]:
     """The steps of a search, as they are done. Each begins when the one before has all its answers.
 
-    Ends early where the generator itself becomes the limit, or is stopped.
+    Ends early where the generator itself becomes the limit, or is stopped. ``watch`` as of trial.run.
     """
     tried: list[tuple[float, bool]] = []
     while (rate := search.next_rate(tried)) is not None:
         stage = Stage(search.duration_s, rate, rate)
         schedule = Schedule("open", (stage,), search.arrivals, warmup_s=search.warmup_s)
         cutter = _Cutter(plan.objective, rate * search.duration_s)
-        outcome = await run(plan, schedule, view, watch=cutter.watch)
+
+        def watch_both(record: Record, generator: Generator, cutter: _Cutter = cutter) -> None:
+            watch(record, generator)
+            cutter.watch(record, generator)
+
+        outcome = await run(plan, schedule, view, watch=watch_both)
         held = outcome.summary.objective_met and not cutter.has_cut
         tried.append((rate, held))
         yield Step(rate, held, cutter.has_cut, outcome)

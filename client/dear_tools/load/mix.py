@@ -15,7 +15,7 @@ _WEIGHTED = re.compile(r"(.*?)(?:=(\d+\.?\d*|\.\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A caller with a key of its own; None sends none."""
+    """A caller with a key of its own; None sends that of DEAR_API_KEY, where it is set."""
 
     name: str
     key: str | None

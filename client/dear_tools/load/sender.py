@@ -7,7 +7,6 @@ what a load test measures.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,11 +32,13 @@ from dear_client.exchange import (
     Wait,
     broken_connection,
     connection_timeout,
+    cut_reply,
     no_answer,
     no_connection,
     retry_after_s,
 )
 from dear_client.models import Ranking
+from dear_client.wire import Wire
 from dear_tools.load.lists import List
 from dear_tools.load.mix import Tenant
 from dear_tools.load.records import Record, Refusal, Result
@@ -66,6 +67,7 @@ class Sender:
         self._terms = terms
         self._options = dict(options)
         self._calls = Calls()
+        self._wires: dict[str, Wire] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -96,7 +98,7 @@ class Sender:
         ranking: Ranking | None = None
         error: ClientError | None = None
         try:
-            ranking = await self._drive(call, tenant, attempts)
+            ranking = await self._drive(call, self._wire_of(tenant), attempts)
         except ClientError as raised:
             error = raised
         return Record(
@@ -116,7 +118,14 @@ class Sender:
             **({} if ranking is None else _costs(ranking)),
         )
 
-    async def _drive(self, call: Call[Ranking], tenant: Tenant, attempts: _Attempts) -> Ranking:
+    def _wire_of(self, tenant: Tenant) -> Wire:
+        if (wire := self._wires.get(tenant.name)) is None:
+            terms = self._terms
+            wire = Wire(terms.base_url, tenant.key, None, terms.timeout, terms.retry)
+            self._wires[tenant.name] = wire
+        return wire
+
+    async def _drive(self, call: Call[Ranking], wire: Wire, attempts: _Attempts) -> Ranking:
         steps = call.steps(self._terms)
         answer: Reply | Failure | None = None
         refused: tuple[int, float | None, float] | None = None
@@ -130,7 +139,7 @@ class Sender:
                 if refused is not None:
                     status, asked_s, at_s = refused
                     waited_s = time.perf_counter() - at_s
-                answer = await self._attempt(step, tenant)
+                answer = await self._attempt(step, wire)
                 status_now = answer.status if isinstance(answer, Reply) else None
                 if refused is not None:
                     let_in = status_now is not None and status_now not in _REFUSALS
@@ -145,18 +154,16 @@ class Sender:
             ranking: Ranking = end.value
             return ranking
 
-    async def _attempt(self, step: Send, tenant: Tenant) -> Reply | Failure:
+    async def _attempt(self, step: Send, wire: Wire) -> Reply | Failure:
         assert self._session is not None
-        url = self._terms.base_url + step.call.path
-        headers = {"content-type": "application/json", "x-request-id": step.call.request_id}
-        if tenant.key is not None:
-            headers["authorization"] = f"Bearer {tenant.key}"
+        request = wire.request(step)
+        url: str = request["url"]
         timeout = aiohttp.ClientTimeout(total=step.answer_s, sock_connect=step.connect_s)
-        data = json.dumps(step.call.body, separators=(",", ":")).encode()
-        received = 0
+        response: aiohttp.ClientResponse | None = None
         try:
-            async with self._session.post(url, data=data, headers=headers, timeout=timeout) as response:
-                received = 1
+            async with self._session.request(
+                request["method"], url, data=request["content"], headers=request["headers"], timeout=timeout
+            ) as response:
                 content = await response.read()
                 lowered = {name.lower(): value for name, value in response.headers.items()}
                 return Reply(response.status, lowered, content)
@@ -166,8 +173,11 @@ class Sender:
             return Failure(no_connection(url, str(error.strerror or error).lower()), was_sent=False)
         except TimeoutError:
             return Failure(no_answer(url, step.answer_s), was_sent=True)
-        except (aiohttp.ClientError, OSError):
-            return Failure(broken_connection(url, received, None), was_sent=True)
+        except (aiohttp.ClientError, OSError) as error:
+            if response is None:
+                return Failure(broken_connection(url, str(error) or type(error).__name__), was_sent=True)
+            expected = response.headers.get("content-length")
+            return Failure(cut_reply(url, response.content.total_bytes, expected), was_sent=True)
 
 
 def _result(error: ClientError) -> Result:
