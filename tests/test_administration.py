@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
+from dear_client import Client, InvalidRequest
+from dear_client import administration as client_administration
 from dear_serving import administration
 from dear_serving.api.gateway import GatewayState
 from dear_serving.api.routes import create_app
@@ -27,17 +31,26 @@ tenants:
 """
 
 
+class InProcess(httpx.BaseTransport):
+    """Brings requests to an app in this process."""
+
+    def __init__(self, client: TestClient) -> None:
+        self._client = client
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        reply = self._client.request(
+            request.method, str(request.url), headers=dict(request.headers), content=request.read()
+        )
+        return httpx.Response(reply.status_code, headers=dict(reply.headers), content=reply.content)
+
+
 @pytest.fixture(autouse=True)
 def in_process(with_tenants: GatewayState, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands reach the routes of this process, as the administrator."""
-    client = TestClient(create_app(with_tenants), base_url=administration.DEFAULT_URL)
-
-    def request(method: str, url: str, timeout: float, **arguments: Any) -> Any:
-        return client.request(method, url, **arguments)
-
-    monkeypatch.setattr(administration.httpx, "request", request)
     monkeypatch.setenv("DEAR_ADMIN_KEY", "root")
     monkeypatch.delenv("DEAR_BASE_URL", raising=False)
+    transport = InProcess(TestClient(create_app(with_tenants)))
+    monkeypatch.setattr(administration, "Client", partial(Client, transport=transport))
 
 
 def run(*arguments: str) -> str:
@@ -79,7 +92,7 @@ def test_a_key_is_shown_once() -> None:
 
 
 def test_all_tenants_are_listed_however_many_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(administration, "_PAGE", 2)
+    monkeypatch.setattr(client_administration, "_PAGE", 2)
     for number in range(5):
         run("tenants", "create", f"t{number}")
     found = json.loads(run("tenants", "list", "--json"))["data"]
@@ -175,5 +188,5 @@ def test_a_seed_file_of_adapters_says_what_it_would_do(tmp_path: Path) -> None:
 
 
 def test_a_source_that_the_server_refuses_is_said_in_one_sentence() -> None:
-    with pytest.raises(SettingsError, match="leads outside the folder that adapters come from"):
+    with pytest.raises(InvalidRequest, match="leads outside the folder that adapters come from"):
         run("adapters", "register", "x", "../..")

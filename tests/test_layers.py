@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "runtime": EVERYTHING,
     "demo": ("errors", "settings", "supervisor"),
     "administration": ("errors", "settings", "tenancy.bodies"),
+    "doctor": ("errors", "settings", "adapters.preflight"),
 }
 
 # Libraries that only some modules may import.
@@ -53,7 +54,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "transformers": ("engine.tokenizer", "adapters"),
     "fastapi": ("api",),
     "starlette": ("api",),
-    "httpx": ("demo", "administration"),
+    "httpx": ("demo",),
     "sqlalchemy": ("registry", "tenancy.tenants", "adapters.revisions", "adapters.fleet"),
     "fsspec": ("adapters.store", "adapters.intake"),
     "alembic": ("registry",),

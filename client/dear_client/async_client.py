@@ -6,19 +6,19 @@ import asyncio
 import functools
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from dear_client.administration import AdminCalls
 from dear_client.calls import Calls, RerankOptions, RerankRequest
 from dear_client.errors import ClientError
 from dear_client.events import Ranks
-from dear_client.exchange import Call, Failure, Plan, Reply, Send, Wait, no_answer
+from dear_client.exchange import Call, Failure, Plan, Reply, Send, Wait
 from dear_client.many import AHEAD, Counter, OnProgress, Ranked, call_of, checked
 from dear_client.models import Document, RankedDocument, Ranking
 from dear_client.policy import Retry, Timeout
-from dear_client.wire import Wire, failure, reading
+from dear_client.wire import Wire
 
 if TYPE_CHECKING:
     import httpx
@@ -36,7 +36,6 @@ class _Driver:
 
         self.wire = wire
         self.http = httpx.AsyncClient(transport=transport, limits=wire.limits)
-        self._errors = httpx.HTTPError
 
     async def run(self, plan: Plan[T], send: Callable[[Send], Awaitable[Reply | Failure]] | None = None) -> T:
         """The answer of a plan; raises ClientError. ``send`` in place of one that reads whole replies."""
@@ -56,36 +55,45 @@ class _Driver:
             return result
 
     @asynccontextmanager
-    async def open(self, call: Call[None]) -> AsyncIterator[httpx.Response]:
-        """The reply of a call as it comes, once its status is 200; raises ClientError."""
+    async def open(self, call: Call[None]) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+        """The body of a call's reply as it comes, once its status is 200; raises ClientError."""
         async with AsyncExitStack() as held:
-            begun: list[httpx.Response] = []
+            begun: list[AsyncGenerator[bytes, None]] = []
 
             async def begin(step: Send) -> Reply | Failure:
+                response = None
                 try:
-                    opened = self.http.stream(**self.wire.request(step))
-                    response = await held.enter_async_context(opened)
-                    begun.append(response)
-                    content = b"" if response.status_code == 200 else await response.aread()
+                    async with asyncio.timeout(self.wire.left_s(step)):
+                        opened = self.http.stream(**self.wire.request(step))
+                        response = await held.enter_async_context(opened)
+                        content = b"" if response.status_code == 200 else await response.aread()
+                    begun.append(self._parts(response, step))
                     return Reply(response.status_code, response.headers, content)
-                except self._errors as error:
-                    return failure(error, step, self.wire.base_url + call.path, None)
+                except self.wire.errors as error:
+                    return self.wire.failure(error, step, response)
 
             await self.run(call, begin)
-            yield begun[-1]
+            yield await held.enter_async_context(aclosing(begun[-1]))
 
     async def _send(self, step: Send) -> Reply | Failure:
-        url, response = self.wire.base_url + step.call.path, None
+        response = None
         try:
-            async with self.http.stream(**self.wire.request(step)) as response:
-                parts = []
-                async for part in response.aiter_bytes():
-                    parts.append(part)
-                    if self.wire.terms.clock() > step.until_s:
-                        return Failure(no_answer(url, self.wire.terms.timeout.total_s), was_sent=True)
-                return Reply(response.status_code, response.headers, b"".join(parts))
-        except self._errors as error:
-            return failure(error, step, url, response)
+            async with (
+                asyncio.timeout(self.wire.left_s(step)),
+                self.http.stream(**self.wire.request(step)) as response,
+            ):
+                return Reply(response.status_code, response.headers, await response.aread())
+        except self.wire.errors as error:
+            return self.wire.failure(error, step, response)
+
+    async def _parts(self, response: httpx.Response, step: Send) -> AsyncGenerator[bytes, None]:
+        parts = response.aiter_bytes()
+        while True:
+            async with asyncio.timeout(self.wire.left_s(step)):
+                part = await anext(parts, None)
+            if part is None:
+                return
+            yield part
 
 
 class _Awaiting(Generic[C]):
@@ -165,8 +173,11 @@ class AsyncClient(_Awaiting[Calls]):
     ) -> AsyncIterator[AsyncRankStream]:
         """As ``rerank``, each rank as soon as it is decided: iterate over what ``async with`` gives."""
         call, documents = self._calls.stream(query, documents, **options)
-        async with self._driver.open(call) as response:
-            yield AsyncRankStream(response, Ranks(documents, self.base_url + call.path, call.request_id))
+        ranks = Ranks(documents, options.get("top_n"), self.base_url + call.path, call.request_id)
+        async with self._driver.open(call) as body:
+            stream = AsyncRankStream(self._driver.wire, body, ranks)
+            async with aclosing(stream.told):
+                yield stream
 
     async def rerank_iter(
         self,
@@ -177,29 +188,46 @@ class AsyncClient(_Awaiting[Calls]):
     ) -> AsyncGenerator[Ranked, None]:
         """As Client's: in the requests' order, each as soon as it may; errors in place of rankings."""
         counter = Counter(progress)
-        gate = asyncio.Semaphore(checked(concurrency))
+        waiting: deque[tuple[RerankRequest, asyncio.Future[Ranked]]] = deque()
+        begun: deque[asyncio.Future[Ranked]] = deque()
+        workers: set[asyncio.Task[None]] = set()
+        checked(concurrency)
 
         async def rank(request: RerankRequest) -> Ranked:
             ranked: Ranked
             try:
-                async with gate:
-                    ranked = await self._driver.run(call_of(self._calls, request))
+                ranked = await self._driver.run(call_of(self._calls, request))
             except ClientError as error:
                 ranked = error
             counter.count(ranked)
             return ranked
 
-        begun: deque[asyncio.Task[Ranked]] = deque()
+        async def work() -> None:
+            while waiting:
+                request, place = waiting.popleft()
+                try:
+                    ranked = await rank(request)
+                except Exception as error:
+                    place.set_exception(error)
+                else:
+                    place.set_result(ranked)
+
         try:
             for request in requests:
-                begun.append(asyncio.create_task(rank(request)))
+                begun.append(asyncio.get_running_loop().create_future())
+                waiting.append((request, begun[-1]))
+                if len(workers) < concurrency:
+                    workers.add(worker := asyncio.create_task(work()))
+                    worker.add_done_callback(workers.discard)
                 while begun and (len(begun) >= AHEAD * concurrency or begun[0].done()):
-                    yield await begun.popleft()
+                    yield await asyncio.shield(begun.popleft())
             while begun:
-                yield await begun.popleft()
+                yield await asyncio.shield(begun.popleft())
         finally:
-            for task in begun:
-                task.cancel()
+            undone: list[asyncio.Future[Any]] = [*workers, *begun]
+            for one in undone:
+                one.cancel()
+            await asyncio.gather(*undone, return_exceptions=True)
 
     async def rerank_many(
         self,
@@ -228,18 +256,21 @@ class AsyncClient(_Awaiting[Calls]):
 class AsyncRankStream:
     """The ranks of one request, best first, as they are decided; then ``ranking`` is the whole of it."""
 
-    def __init__(self, response: httpx.Response, ranks: Ranks) -> None:
-        self._response = response
+    def __init__(self, wire: Wire, body: AsyncIterator[bytes], ranks: Ranks) -> None:
         self._ranks = ranks
+        self.told = self._read(wire, body)
 
     @property
     def ranking(self) -> Ranking:
         """Everything the server says of the ranking, once all ranks were read; raises ClientError before."""
         return self._ranks.ranking
 
-    async def __aiter__(self) -> AsyncIterator[RankedDocument]:
-        with reading(self._ranks):
-            async for line in self._response.aiter_lines():
-                if (rank := self._ranks.feed(line)) is not None:
+    def __aiter__(self) -> AsyncIterator[RankedDocument]:
+        return self.told  # as RankStream's
+
+    async def _read(self, wire: Wire, body: AsyncIterator[bytes]) -> AsyncGenerator[RankedDocument, None]:
+        with wire.reading(self._ranks):
+            async for part in body:
+                for rank in self._ranks.feed(part):
                     yield rank
         _ = self.ranking

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from dear_client.errors import InvalidCall, InvalidRanking, UnexpectedReply
 from dear_client.exchange import Call, Reply, read_object
-from dear_client.models import Details, Document, Model, RankedDocument, Ranking, Usage
+from dear_client.models import Document, Model, Ranking
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -62,6 +63,9 @@ class RerankRequest(RerankOptions):
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _OPTIONS = RerankOptions.__annotations__
+_READ_HERE: dict[str, tuple[type, ...]] = {"top_n": (int,), "deadline_s": (int, float), "request_id": (str,)}
+"""Options that mean something to the client itself; the server judges the rest."""
+
 _OURS = ("strategy", "window_size", "step", "scoring", "passes", "reasoning")
 
 
@@ -91,10 +95,10 @@ class Calls:
             The documents, best first.
 
         Raises:
-            InvalidCall: a document without a text, or an unknown option.
+            InvalidCall: a document without a text, an unknown option, or what else nobody could send.
             ClientError: see ``dear_client.errors``.
         """
-        documents = list(documents)
+        documents = _listed("documents", documents)
         body = rerank_body(query, documents, self._model, options)
         request_id = _id(options)
 
@@ -107,7 +111,7 @@ class Calls:
         self, query: str, documents: Sequence[Document], **options: Unpack[RerankOptions]
     ) -> tuple[Call[None], list[Document]]:
         """As ``rerank``, its ranks as events. Returns the documents beside the call: events name indices."""
-        documents = list(documents)
+        documents = _listed("documents", documents)
         body = rerank_body(query, documents, self._model, options)
         body["dear"] = body.get("dear", {}) | {"stream": True}
         return Call("POST", "/v2/rerank", _check_events, body, request_id=_id(options)), documents
@@ -131,29 +135,53 @@ def rerank_body(
     """The body of POST /v2/rerank.
 
     Raises:
-        InvalidCall: a document without a text, or an unknown option.
+        InvalidCall: a document without a text, an unknown option, or one of another type.
     """
-    for name in options:
-        if name not in _OPTIONS:
-            close = difflib.get_close_matches(name, _OPTIONS, n=1)
-            raise InvalidCall(
-                f"there is no option {name!r}" + (f"; do you mean {close[0]!r}?" if close else "")
-            )
-    fields = options.get("rank_fields")
+    check_options(options)
+    if not isinstance(query, str):
+        raise InvalidCall(f"query: a text is needed, not {type(query).__name__}")
+    given = options.get("rank_fields")
+    fields = None if given is None else _listed("rank_fields", given)
     body: dict[str, Any] = {
         "model": options.get("model") or model,
         "query": query,
         "documents": [_sent(document, fields, index) for index, document in enumerate(documents)],
         "top_n": options.get("top_n"),
-        "rank_fields": None if fields is None else list(fields),
+        "rank_fields": fields,
         "max_tokens_per_doc": options.get("max_passage_tokens"),
         "priority": options.get("priority"),
     }
     ours: dict[str, Any] = {name: options.get(name) for name in _OURS}
     deadline_s = options.get("deadline_s")
-    ours["deadline_ms"] = None if deadline_s is None else max(1, round(deadline_s * 1e3))
+    if deadline_s is not None:
+        if not 0 < deadline_s < math.inf:
+            raise InvalidCall(f"deadline_s: {deadline_s} is not above 0")
+        ours["deadline_ms"] = max(1, round(deadline_s * 1e3))
     body["dear"] = {name: value for name, value in ours.items() if value is not None} or None
     return {name: value for name, value in body.items() if value is not None}
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that do not exist, and those that the client itself could not read.
+
+    Raises:
+        InvalidCall: names the option, and what it may have been meant to be.
+    """
+    for name, value in options.items():
+        if name not in _OPTIONS:
+            close = difflib.get_close_matches(str(name), _OPTIONS, n=1)
+            raise InvalidCall(
+                f"there is no option {name!r}" + (f"; do you mean {close[0]!r}?" if close else "")
+            )
+        if value is not None and not isinstance(value, _READ_HERE.get(name, object)):
+            raise InvalidCall(f"{name}: it cannot be of type {type(value).__name__}")
+
+
+def _listed(name: str, value: object) -> list[Any]:
+    """A list of what was given; a text is iterable too, and never meant."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise InvalidCall(f"{name}: a list is needed, not {type(value).__name__}")
+    return list(value)
 
 
 def _sent(document: object, fields: Sequence[str] | None, index: int) -> Any:
@@ -191,23 +219,21 @@ def read_ranking(
     if not isinstance(results, list):
         raise UnexpectedReply('the reply has no "results"')
     try:
-        ranked = tuple(
-            RankedDocument.model_validate({**one, "document": documents[one["index"]]}) for one in results
-        )
         meta = data.get("meta") or {}
-        details = meta.get("dear")
-        ranking = Ranking(
-            id=data.get("id"),
-            model=data.get("model"),
-            results=ranked,
-            usage=Usage.model_validate(data.get("usage") or {}),
-            warnings=tuple(meta.get("warnings") or ()),
-            details=None if details is None else Details.model_validate(details),
-            request_id=request_id,
+        ranking = Ranking.model_validate(
+            {
+                "id": data.get("id"),
+                "model": data.get("model"),
+                "results": [{**one, "document": documents[one["index"]]} for one in results],
+                "usage": data.get("usage") or {},
+                "warnings": meta.get("warnings") or (),
+                "details": meta.get("dear"),
+                "request_id": request_id,
+            }
         )
     except IndexError:
         raise InvalidRanking(f"the reply ranks a document that is none of the {len(documents)}") from None
-    except (ValidationError, TypeError, AttributeError, KeyError) as error:
+    except (ValidationError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise UnexpectedReply(
             f"the reply is no ranking of {len(documents)} documents: {_first(error)}"
         ) from None
@@ -223,7 +249,7 @@ def _check_order(ranking: Ranking, count: int, top_n: int | None) -> None:
     if len(order) != wanted:
         raise InvalidRanking(f"the reply ranks {len(order)} documents instead of {wanted}")
     scores = [result.relevance_score for result in ranking.results]
-    if any(later > earlier for earlier, later in itertools.pairwise(scores)):
+    if any(not later <= earlier for earlier, later in itertools.pairwise(scores)):
         raise InvalidRanking("the reply's scores rise along its order")
 
 
@@ -246,7 +272,8 @@ def read_list(kind: type[M], reply: Reply) -> tuple[list[M], str | None]:
     data = body.get("data")
     if not isinstance(data, list):
         raise UnexpectedReply('the reply has no "data"')
-    return [_validated(kind, one) for one in data], body.get("next")
+    following = body.get("next")
+    return [_validated(kind, one) for one in data], following if isinstance(following, str) else None
 
 
 def _validated(kind: type[M], value: object) -> M:
@@ -274,5 +301,12 @@ def _check_events(reply: Reply) -> None:
 
 
 def path_of(*parts: str) -> str:
-    """A path of these parts, whatever characters they have."""
+    """A path of these parts, whatever characters they have.
+
+    Raises:
+        InvalidCall: a part that would make it another path.
+    """
+    for part in parts:
+        if part in ("", ".", ".."):
+            raise InvalidCall(f"nothing can have the name {part!r}")
     return "".join(f"/{quote(part, safe='')}" for part in parts)

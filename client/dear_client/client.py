@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
@@ -15,11 +16,11 @@ from dear_client.administration import AdminCalls
 from dear_client.calls import Calls, RerankOptions, RerankRequest
 from dear_client.errors import ClientError
 from dear_client.events import Ranks
-from dear_client.exchange import Call, Failure, Plan, Reply, Send, Wait, no_answer
+from dear_client.exchange import Call, Failure, Plan, Reply, Send, Wait
 from dear_client.many import AHEAD, Counter, OnProgress, Ranked, call_of, checked
 from dear_client.models import Document, RankedDocument, Ranking
 from dear_client.policy import Retry, Timeout
-from dear_client.wire import Wire, failure, reading
+from dear_client.wire import Wire
 
 if TYPE_CHECKING:
     import httpx
@@ -37,9 +38,13 @@ class _Driver:
 
         self.wire = wire
         self.http = httpx.Client(transport=transport, limits=wire.limits)
-        self._errors = httpx.HTTPError
 
-    def run(self, plan: Plan[T], send: Callable[[Send], Reply | Failure] | None = None) -> T:
+    def run(
+        self,
+        plan: Plan[T],
+        send: Callable[[Send], Reply | Failure] | None = None,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> T:
         """The answer of a plan; raises ClientError. ``send`` in place of one that reads whole replies."""
         send = send or self._send
         steps = plan.steps(self.wire.terms)
@@ -48,7 +53,7 @@ class _Driver:
             while True:
                 step = steps.send(answer)
                 if isinstance(step, Wait):
-                    time.sleep(step.seconds)
+                    wait(step.seconds)
                     answer = None
                 else:
                     answer = send(step)
@@ -57,36 +62,38 @@ class _Driver:
             return result
 
     @contextmanager
-    def open(self, call: Call[None]) -> Iterator[httpx.Response]:
-        """The reply of a call as it comes, once its status is 200; raises ClientError."""
+    def open(self, call: Call[None]) -> Iterator[Iterator[bytes]]:
+        """The body of a call's reply as it comes, once its status is 200; raises ClientError."""
         with ExitStack() as held:
-            begun: list[httpx.Response] = []
+            body: Iterator[bytes] = iter(())
 
             def begin(step: Send) -> Reply | Failure:
+                nonlocal body
+                response = None
                 try:
-                    opened = self.http.stream(**self.wire.request(step))
-                    response = held.enter_context(opened)
-                    begun.append(response)
-                    content = b"" if response.status_code == 200 else response.read()
+                    response = held.enter_context(self.http.stream(**self.wire.request(step)))
+                    body = self._parts(response, step)
+                    content = b"" if response.status_code == 200 else b"".join(body)
                     return Reply(response.status_code, response.headers, content)
-                except self._errors as error:
-                    return failure(error, step, self.wire.base_url + call.path, None)
+                except self.wire.errors as error:
+                    return self.wire.failure(error, step, response)
 
             self.run(call, begin)
-            yield begun[-1]
+            yield body
 
     def _send(self, step: Send) -> Reply | Failure:
-        url, response = self.wire.base_url + step.call.path, None
+        response = None
         try:
             with self.http.stream(**self.wire.request(step)) as response:
-                parts = []
-                for part in response.iter_bytes():
-                    parts.append(part)
-                    if self.wire.terms.clock() > step.until_s:
-                        return Failure(no_answer(url, self.wire.terms.timeout.total_s), was_sent=True)
-                return Reply(response.status_code, response.headers, b"".join(parts))
-        except self._errors as error:
-            return failure(error, step, url, response)
+                content = b"".join(self._parts(response, step))
+                return Reply(response.status_code, response.headers, content)
+        except self.wire.errors as error:
+            return self.wire.failure(error, step, response)
+
+    def _parts(self, response: httpx.Response, step: Send) -> Iterator[bytes]:
+        for part in response.iter_bytes():
+            self.wire.left_s(step)
+            yield part
 
 
 class _Blocking(Generic[C]):
@@ -176,8 +183,9 @@ class Client(_Blocking[Calls]):
     ) -> Iterator[RankStream]:
         """As ``rerank``, each rank as soon as it is decided: iterate over what ``with`` gives."""
         call, documents = self._calls.stream(query, documents, **options)
-        with self._driver.open(call) as response:
-            yield RankStream(response, Ranks(documents, self.base_url + call.path, call.request_id))
+        ranks = Ranks(documents, options.get("top_n"), self.base_url + call.path, call.request_id)
+        with self._driver.open(call) as body:
+            yield RankStream(self._driver.wire, body, ranks)
 
     def rerank_iter(
         self,
@@ -189,14 +197,19 @@ class Client(_Blocking[Calls]):
         """Rank many lists, ``concurrency`` at a time; yields in their order, each as soon as it may.
 
         ``requests`` is read as it is worked off, a little ahead. An error takes the place of its ranking, and
-        the rest goes on. ``progress`` is told after each request, from any thread.
+        the rest goes on. ``progress`` is told after each request, from any thread. Whoever stops early waits
+        for the requests in flight; no other is begun.
         """
-        counter = Counter(progress)
+        counter, stopped = Counter(progress), threading.Event()
+
+        def wait(seconds: float) -> None:
+            if stopped.wait(seconds):
+                raise CancelledError
 
         def rank(request: RerankRequest) -> Ranked:
             ranked: Ranked
             try:
-                ranked = self._driver.run(call_of(self._calls, request))
+                ranked = self._driver.run(call_of(self._calls, request), wait=wait)
             except ClientError as error:
                 ranked = error
             counter.count(ranked)
@@ -212,6 +225,7 @@ class Client(_Blocking[Calls]):
                 while begun:
                     yield begun.popleft().result()
             finally:
+                stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def rerank_many(
@@ -240,9 +254,9 @@ class Client(_Blocking[Calls]):
 class RankStream:
     """The ranks of one request, best first, as they are decided; then ``ranking`` is the whole of it."""
 
-    def __init__(self, response: httpx.Response, ranks: Ranks) -> None:
-        self._response = response
+    def __init__(self, wire: Wire, body: Iterator[bytes], ranks: Ranks) -> None:
         self._ranks = ranks
+        self._told = self._read(wire, body)
 
     @property
     def ranking(self) -> Ranking:
@@ -250,8 +264,10 @@ class RankStream:
         return self._ranks.ranking
 
     def __iter__(self) -> Iterator[RankedDocument]:
-        with reading(self._ranks):
-            for line in self._response.iter_lines():
-                if (rank := self._ranks.feed(line)) is not None:
-                    yield rank
+        return self._told  # one for all: a loop goes on where the one before it broke off
+
+    def _read(self, wire: Wire, body: Iterator[bytes]) -> Iterator[RankedDocument]:
+        with wire.reading(self._ranks):
+            for part in body:
+                yield from self._ranks.feed(part)
         _ = self.ranking

@@ -213,22 +213,29 @@ _BY_STATUS: dict[int, type[ServerError]] = {
     504: DeadlineExceeded,
 }
 
-_BY_CODE: dict[str, type[ServerError]] = {
-    "model_not_found": UnknownModel,
-    "route_not_found": UnknownRoute,
-    "subject_not_found": UnknownSubject,
-    "already_exists": AlreadyThere,
-    "capacity_reached": CapacityReached,
-    "adapter_failed": AdapterFailed,
-    "rate_limit_exceeded": RateLimited,
-    "engine_unavailable": EngineUnavailable,
-    "registry_unavailable": RegistryUnavailable,
-    "store_unavailable": StoreUnavailable,
+_BY_CODE: dict[str, tuple[int, type[ServerError]]] = {
+    "payload_too_large": (413, PayloadTooLarge),
+    "unsupported_media_type": (415, UnsupportedMediaType),
+    "adapter_failed": (422, AdapterFailed),
+    "invalid_api_key": (401, InvalidKey),
+    "permission_denied": (403, PermissionDenied),
+    "model_not_found": (404, UnknownModel),
+    "route_not_found": (404, UnknownRoute),
+    "subject_not_found": (404, UnknownSubject),
+    "method_not_allowed": (405, MethodNotAllowed),
+    "already_exists": (409, AlreadyThere),
+    "capacity_reached": (409, CapacityReached),
+    "overloaded": (429, Overloaded),
+    "rate_limit_exceeded": (429, RateLimited),
+    "engine_unavailable": (503, EngineUnavailable),
+    "registry_unavailable": (503, RegistryUnavailable),
+    "store_unavailable": (503, StoreUnavailable),
+    "deadline_exceeded": (504, DeadlineExceeded),
 }
 
 
 def server_error(
-    status: int,
+    status: int | None,
     body: Mapping[str, Any],
     *,
     retry_after_s: float | None = None,
@@ -237,16 +244,16 @@ def server_error(
     """The error in a reply: by its ``code`` where that is known, else by its status.
 
     Args:
-        status: from 300 on.
+        status: from 300 on; None in the middle of a stream, where the code alone says which error it is.
         body: the reply's JSON object. Where another server wrote it, whatever sentence it holds is taken.
     """
     error = body.get("error")
     fields = error if isinstance(error, Mapping) else {}
     said = next((one for one in _sentences(body, fields) if isinstance(one, str) and one), None)
     code = fields.get("code") if isinstance(fields.get("code"), str) else None
-    default = InternalError if status >= 500 else ServerError
-    kind = _BY_STATUS.get(status, default)
-    named = _BY_CODE.get(code or "", kind)
+    usual, named = _BY_CODE.get(code or "", (500, InternalError))
+    status = usual if status is None else status
+    kind = _BY_STATUS.get(status, InternalError if status >= 500 else ServerError)
     return (named if issubclass(named, kind) else kind)(
         said or f"HTTP {status} without a reason",
         status=status,

@@ -19,6 +19,7 @@ from dear_client.errors import (
     ClientError,
     ConnectionFailed,
     ConnectionTimeout,
+    InvalidCall,
     ServerError,
     UnexpectedReply,
     server_error,
@@ -29,7 +30,11 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _RETRIED = (429, 503)
+_SAY_ENOUGH = (401, 403, 413, 429)
+"""What a proxy may answer with a page of its own: the status says what is wrong. So does any from 500 on."""
+
 _SHOWN_CHARS = 80
+_TO_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class Call(Generic[T]):
         body: JSON, or None.
         is_repeatable: whether sending it twice does what sending it once does.
         as_admin: whether it goes with the admin key.
-        answer_s: seconds to wait for the answer, where it is known to take longer than others.
+        answer_s: seconds to wait for the answer at least, where it is known to take longer than others.
     """
 
     method: str
@@ -112,8 +117,9 @@ class Pages(Generic[T]):
         found: list[T] = []
         after: str | None = ""
         while after is not None:
-            page, after = yield from self.page(after).steps(terms)
+            page, following = yield from self.page(after).steps(terms)
             found += page
+            after = following if page and following != after else None
         return found
 
 
@@ -156,7 +162,7 @@ def _exchange(call: Call[T], terms: Terms) -> Generator[Step, Outcome | None, T]
     while True:
         attempt += 1
         left_s = until_s - terms.clock()
-        answer_s = min(call.answer_s or timeout.answer_s, left_s)
+        answer_s = min(max(call.answer_s or 0.0, timeout.answer_s), left_s)
         outcome = yield Send(call, min(timeout.connect_s, left_s), answer_s, until_s)
         if isinstance(outcome, Reply) and 200 <= outcome.status < 300:
             try:
@@ -183,12 +189,24 @@ def _judge(call: Call[Any], outcome: Outcome, url: str) -> tuple[ClientError, bo
     try:
         body = read_object(outcome)
     except UnexpectedReply as error:
-        if outcome.status in _RETRIED or outcome.status >= 500:  # a proxy's page: its status says enough
+        if outcome.status in _SAY_ENOUGH or outcome.status >= 500:
             body = {"message": f"{url} answered HTTP {outcome.status} without a reason"}
         else:
             return UnexpectedReply(f"{url}: {error.message}"), False
     found = server_error(outcome.status, body, retry_after_s=retry_after_s(outcome.headers))
     return found, outcome.status in _RETRIED
+
+
+def encoded(body: Mapping[str, Any]) -> bytes:
+    """A request's body as JSON; lone surrogates become question marks.
+
+    Raises:
+        InvalidCall: it holds something that has no JSON.
+    """
+    try:
+        return _TO_JSON.encode(body).encode("utf-8", "replace")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidCall(f"the request cannot be written as JSON: {error}") from None
 
 
 def read_object(reply: Reply) -> dict[str, Any]:
@@ -199,7 +217,7 @@ def read_object(reply: Reply) -> dict[str, Any]:
     """
     try:
         value = json.loads(reply.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UnexpectedReply(_not_json(reply)) from None
     if not isinstance(value, dict):
         raise UnexpectedReply(f"answered HTTP {reply.status} with JSON that is no object: {_shown(reply)}")
@@ -209,6 +227,8 @@ def read_object(reply: Reply) -> dict[str, Any]:
 def _not_json(reply: Reply) -> str:
     kind = reply.media_type or "no content type"
     hint = ", so this is probably another server's address" if "html" in kind else ""
+    if 300 <= reply.status < 400 and (target := reply.headers.get("location")):
+        hint = f" and leads to {target}"
     return f"answered HTTP {reply.status} with {kind} instead of JSON{hint}: {_shown(reply)}"
 
 
@@ -224,10 +244,13 @@ def retry_after_s(headers: Mapping[str, str], now_s: Callable[[], float] = time.
         return max(0.0, float(value)) if value and float(value) < float("inf") else None
     except ValueError:
         pass
-    from email.utils import parsedate_to_datetime  # dates are rare here, and their parser slow to import
+    from datetime import UTC  # dates are rare here, and what reads them slow to import
+    from email.utils import parsedate_to_datetime
 
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now_s())
+        date = parsedate_to_datetime(value)
+        date = date.replace(tzinfo=date.tzinfo or UTC)  # HTTP's dates are GMT, said or not
+        return max(0.0, date.timestamp() - now_s())
     except (ValueError, OverflowError):
         return None
 
@@ -242,14 +265,15 @@ def connection_timeout(url: str, connect_s: float) -> ConnectionFailed:
     return ConnectionTimeout(f"no connection to {url} within {connect_s:g} s")
 
 
-def broken_connection(url: str, received: int, expected: str | None) -> ConnectionFailed:
+def broken_connection(url: str, reason: str) -> ConnectionFailed:
+    """The connection ended before a reply began."""
+    return ConnectionFailed(f"the connection to {url} broke before it answered: {reason}")
+
+
+def cut_reply(url: str, received: int, expected: str | None) -> ConnectionFailed:
     """The connection ended before the reply did; ``expected`` is the reply's Content-Length."""
-    if received:
-        of = f" of {expected}" if expected else ""
-        return ConnectionFailed(
-            f"{url} closed the connection half-way: {received}{of} bytes of the reply came"
-        )
-    return ConnectionFailed(f"{url} closed the connection before it answered")
+    of = f" of {expected}" if expected else ""
+    return ConnectionFailed(f"the connection to {url} broke half-way: {received}{of} bytes of the reply came")
 
 
 def no_answer(url: str, waited_s: float) -> AnswerTimeout:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
-from dear_client.calls import Calls, RerankRequest
+from dear_client.calls import Calls, RerankRequest, check_options
 from dear_client.errors import ClientError, InvalidCall
 from dear_client.exchange import Call
 from dear_client.models import Ranking
@@ -53,11 +53,15 @@ def call_of(calls: Calls, request: RerankRequest) -> Call[Ranking]:
     Raises:
         InvalidCall: it has no query, no documents, or something else wrong.
     """
+    if not isinstance(request, Mapping):
+        raise InvalidCall(f"a request is a dict, not {type(request).__name__}")
     for name in ("query", "documents"):
         if name not in request:
             raise InvalidCall(f"the request has no {name!r}")
-    options = cast(dict[str, Any], {**request})
-    return calls.rerank(options.pop("query"), options.pop("documents"), **options)
+    options: dict[str, Any] = {**request}
+    query, documents = options.pop("query"), options.pop("documents")
+    check_options(options)
+    return calls.rerank(query, documents, **options)
 
 
 def checked(concurrency: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 Document: TypeAlias = str | Mapping[str, Any]
 """A passage: its text, or an object with a ``text`` and whatever else the caller keeps beside it."""
@@ -57,7 +57,7 @@ class RankedDocument(_Reply):
     """
 
     index: int
-    relevance_score: float
+    relevance_score: FiniteFloat
     document: Any = None
 
     @property

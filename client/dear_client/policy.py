@@ -15,7 +15,8 @@ class Timeout:
     Args:
         connect_s: to reach the server.
         answer_s: from the request sent to the reply's next byte; a reranking comes as one.
-        total_s: for everything together: attempts, waits between them, and the reply's last byte.
+        total_s: for everything together: attempts, waits between them, and the reply's last byte. The
+            blocking client looks at the clock between attempts and whenever a part of the body comes.
 
     Raises:
         ConfigurationError: a value that is not above 0.
@@ -46,7 +47,7 @@ class Retry:
         most_s: the longest wait that the server did not ask for.
 
     Raises:
-        ConfigurationError: no attempt, or a wait below 0.
+        ConfigurationError: no attempt, or a wait that is not 0 or above.
     """
 
     attempts: int = 4
@@ -56,8 +57,10 @@ class Retry:
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ConfigurationError(f"retry.attempts: {self.attempts} is below 1")
-        if self.first_s < 0 or self.most_s < 0:
-            raise ConfigurationError("retry: a wait below 0 s")
+        for name in ("first_s", "most_s"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ConfigurationError(f"retry.{name}: {value} is not 0 or above")
 
     def wait_s(self, attempt: int, retry_after_s: float | None, chance: float | None = None) -> float:
         """Seconds to wait before the attempt after ``attempt`` (from 1).

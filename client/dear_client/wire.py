@@ -5,7 +5,6 @@ httpx is imported when a client is made: it takes nearly as long as the rest of 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dear_client.errors import ClientError, ConfigurationError
+from dear_client.errors import ConfigurationError, InvalidCall, UnexpectedReply
 from dear_client.events import Ranks
 from dear_client.exchange import (
     Failure,
@@ -21,6 +20,8 @@ from dear_client.exchange import (
     Terms,
     broken_connection,
     connection_timeout,
+    cut_reply,
+    encoded,
     no_answer,
     no_connection,
 )
@@ -35,6 +36,8 @@ KEY_VARIABLE = "DEAR_API_KEY"
 ADMIN_KEY_VARIABLE = "DEAR_ADMIN_KEY"
 
 _API_VERSION = re.compile("/v[12]$")
+_SHORTEST_S, _LONGEST_S = 1e-3, 1e6  # what sockets take
+_CLOCK_S = 0.01
 
 
 class Wire:
@@ -63,89 +66,107 @@ class Wire:
 
         self.limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self._timeout = httpx.Timeout
-        given = base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
-        self.base_url = _checked_url(given)
+        self.errors = (httpx.HTTPError, TimeoutError)  # what ``failure`` takes
+        self.base_url = _checked_url(base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)
         self.terms = Terms(self.base_url, timeout or Timeout(), retry or Retry(), clock)
         self._headers = {"accept": "application/json, text/event-stream", "user-agent": _user_agent()}
-        api_key = api_key or os.environ.get(KEY_VARIABLE) or None
-        admin_key = admin_key or os.environ.get(ADMIN_KEY_VARIABLE, "").partition(",")[0].strip() or None
+        api_key = api_key or os.environ.get(KEY_VARIABLE, "")
+        admin_key = admin_key or os.environ.get(ADMIN_KEY_VARIABLE, "").partition(",")[0]
         self._authorization = _authorization("api_key", api_key)
         self._admin_authorization = _authorization("admin_key", admin_key)
 
     def request(self, send: Send) -> dict[str, Any]:
-        """Arguments of httpx's ``stream`` or ``build_request``."""
+        """Arguments of httpx's ``stream`` or ``build_request``; raises InvalidCall."""
         call = send.call
         headers = self._headers | (self._admin_authorization if call.as_admin else self._authorization)
         headers["x-request-id"] = call.request_id
         content = None
         if call.body is not None:
             headers["content-type"] = "application/json"
-            content = json.dumps(call.body, separators=(",", ":")).encode()
-        timeout = self._timeout(max(send.answer_s, 1e-3), connect=max(send.connect_s, 1e-3))
+            content = encoded(call.body)
+        answer_s, connect_s = (
+            min(max(seconds, _SHORTEST_S), _LONGEST_S) for seconds in (send.answer_s, send.connect_s)
+        )
         return {
             "method": call.method,
             "url": self.base_url + call.path,
             "headers": headers,
             "content": content,
-            "timeout": timeout,
+            "timeout": self._timeout(answer_s, connect=connect_s),
         }
 
+    def left_s(self, send: Send) -> float:
+        """Seconds that are left for an attempt.
 
-def failure(error: httpx.HTTPError, send: Send, url: str, response: httpx.Response | None) -> Failure:
-    """What an error of httpx's means; ``response`` where the reply had begun."""
-    import httpx
+        Raises:
+            TimeoutError: none are.
+        """
+        left_s = send.until_s - self.terms.clock()
+        if left_s <= 0:
+            raise TimeoutError
+        return min(left_s, _LONGEST_S)
 
-    reason = str(error).strip() or type(error).__name__
-    said: ClientError
-    match error:
-        case httpx.ConnectTimeout() | httpx.PoolTimeout():
-            return Failure(connection_timeout(url, send.connect_s), was_sent=False)
-        case httpx.ConnectError():
-            return Failure(no_connection(url, _readable(reason)), was_sent=False)
-        case httpx.TimeoutException():
-            said = no_answer(url, send.answer_s)
-        case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
-            return Failure(ConfigurationError(f"{url}: {reason}"), was_sent=False)
-        case httpx.TransportError() if response is not None:
-            received, expected = response.num_bytes_downloaded, response.headers.get("content-length")
-            said = broken_connection(url, received or 1, expected)
-        case _:
-            said = broken_connection(url, 0, None)
-    return Failure(said, was_sent=True)
+    def failure(self, error: Exception, send: Send, response: httpx.Response | None) -> Failure:
+        """What one of ``errors`` means; ``response`` where the reply had begun."""
+        import httpx
 
+        url = self.base_url + send.call.path
+        reason = _readable(str(error).strip() or type(error).__name__)
+        match error:
+            case httpx.ConnectTimeout() | httpx.PoolTimeout():
+                return Failure(connection_timeout(url, send.connect_s), was_sent=False)
+            case httpx.ConnectError():
+                return Failure(no_connection(url, reason), was_sent=False)
+            case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
+                return Failure(ConfigurationError(f"{url}: {reason}"), was_sent=False)
+            case TimeoutError() | httpx.TimeoutException():
+                is_over = self.terms.clock() > send.until_s - _CLOCK_S
+                waited_s = self.terms.timeout.total_s if is_over else send.answer_s
+                return Failure(no_answer(url, waited_s), was_sent=True)
+            case httpx.DecodingError():
+                return Failure(UnexpectedReply(f"{url} answered what cannot be decompressed"), was_sent=True)
+            case _ if response is None:
+                return Failure(broken_connection(url, reason), was_sent=True)
+        expected = response.headers.get("content-length")
+        return Failure(cut_reply(url, response.num_bytes_downloaded, expected), was_sent=True)
 
-@contextmanager
-def reading(ranks: Ranks) -> Iterator[None]:
-    """What goes wrong while a stream is read, in our errors."""
-    import httpx
+    @contextmanager
+    def reading(self, ranks: Ranks) -> Iterator[None]:
+        """What goes wrong while a stream is read, in our errors; nothing matters once it was whole."""
+        import httpx
 
-    try:
-        yield
-    except httpx.TimeoutException:
-        raise ranks.stopped("sent nothing more in time") from None
-    except httpx.TransportError:
-        raise ranks.stopped("closed the connection") from None
+        try:
+            yield
+        except httpx.StreamError:
+            raise InvalidCall("a stream is read once, inside its with") from None
+        except self.errors as error:
+            if not ranks.are_whole:
+                is_late = isinstance(error, TimeoutError | httpx.TimeoutException)
+                raise ranks.stopped("sent nothing more in time" if is_late else "broke off") from None
 
 
 def _checked_url(given: str) -> str:
     import httpx
 
+    given = given.strip()
     try:
         url = httpx.URL(given)
-        is_http = url.scheme in ("http", "https") and bool(url.host)
-    except httpx.InvalidURL:
-        is_http = False
-    if not is_http:
+        url.host.encode("idna")  # as sockets do
+        is_http = url.scheme in ("http", "https") and bool(url.host) and 0 < (url.port or 80) < 65536
+    except (httpx.InvalidURL, UnicodeError):
+        is_http, url = False, httpx.URL()
+    if "@" in given:
+        raise ConfigurationError("base_url: a user and password in it are not sent; use api_key")
+    if not is_http or url.query or url.fragment:
         raise ConfigurationError(f"base_url: {given!r} is no URL such as {DEFAULT_URL}")
     return _API_VERSION.sub("", given.rstrip("/"))
 
 
-def _authorization(name: str, key: str | None) -> dict[str, str]:
-    if key is None:
-        return {}
+def _authorization(name: str, key: str) -> dict[str, str]:
+    key = key.strip()
     if not (key.isascii() and key.isprintable()):
         raise ConfigurationError(f"{name}: it has characters that no key has")
-    return {"authorization": f"Bearer {key.strip()}"}
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def _user_agent() -> str:

@@ -3,16 +3,23 @@
 import sys
 from typing import NoReturn
 
+_OF_TOOLS = ("typer", "rich", "yaml", "aiohttp", "jinja2", "matplotlib", "numpy", "scipy", "ir_measures")
+_OF_SERVER = ("vllm", "ray", "torch", "transformers", "fastapi", "safetensors", "psutil", "sqlalchemy", "alembic")
+
 
 def main() -> NoReturn:
-    """Run the command; where only the light client is installed, say how to get the server."""
+    """Run the command; where the packages it needs are not installed, say which extra has them."""
     try:
         from dear_serving.cli import main as run
+
+        run()
     except ModuleNotFoundError as error:
-        sys.exit(
-            f"dear: the server's packages are not installed (no {error.name}); install dear-serving[cpu]"
-        )
-    run()
+        package = (error.name or "").partition(".")[0]
+        if package in _OF_TOOLS:
+            sys.exit(f"dear: {package} is not installed: pip install dear-serving[tools]")
+        if package in _OF_SERVER:
+            sys.exit(f"dear: {package} is not installed: pip install dear-serving[cpu], or [gpu], for a server")
+        raise
 
 
 if __name__ == "__main__":

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import quote
+from typing import Annotated, Any, TypeVar
 
-import httpx
 import typer
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from dear_client import Adapter, Client, Key, Tenant, UnknownSubject
+from dear_client.administration import Limits
+from dear_client.client import Admin
 from dear_serving.errors import SettingsError
 from dear_serving.settings import ADMIN_KEY_VARIABLE, describe
 from dear_serving.tenancy.bodies import Seed, SeedAdapter, SeedTenant
 
-URL_VARIABLE = "DEAR_BASE_URL"
-DEFAULT_URL = "http://127.0.0.1:8000"
-_TIMEOUT_S = 30.0
-_STAGING_S = 150.0
-_PAGE = 1000
+Answer = TypeVar("Answer")
+
+_MOST_CHANGES = 1000
 
 adapters = typer.Typer(no_args_is_help=True, help="Adapters: their revisions, and which one serves.")
 tenants = typer.Typer(no_args_is_help=True, help="Tenants: their limits, shares and grants.")
@@ -57,27 +57,27 @@ _KEY_COLUMNS = ("id", "label", "state", "created", "expires", "revoked")
 @adapters.command("list")
 def list_adapters(as_json: JsonOption = False) -> None:
     """All adapters."""
-    found = _pages("/adapters")
+    found = _ask(lambda admin: admin.adapters())
     if as_json:
-        _show({"object": "list", "data": found}, (), as_json)
+        _show_all(found, (), as_json)
         return
     rows = [
         {
-            "name": one["name"],
-            "active": one["active"],
-            "previous": one["previous"],
-            "for": "all tenants" if one["shared"] else "those with a grant",
-            "states": [revision["state"] for revision in one["revisions"]],
+            "name": one.name,
+            "active": one.active,
+            "previous": one.previous,
+            "for": "all tenants" if one.shared else "those with a grant",
+            "states": [revision.state for revision in one.revisions],
         }
         for one in found
     ]
-    _show({"data": rows}, ("name", "active", "previous", "for", "states"), as_json)
+    _table(rows, ("name", "active", "previous", "for", "states"))
 
 
 @adapters.command("show")
 def show_adapter(adapter: AdapterArgument, as_json: JsonOption = False) -> None:
     """An adapter's revisions, newest first, and the engine replicas that hold them."""
-    _show_adapter(_call("GET", _path("adapters", adapter)), as_json)
+    _show_adapter(_ask(lambda admin: admin.adapter(adapter)), as_json)
 
 
 @adapters.command("register")
@@ -94,13 +94,14 @@ def register_adapter(
     as_json: JsonOption = False,
 ) -> None:
     """Check an adapter, keep it as a revision, and stage it on every engine."""
-    body = {"name": adapter, "source": source, "activate": activate}
-    body |= {"template": template} if template else {}
-    body |= {"tenants": tenant, "shared": False} if tenant else {}
-    revision = _call("POST", "/adapters", body, timeout_s=_STAGING_S)
+    revision = _ask(
+        lambda admin: admin.register_adapter(
+            adapter, source, activate=activate, template=template, tenants=tenant or ()
+        )
+    )
     _show(revision, _REVISION_COLUMNS, as_json)
-    if not as_json and revision["state"] == "staged":
-        typer.echo(f"serve it with: dear adapters activate {adapter} {revision['id'].partition('@')[2]}")
+    if not as_json and revision.state == "staged":
+        typer.echo(f"serve it with: dear adapters activate {adapter} {revision.id.partition('@')[2]}")
 
 
 @adapters.command("activate")
@@ -110,15 +111,13 @@ def activate_adapter(
     as_json: JsonOption = False,
 ) -> None:
     """Let a name stand for a revision. Requests that go on are answered by the one they began with."""
-    path = _path("adapters", adapter) + "/activate"
-    _show(_call("POST", path, {"revision": revision}, timeout_s=_STAGING_S), _REVISION_COLUMNS, as_json)
+    _show(_ask(lambda admin: admin.activate_adapter(adapter, revision)), _REVISION_COLUMNS, as_json)
 
 
 @adapters.command("rollback")
 def rollback_adapter(adapter: AdapterArgument, as_json: JsonOption = False) -> None:
     """Let a name stand for the revision before."""
-    path = _path("adapters", adapter) + "/rollback"
-    _show(_call("POST", path, {}, timeout_s=_STAGING_S), _REVISION_COLUMNS, as_json)
+    _show(_ask(lambda admin: admin.rollback_adapter(adapter)), _REVISION_COLUMNS, as_json)
 
 
 @adapters.command("retire")
@@ -128,8 +127,7 @@ def retire_adapter(
     as_json: JsonOption = False,
 ) -> None:
     """Take a revision, or a name with all of its revisions, out of service."""
-    body = {} if revision is None else {"revision": revision}
-    _show_adapter(_call("POST", _path("adapters", adapter) + "/retire", body), as_json)
+    _show_adapter(_ask(lambda admin: admin.retire_adapter(adapter, revision)), as_json)
 
 
 @adapters.command("share")
@@ -139,19 +137,19 @@ def share_adapter(
     as_json: JsonOption = False,
 ) -> None:
     """Open an adapter to every tenant."""
-    _show_adapter(_call("PATCH", _path("adapters", adapter), {"shared": not private}), as_json)
+    _show_adapter(_ask(lambda admin: admin.share_adapter(adapter, not private)), as_json)
 
 
 @tenants.command("list")
 def list_tenants(as_json: JsonOption = False) -> None:
     """All tenants."""
-    _show({"object": "list", "data": _pages("/tenants")}, _TENANT_COLUMNS, as_json)
+    _show_all(_ask(lambda admin: admin.tenants()), _TENANT_COLUMNS, as_json)
 
 
 @tenants.command("show")
 def show_tenant(tenant: TenantArgument, as_json: JsonOption = False) -> None:
     """One tenant."""
-    _show(_call("GET", _path("tenants", tenant)), _TENANT_COLUMNS, as_json)
+    _show(_ask(lambda admin: admin.tenant(tenant)), _TENANT_COLUMNS, as_json)
 
 
 @tenants.command("create")
@@ -164,8 +162,8 @@ def create_tenant(
     as_json: JsonOption = False,
 ) -> None:
     """Create a tenant."""
-    body = {"id": tenant} | _limits(weight, in_flight, requests_per_minute, tokens_per_minute)
-    _show(_call("POST", "/tenants", body), _TENANT_COLUMNS, as_json)
+    limits = _limits(weight, in_flight, requests_per_minute, tokens_per_minute)
+    _show(_ask(lambda admin: admin.create_tenant(tenant, **limits)), _TENANT_COLUMNS, as_json)
 
 
 @tenants.command("set")
@@ -178,8 +176,8 @@ def set_tenant(
     as_json: JsonOption = False,
 ) -> None:
     """Change a tenant's weight and limits, those given."""
-    body = _limits(weight, in_flight, requests_per_minute, tokens_per_minute)
-    _show(_call("PATCH", _path("tenants", tenant), body), _TENANT_COLUMNS, as_json)
+    limits = _limits(weight, in_flight, requests_per_minute, tokens_per_minute)
+    _show(_ask(lambda admin: admin.set_tenant(tenant, **limits)), _TENANT_COLUMNS, as_json)
 
 
 @tenants.command("delete")
@@ -190,26 +188,26 @@ def delete_tenant(
     """Remove a tenant with its keys and grants."""
     if not yes:
         typer.confirm(f"Remove tenant {tenant} and all of its keys?", abort=True)
-    _call("DELETE", _path("tenants", tenant))
+    _ask(lambda admin: admin.delete_tenant(tenant))
     typer.echo(f"removed {tenant}")
 
 
 @tenants.command("grant")
 def grant(tenant: TenantArgument, adapter: str, as_json: JsonOption = False) -> None:
     """Let a tenant use an adapter that is not shared."""
-    _show(_call("POST", _path("tenants", tenant, "grants"), {"adapter": adapter}), _TENANT_COLUMNS, as_json)
+    _show(_ask(lambda admin: admin.grant(tenant, adapter)), _TENANT_COLUMNS, as_json)
 
 
 @tenants.command("ungrant")
 def ungrant(tenant: TenantArgument, adapter: str, as_json: JsonOption = False) -> None:
     """Take an adapter from a tenant."""
-    _show(_call("DELETE", _path("tenants", tenant, "grants", adapter)), _TENANT_COLUMNS, as_json)
+    _show(_ask(lambda admin: admin.ungrant(tenant, adapter)), _TENANT_COLUMNS, as_json)
 
 
 @keys.command("list")
 def list_keys(tenant: TenantArgument, as_json: JsonOption = False) -> None:
     """A tenant's keys."""
-    _show(_call("GET", _path("tenants", tenant, "keys")), _KEY_COLUMNS, as_json)
+    _show_all(_ask(lambda admin: admin.keys(tenant)), _KEY_COLUMNS, as_json)
 
 
 @keys.command("create")
@@ -220,10 +218,7 @@ def create_key(
     as_json: JsonOption = False,
 ) -> None:
     """Create a key. It is shown once."""
-    body: dict[str, Any] = {"label": label}
-    if expires_in_s is not None:
-        body["expires_in_s"] = expires_in_s
-    _show_key(_call("POST", _path("tenants", tenant, "keys"), body), as_json)
+    _show_key(_ask(lambda admin: admin.create_key(tenant, label, expires_in_s)), as_json)
 
 
 @keys.command("rotate")
@@ -233,7 +228,7 @@ def rotate_key(
     as_json: JsonOption = False,
 ) -> None:
     """A new key in place of one. It is shown once."""
-    _show_key(_call("POST", _path("keys", key, "rotate"), {"overlap_s": overlap_s}), as_json)
+    _show_key(_ask(lambda admin: admin.rotate_key(key, overlap_s)), as_json)
 
 
 @keys.command("revoke")
@@ -241,15 +236,16 @@ def revoke_key(
     key: Annotated[str, typer.Argument(help="The key's id.")], as_json: JsonOption = False
 ) -> None:
     """Shut a key out, for good."""
-    _show(_call("DELETE", _path("keys", key)), _KEY_COLUMNS, as_json)
+    _show(_ask(lambda admin: admin.revoke_key(key)), _KEY_COLUMNS, as_json)
 
 
 def audit(
-    limit: Annotated[int, typer.Option(min=1, max=_PAGE, help="How many changes.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=_MOST_CHANGES, help="How many changes.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """Who changed what, newest first."""
-    _show(_call("GET", f"/audit?limit={limit}"), ("at", "actor", "action", "subject", "detail"), as_json)
+    columns = ("at", "actor", "action", "subject", "detail")
+    _show_all(_ask(lambda admin: admin.audit(limit)), columns, as_json)
 
 
 def apply(
@@ -263,12 +259,13 @@ def apply(
     The file is checked before anything is changed. What it does not name stays as it is.
     """
     seed = read_seed(file)
-    said = [_apply_adapter(adapter, dry_run) for adapter in seed.adapters]
-    for tenant in seed.tenants:
-        for words, method, path, body in _steps(tenant):
-            if not dry_run:
-                _call(method, path, body)
-            said.append(words)
+    with _server() as server:
+        said = [_apply_adapter(server.admin, adapter, dry_run) for adapter in seed.adapters]
+        for tenant in seed.tenants:
+            for words, do in _steps(server.admin, tenant):
+                if not dry_run:
+                    do()
+                said.append(words)
     for words in filter(None, said):
         typer.echo(f"would {words}" if dry_run else words)
     if not any(said):
@@ -300,135 +297,117 @@ def read_seed(file: Path) -> Seed:
     return seed
 
 
-def _apply_adapter(wanted: SeedAdapter, dry_run: bool) -> str | None:
+def _apply_adapter(admin: Admin, wanted: SeedAdapter, dry_run: bool) -> str | None:
     """What was done for an adapter, in words. What its source holds, only the server can tell."""
-    path = _path("adapters", wanted.name)
-    there = _call("GET", path, missing_ok=True)
+    there: Adapter | None = _unless_missing(lambda: admin.adapter(wanted.name))
     if dry_run:
         return f"{'register' if there is None else 'compare'} {wanted.name} with {wanted.source}"
-    body = wanted.model_dump(exclude_none=True) | {"activate": True}
-    revision = _call("POST", "/adapters", body, timeout_s=_STAGING_S)
-    if there is None or there["active"] != revision["id"]:
-        return f"activate {revision['id']}"
-    return f"share {wanted.name}: {wanted.shared}" if there["shared"] != wanted.shared else None
+    revision = admin.register_adapter(
+        wanted.name, wanted.source, activate=True, template=wanted.template, shared=wanted.shared
+    )
+    if there is None or there.active != revision.id:
+        return f"activate {revision.id}"
+    return f"share {wanted.name}: {wanted.shared}" if there.shared != wanted.shared else None
 
 
-def _steps(wanted: SeedTenant) -> Iterator[tuple[str, str, str, dict[str, Any] | None]]:
-    """What there is to do for a tenant: in words, and as calls."""
-    fields = wanted.model_dump(exclude={"id", "grants"})
-    there = _call("GET", _path("tenants", wanted.id), missing_ok=True)
+def _steps(admin: Admin, wanted: SeedTenant) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What there is to do for a tenant, in words and as something to call."""
+    tenant, fields = wanted.id, wanted.model_dump(exclude={"id", "grants"})
+    there: Tenant | None = _unless_missing(lambda: admin.tenant(tenant))
+    granted = set() if there is None else set(there.granted)
     if there is None:
-        yield f"create {wanted.id}", "POST", "/tenants", {"id": wanted.id} | fields
-        there = fields | {"granted": []}
-    changes = {name: value for name, value in fields.items() if there[name] != value}
-    if changes:
+        yield f"create {tenant}", partial(admin.create_tenant, tenant, **fields)
+    elif changes := {name: value for name, value in fields.items() if getattr(there, name) != value}:
         said = ", ".join(f"{name} {_cell(value)}" for name, value in changes.items())
-        yield f"set {wanted.id}: {said}", "PATCH", _path("tenants", wanted.id), changes
-    for adapter in sorted(set(wanted.grants) - set(there["granted"])):
-        path = _path("tenants", wanted.id, "grants")
-        yield f"grant {wanted.id}: {adapter}", "POST", path, {"adapter": adapter}
-    for adapter in sorted(set(there["granted"]) - set(wanted.grants)):
-        yield (
-            f"ungrant {wanted.id}: {adapter}",
-            "DELETE",
-            _path("tenants", wanted.id, "grants", adapter),
-            None,
-        )
+        yield f"set {tenant}: {said}", partial(admin.set_tenant, tenant, **changes)
+    for adapter in sorted(set(wanted.grants) - granted):
+        yield f"grant {tenant}: {adapter}", partial(admin.grant, tenant, adapter)
+    for adapter in sorted(granted - set(wanted.grants)):
+        yield f"ungrant {tenant}: {adapter}", partial(admin.ungrant, tenant, adapter)
 
 
-def _pages(path: str) -> list[dict[str, Any]]:
-    """All objects of a list, however many pages."""
-    found: list[dict[str, Any]] = []
-    after = ""
-    while after is not None:
-        page = _call("GET", f"{path}?limit={_PAGE}&after={quote(after)}")
-        found += page["data"]
-        after = page["next"]
-    return found
+def _unless_missing(ask: Callable[[], Answer]) -> Answer | None:
+    try:
+        return ask()
+    except UnknownSubject:
+        return None
 
 
-def _show_adapter(adapter: dict[str, Any], as_json: bool) -> None:
+def _limits(weight: float | None, in_flight: int | None, requests: int | None, tokens: int | None) -> Limits:
+    """What the options given set; 0 stands for no limit."""
+    limits: Limits = {}
+    if weight is not None:
+        limits["weight"] = weight
+    if in_flight is not None:
+        limits["requests_in_flight"] = in_flight or None
+    if requests is not None:
+        limits["requests_per_minute"] = requests or None
+    if tokens is not None:
+        limits["tokens_per_minute"] = tokens or None
+    return limits
+
+
+def _server() -> Client:
+    """The server that the environment names, as its administrator.
+
+    Raises:
+        SettingsError: there is no admin key.
+    """
+    if not os.environ.get(ADMIN_KEY_VARIABLE, "").partition(",")[0].strip():
+        raise SettingsError(f"set {ADMIN_KEY_VARIABLE} to the key that the server was started with")
+    return Client()
+
+
+def _ask(ask: Callable[[Admin], Answer]) -> Answer:
+    with _server() as server:
+        return ask(server.admin)
+
+
+def _show_adapter(adapter: Adapter, as_json: bool) -> None:
     if as_json:
         _show(adapter, (), as_json)
         return
-    for_whom = "all tenants" if adapter["shared"] else "tenants with a grant"
-    typer.echo(f"{adapter['name']} for {for_whom}, active: {_cell(adapter['active'])}")
+    for_whom = "all tenants" if adapter.shared else "tenants with a grant"
+    typer.echo(f"{adapter.name} for {for_whom}, active: {_cell(adapter.active)}")
     rows = [
-        revision | {"held_by": sum(one == "held" for one in revision["replicas"].values())}
-        for revision in adapter["revisions"]
+        _fields(revision) | {"held_by": sum(one == "held" for one in revision.replicas.values())}
+        for revision in adapter.revisions
     ]
-    _show({"data": rows}, (*_REVISION_COLUMNS, "held_by"), as_json)
+    _table(rows, (*_REVISION_COLUMNS, "held_by"))
 
 
-def _limits(
-    weight: float | None, in_flight: int | None, requests: int | None, tokens: int | None
-) -> dict[str, Any]:
-    """The body's fields for the options given; 0 stands for no limit."""
-    limits = {"requests_in_flight": in_flight, "requests_per_minute": requests, "tokens_per_minute": tokens}
-    given: dict[str, Any] = {name: value or None for name, value in limits.items() if value is not None}
-    return given if weight is None else given | {"weight": weight}
-
-
-def _path(*parts: str) -> str:
-    return "".join(f"/{quote(part, safe='')}" for part in parts)
-
-
-def _call(
-    method: str,
-    path: str,
-    body: dict[str, Any] | None = None,
-    *,
-    missing_ok: bool = False,
-    timeout_s: float = _TIMEOUT_S,
-) -> Any:
-    """The server's answer; None for a 404 where that is fine.
-
-    Raises:
-        SettingsError: there is no admin key, no server, or it says no; one sentence.
-    """
-    key = os.environ.get(ADMIN_KEY_VARIABLE, "").partition(",")[0].strip()
-    if not key:
-        raise SettingsError(f"set {ADMIN_KEY_VARIABLE} to the key that the server was started with")
-    url = os.environ.get(URL_VARIABLE) or DEFAULT_URL
-    try:
-        response = httpx.request(
-            method,
-            f"{url.rstrip('/')}/admin/v1{path}",
-            json=body,
-            headers={"Authorization": f"Bearer {key}"},
-            timeout=timeout_s,
-        )
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise SettingsError(f"no answer from {url}: {error} (set {URL_VARIABLE})") from None
-    try:
-        reply = response.json()
-    except ValueError:
-        raise SettingsError(f"{url} is not this server: HTTP {response.status_code}") from None
-    if missing_ok and response.status_code == httpx.codes.NOT_FOUND:
-        return None
-    if response.is_error:
-        said = reply.get("message") if isinstance(reply, dict) else None
-        raise SettingsError(f"HTTP {response.status_code}: {said or response.reason_phrase}")
-    return reply
-
-
-def _show_key(issued: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(issued))
-        return
+def _show_key(issued: Key, as_json: bool) -> None:
     _show(issued, _KEY_COLUMNS, as_json)
-    typer.echo(f"{issued['key']}\nKeep it: it is shown this once.")
+    if not as_json:
+        typer.echo(f"{issued.key}\nKeep it: it is shown this once.")
 
 
-def _show(reply: dict[str, Any], columns: tuple[str, ...], as_json: bool) -> None:
-    """A table with a row an object, or the JSON as it came."""
+def _show(one: BaseModel, columns: tuple[str, ...], as_json: bool) -> None:
+    """A table of one row, or the JSON as it came."""
     if as_json:
-        typer.echo(json.dumps(reply))
-        return
+        typer.echo(json.dumps(_fields(one)))
+    else:
+        _table([_fields(one)], columns)
+
+
+def _show_all(all_: Sequence[BaseModel], columns: tuple[str, ...], as_json: bool) -> None:
+    """A table with a row each, or the JSON as it came."""
+    if as_json:
+        typer.echo(json.dumps({"object": "list", "data": [_fields(one) for one in all_]}))
+    else:
+        _table([_fields(one) for one in all_], columns)
+
+
+def _fields(one: BaseModel) -> dict[str, Any]:
+    """What the server said of it."""
+    return one.model_dump(mode="json", exclude_unset=True)
+
+
+def _table(rows: Sequence[dict[str, Any]], columns: tuple[str, ...]) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for name in columns:
         table.add_column(name.replace("_", " "), no_wrap=name in _WHOLE, overflow="fold")
-    for row in reply.get("data", [reply]):
+    for row in rows:
         table.add_row(*(_cell(row[name]) for name in columns))
     Console().print(table)
 

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from dear_client import ClientError
 from dear_serving import __version__
-from dear_serving.adapters.preflight import check_models
 from dear_serving.administration import adapters, apply, audit, keys, tenants
+from dear_serving.doctor import check_port, doctor
 from dear_serving.errors import InvalidRequest, SettingsError, StartupError
 from dear_serving.settings import Settings, check_door, load_settings
-from dear_serving.supervisor import supervise
+from dear_tools.evaluation.command import evaluate
+from dear_tools.exits import FAILED, ToolError
+from dear_tools.load.command import load
+from dear_tools.rerank import rerank
 
 DEFAULT_CONFIG = Path("configs/cpu.yaml")
+_USERS = "For users of a server"
+_OPERATORS = "For those who run one"
+_ADMINISTRATORS = "For its administrators"
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
-app.add_typer(adapters, name="adapters")
-app.add_typer(tenants, name="tenants")
-app.add_typer(keys, name="keys")
-app.command()(audit)
-app.command()(apply)
+app.command(rich_help_panel=_USERS)(rerank)
+app.command(rich_help_panel=_USERS)(load)
+app.command("eval", rich_help_panel=_USERS)(evaluate)
+app.command(rich_help_panel=_OPERATORS)(doctor)
+app.add_typer(adapters, name="adapters", rich_help_panel=_ADMINISTRATORS)
+app.add_typer(tenants, name="tenants", rich_help_panel=_ADMINISTRATORS)
+app.add_typer(keys, name="keys", rich_help_panel=_ADMINISTRATORS)
+app.command(rich_help_panel=_ADMINISTRATORS)(audit)
+app.command(rich_help_panel=_ADMINISTRATORS)(apply)
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="Settings file (YAML).")]
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on; overrides http.host.")]
@@ -45,14 +54,16 @@ def dear(
         raise typer.Exit
 
 
-@app.command()
+@app.command(rich_help_panel=_OPERATORS)
 def serve(config: ConfigOption = DEFAULT_CONFIG, host: HostOption = None, port: PortOption = None) -> None:
     """Start the server in the foreground; Ctrl-C stops it and everything it started."""
+    from dear_serving.supervisor import supervise
+
     settings = check(config, host, port)
     raise typer.Exit(supervise(server_command(config, settings)))
 
 
-@app.command()
+@app.command(rich_help_panel=_OPERATORS)
 def demo(config: ConfigOption = DEFAULT_CONFIG, host: HostOption = None, port: PortOption = None) -> None:
     """Start the server, rank three example lists over HTTP, show the result, and stop."""
     from dear_serving.demo import show_examples
@@ -61,7 +72,7 @@ def demo(config: ConfigOption = DEFAULT_CONFIG, host: HostOption = None, port: P
     raise typer.Exit(show_examples(settings, server_command(config, settings)))
 
 
-@app.command("training-data")
+@app.command("training-data", rich_help_panel=_OPERATORS)
 def training_data(
     file: Annotated[
         typer.FileText, typer.Argument(help='Lines {"query": ..., "passages": [best first]}; - reads stdin.')
@@ -85,9 +96,9 @@ def main() -> NoReturn:
     """Entry point of the ``dear`` script."""
     try:
         app()
-    except StartupError as error:
+    except (StartupError, ToolError, ClientError) as error:
         typer.echo(f"dear: {error}", err=True)
-        sys.exit(1)
+        sys.exit(FAILED)
     sys.exit(0)
 
 
@@ -97,10 +108,13 @@ def check(config: Path, host: str | None, port: int | None) -> Settings:
     Raises:
         StartupError: one sentence about the settings, a model folder, an adapter or the port.
     """
+    from dear_serving.adapters.preflight import check_models
+
     settings = load_settings(config)
     given = {"host": host, "port": port}
     http = settings.http.model_copy(update={k: v for k, v in given.items() if v is not None})
-    _check_port(http.host, http.port)
+    if (port_found := check_port(http.host, http.port)).state != "ok":
+        raise SettingsError(f"cannot listen on {port_found.found}; choose another with --host and --port")
     settings = settings.model_copy(update={"http": http})
     check_door(settings)
     check_models(settings)
@@ -109,31 +123,5 @@ def check(config: Path, host: str | None, port: int | None) -> Settings:
 
 def server_command(config: Path, settings: Settings) -> list[str]:
     """The command line of the server process itself, which cli.serve supervises."""
-    http = settings.http
-    where = [str(config.resolve()), http.host, str(http.port)]
-    return [sys.executable, "-c", "from dear_serving.cli import run_server; run_server()", *where]
-
-
-def run_server() -> NoReturn:
-    """What ``server_command`` runs: settings file, host and port come as arguments."""
-    from dear_serving.runtime import run
-
-    _, config, host, port = sys.argv
-    settings = load_settings(Path(config))
-    http = settings.http.model_copy(update={"host": host, "port": int(port)})
-    code = run(settings.model_copy(update={"http": http}))
-    sys.stderr.flush()
-    os._exit(code)  # Ray's threads may outlive a half-finished start
-
-
-def _check_port(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SettingsError(
-                f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}; "
-                "choose another with --host and --port"
-            ) from None
+    where = [str(config.resolve()), settings.http.host, str(settings.http.port)]
+    return [sys.executable, "-c", "from dear_serving.runtime import main; main()", *where]

@@ -104,6 +104,7 @@ class UnsupportedMediaType(InvalidRequest):
     """The body is declared to be something other than JSON."""
 
     status = 415
+    code = "unsupported_media_type"
 
 
 class InvalidKey(RequestError):
@@ -119,6 +120,7 @@ class PermissionDenied(RequestError):
 
     status = 403
     type = "permission_error"
+    code = "permission_denied"
 
 
 class UnknownModel(RequestError):
@@ -134,6 +136,7 @@ class UnknownRoute(RequestError):
 
     status = 404
     type = "not_found_error"
+    code = "route_not_found"
 
 
 class UnknownSubject(RequestError):
@@ -141,6 +144,7 @@ class UnknownSubject(RequestError):
 
     status = 404
     type = "not_found_error"
+    code = "subject_not_found"
 
 
 class AlreadyThere(RequestError):
@@ -148,6 +152,7 @@ class AlreadyThere(RequestError):
 
     status = 409
     type = "conflict_error"
+    code = "already_exists"
 
 
 class CapacityReached(RequestError):
@@ -155,6 +160,7 @@ class CapacityReached(RequestError):
 
     status = 409
     type = "conflict_error"
+    code = "capacity_reached"
 
 
 class AdapterFailed(RequestError):
@@ -162,6 +168,7 @@ class AdapterFailed(RequestError):
 
     status = 422
     type = "invalid_request_error"
+    code = "adapter_failed"
 
 
 class MethodNotAllowed(RequestError):
@@ -169,6 +176,7 @@ class MethodNotAllowed(RequestError):
 
     status = 405
     type = "invalid_request_error"
+    code = "method_not_allowed"
 
 
 class Overloaded(RequestError):
@@ -201,6 +209,7 @@ class EngineUnavailable(RequestError):
 
     status = 503
     type = "service_unavailable"
+    code = "engine_unavailable"
     retryable = True
 
 
@@ -209,6 +218,7 @@ class RegistryUnavailable(RequestError):
 
     status = 503
     type = "service_unavailable"
+    code = "registry_unavailable"
     retryable = True
 
 
@@ -217,6 +227,7 @@ class StoreUnavailable(RequestError):
 
     status = 503
     type = "service_unavailable"
+    code = "store_unavailable"
     retryable = True
 
 
@@ -225,4 +236,5 @@ class DeadlineExceeded(RequestError):
 
     status = 504
     type = "timeout_error"
+    code = "deadline_exceeded"
     retryable = True

@@ -10,10 +10,11 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from dear_serving.errors import DearError, StartupError
-from dear_serving.settings import Settings
+from dear_serving.settings import Settings, load_settings
 from dear_serving.supervisor import adopt_orphans, end_descendants
 
 # Before ray is imported. Mostly quiet: a user reads our lines; Ray's and vLLM's own are in its log folder.
@@ -50,6 +51,16 @@ def run(settings: Settings) -> int:
         return 1
     finally:
         _shut_down()
+
+
+def main() -> NoReturn:
+    """The server's process: settings file, host and port come as arguments."""
+    _, config, host, port = sys.argv
+    settings = load_settings(Path(config))
+    http = settings.http.model_copy(update={"host": host, "port": int(port)})
+    code = run(settings.model_copy(update={"http": http}))
+    sys.stderr.flush()
+    os._exit(code)  # Ray's threads may outlive a half-finished start
 
 
 def say(text: str) -> None:

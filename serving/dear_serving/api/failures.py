@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 class InternalError(RequestError):
     """A fault of ours. The reply says no more than that; the log has the rest."""
 
+    code = "internal_error"
+
 
 def error_body(error: RequestError) -> dict[str, Any]:
     """The three shapes at once: OpenAI clients read ``error``, Cohere's ``message``, Jina's ``detail``."""

