@@ -54,7 +54,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "transformers": ("engine.tokenizer", "adapters"),
     "fastapi": ("api",),
     "starlette": ("api",),
-    "httpx": ("demo",),
+    "httpx": (),  # dear_client has it
     "sqlalchemy": ("registry", "tenancy.tenants", "adapters.revisions", "adapters.fleet"),
     "fsspec": ("adapters.store", "adapters.intake"),
     "alembic": ("registry",),

@@ -4,7 +4,17 @@ import sys
 from typing import NoReturn
 
 _OF_TOOLS = ("typer", "rich", "yaml", "aiohttp", "jinja2", "matplotlib", "numpy", "scipy", "ir_measures")
-_OF_SERVER = ("vllm", "ray", "torch", "transformers", "fastapi", "safetensors", "psutil", "sqlalchemy", "alembic")
+_OF_SERVER = (
+    "vllm",
+    "ray",
+    "torch",
+    "transformers",
+    "fastapi",
+    "safetensors",
+    "psutil",
+    "sqlalchemy",
+    "alembic",
+)
 
 
 def main() -> NoReturn:
@@ -18,7 +28,9 @@ def main() -> NoReturn:
         if package in _OF_TOOLS:
             sys.exit(f"dear: {package} is not installed: pip install dear-serving[tools]")
         if package in _OF_SERVER:
-            sys.exit(f"dear: {package} is not installed: pip install dear-serving[cpu], or [gpu], for a server")
+            sys.exit(
+                f"dear: {package} is not installed: pip install dear-serving[cpu], or [gpu], for a server"
+            )
         raise
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import subprocess
 import time
 from dataclasses import dataclass
-from typing import Any
 
-import httpx
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from dear_client import Client, ClientError, Retry
 from dear_serving.errors import StartupError
 from dear_serving.settings import Settings
 from dear_serving.supervisor import Supervised
@@ -81,7 +80,7 @@ def show_examples(settings: Settings, command: list[str]) -> int:
     """
     console = Console()
     base_url = f"http://{settings.http.host}:{settings.http.port}"
-    with Supervised(command) as server, httpx.Client(base_url=base_url, timeout=60) as client:
+    with Supervised(command) as server, Client(base_url, retry=Retry(attempts=1)) as client:
         _wait_until_ready(client, server, settings.engine.start_timeout_s)
         if server.poll() is not None:
             return server.returncode or 1
@@ -92,53 +91,46 @@ def show_examples(settings: Settings, command: list[str]) -> int:
     return 0
 
 
-def _wait_until_ready(client: httpx.Client, server: subprocess.Popen[bytes], timeout_s: float) -> None:
+def _wait_until_ready(client: Client, server: subprocess.Popen[bytes], timeout_s: float) -> None:
     """The server itself says what it is doing; return when it answers or has ended."""
     deadline_s = time.monotonic() + timeout_s
     while server.poll() is None:
         try:
-            if client.get("/ready").status_code == 200:
-                return
-        except httpx.TransportError:
+            client.ready()
+        except ClientError:  # nothing listens, or it is Ray's proxy that does not know the way yet
             pass
+        else:
+            return
         if time.monotonic() > deadline_s:
             raise StartupError(f"the server was not ready within {timeout_s:.0f} s")
         time.sleep(_POLL_S)
 
 
-def _show(console: Console, client: httpx.Client, base: str, model: str, example: Example) -> None:
+def _show(console: Console, client: Client, base: str, model: str, example: Example) -> None:
     """One example. With an adapter, a column says where the base model had the passage."""
     started_s = time.perf_counter()
-    reply = _rerank(client, model, example)
+    ranking = client.rerank(example.query, example.passages, model=model)
     wall_ms = (time.perf_counter() - started_s) * 1e3
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
     base_ranks: dict[int, int] = {}
     if model != base:
-        results = _rerank(client, base, example)["results"]
-        base_ranks = {result["index"]: rank for rank, result in enumerate(results, start=1)}
+        order = client.rerank(example.query, example.passages, model=base).order
+        base_ranks = {index: rank for rank, index in enumerate(order, start=1)}
         table.add_column(f"{base} had it at", justify="right")
     table.add_column("passage")
-    for rank, result in enumerate(reply["results"], start=1):
-        index = result["index"]
-        cells = [str(rank), f"{result['relevance_score']:.2f}"]
-        cells += [str(base_ranks[index])] if base_ranks else []
-        table.add_row(*cells, f"\\[{index}] {example.passages[index]}")
-    dear, usage = reply["meta"]["dear"], reply["usage"]
+    for rank, result in enumerate(ranking.results, start=1):
+        cells = [str(rank), f"{result.relevance_score:.2f}"]
+        cells += [str(base_ranks[result.index])] if base_ranks else []
+        table.add_row(*cells, f"\\[{result.index}] {result.text}")
+    details, usage = ranking.details, ranking.usage
+    assert details is not None  # this server says how it ranked
     console.print(f"\nQuery: [bold]{example.query}[/bold]", highlight=False)
-    console.print(f"ranked by {dear['revision']} ({example.notion})", highlight=False)
+    console.print(f"ranked by {details.revision} ({example.notion})", highlight=False)
     console.print(table)
     console.print(
-        f"{usage['prompt_tokens']} tokens read, {usage['completion_tokens']} written, "
-        f"{wall_ms:.0f} ms, {dear['engine_ms']:.0f} ms of them in the engine",
+        f"{usage.prompt_tokens} tokens read, {usage.completion_tokens} written, "
+        f"{wall_ms:.0f} ms, {details.engine_ms:.0f} ms of them in the engine",
         highlight=False,
     )
-
-
-def _rerank(client: httpx.Client, model: str, example: Example) -> dict[str, Any]:
-    body = {"model": model, "query": example.query, "documents": example.passages}
-    response = client.post("/v2/rerank", json=body)
-    response.raise_for_status()
-    reply: dict[str, Any] = response.json()
-    return reply
