@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
 from dear_serving.adapters.preflight import digest
 from dear_serving.adapters.seed import seed
@@ -137,6 +138,19 @@ def client_of(gateway: GatewayState) -> httpx.AsyncClient:
     """A client of the app in this process; faults of the app come back as its 500 reply."""
     transport = httpx.ASGITransport(create_app(gateway), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+
+class InProcess(httpx.BaseTransport):
+    """Brings the requests of clients that block to the app in this process."""
+
+    def __init__(self, gateway: GatewayState) -> None:
+        self._client = TestClient(create_app(gateway), raise_server_exceptions=False)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        reply = self._client.request(
+            request.method, str(request.url), headers=dict(request.headers), content=request.read()
+        )
+        return httpx.Response(reply.status_code, headers=dict(reply.headers), content=reply.content)
 
 
 def reversing(tokenizer: BaseTokenizer) -> Callable[[EngineRequest], str]:

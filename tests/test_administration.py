@@ -7,19 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from dear_client import Client, InvalidRequest
 from dear_client import administration as client_administration
 from dear_serving import administration
 from dear_serving.api.gateway import GatewayState
-from dear_serving.api.routes import create_app
 from dear_serving.cli import app
 from dear_serving.errors import SettingsError
-from tests.conftest import LEGAL
+from tests.conftest import LEGAL, InProcess
 
 SEED = """
 tenants:
@@ -31,26 +28,13 @@ tenants:
 """
 
 
-class InProcess(httpx.BaseTransport):
-    """Brings requests to an app in this process."""
-
-    def __init__(self, client: TestClient) -> None:
-        self._client = client
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        reply = self._client.request(
-            request.method, str(request.url), headers=dict(request.headers), content=request.read()
-        )
-        return httpx.Response(reply.status_code, headers=dict(reply.headers), content=reply.content)
-
-
 @pytest.fixture(autouse=True)
 def in_process(with_tenants: GatewayState, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands reach the routes of this process, as the administrator."""
     monkeypatch.setenv("DEAR_ADMIN_KEY", "root")
     monkeypatch.delenv("DEAR_BASE_URL", raising=False)
-    transport = InProcess(TestClient(create_app(with_tenants)))
-    monkeypatch.setattr(administration, "Client", partial(Client, transport=transport))
+    in_this_process = partial(Client, transport=InProcess(with_tenants))
+    monkeypatch.setattr(administration, "Client", in_this_process)
 
 
 def run(*arguments: str) -> str:

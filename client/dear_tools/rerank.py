@@ -18,6 +18,7 @@ from rich.table import Table
 
 from dear_client import (
     Client,
+    ConfigurationError,
     ConnectionFailed,
     InvalidKey,
     Ranking,
@@ -29,7 +30,7 @@ from dear_tools.files import written_whole
 from dear_tools.options import JsonOption, KeyOption, UrlOption
 
 _STDIN = "-"
-_HOPELESS = (ConnectionFailed, InvalidKey, UnexpectedReply)
+_HOPELESS = (ConfigurationError, ConnectionFailed, InvalidKey, UnexpectedReply)
 """Errors that, where nothing worked before them, would be those of every other list as well."""
 
 _ONE, _MANY = "One list", "Many lists"
@@ -160,8 +161,9 @@ def _lines(source: str) -> Iterator[_Line]:
             fields = json.loads(line.decode())
         except UnicodeDecodeError:
             yield _Line(number, {}, "this is not UTF-8 text")
-        except ValueError as error:
-            yield _Line(number, {}, f"this is not valid JSON: {error}")
+        except json.JSONDecodeError as error:
+            said = f"{error.msg[:1].lower()}{error.msg[1:]}"
+            yield _Line(number, {}, f"this is not valid JSON: {said} at character {error.pos + 1}")
         else:
             is_object = isinstance(fields, dict)
             wrong = None if is_object else "an object with query and documents is needed"

@@ -12,7 +12,7 @@ import typer
 from dear_client import ClientError
 from dear_serving import __version__
 from dear_serving.administration import adapters, apply, audit, keys, tenants
-from dear_serving.doctor import check_port, doctor
+from dear_serving.doctor import DEFAULT_CONFIG, check_port, doctor
 from dear_serving.errors import InvalidRequest, SettingsError, StartupError
 from dear_serving.settings import Settings, check_door, load_settings
 from dear_tools.evaluation.command import evaluate
@@ -20,7 +20,6 @@ from dear_tools.exits import FAILED, ToolError
 from dear_tools.load.command import load
 from dear_tools.rerank import rerank
 
-DEFAULT_CONFIG = Path("configs/cpu.yaml")
 _USERS = "For users of a server"
 _OPERATORS = "For those who run one"
 _ADMINISTRATORS = "For its administrators"

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,8 @@ from dear_serving.errors import DearError
 from dear_serving.settings import ADMIN_KEY_VARIABLE, API_KEYS_VARIABLE, Settings, load_settings
 from dear_tools.exits import FAILED
 from dear_tools.options import JsonOption, KeyOption, UrlOption
+
+DEFAULT_CONFIG = Path("configs/cpu.yaml")
 
 State = Literal["ok", "note", "wrong"]
 
@@ -48,7 +51,9 @@ class Finding:
 
 
 def doctor(
-    config: Annotated[Path, typer.Option(help="Settings file (YAML).")] = Path("configs/cpu.yaml"),
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file (YAML). [default: configs/cpu.yaml, where it is]")
+    ] = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
@@ -72,25 +77,34 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
-def examine(config: Path, url: str | None, api_key: str | None) -> Iterator[Finding]:
+def examine(config: Path | None, url: str | None, api_key: str | None) -> Iterator[Finding]:
     """Every check, one after the other; none changes anything or loads a model."""
     yield check_python(sys.version_info[:2])
+    if config is None and not DEFAULT_CONFIG.exists():
+        yield Finding(
+            "settings", "note", f"no {DEFAULT_CONFIG} here", "to check a server's, name it: --config"
+        )
+    else:
+        yield from check_settings(config or DEFAULT_CONFIG)
+    yield from check_server(url, api_key)
+
+
+def check_settings(config: Path) -> Iterator[Finding]:
+    """A settings file, and whether this machine can run a server by it."""
     try:
         settings = load_settings(config)
     except DearError as error:
         yield Finding("settings", "wrong", str(error), f"mend {config}, or name another with --config")
-        yield from check_packages("cpu")
-    else:
-        yield Finding("settings", "ok", str(config))
-        yield from check_packages(settings.engine.accelerator)
-        yield from check_machine(Path.cwd())
-        if settings.engine.accelerator == "gpu":
-            yield check_gpus(settings, gpu_names())
-        yield check_files(settings)
-        yield check_registry(settings)
-        yield check_keys(settings)
-        yield check_port(settings.http.host, settings.http.port)
-    yield from check_server(url, api_key)
+        return
+    yield Finding("settings", "ok", str(config))
+    yield check_packages(settings.engine.accelerator)
+    yield from check_machine(Path.cwd())
+    if settings.engine.accelerator == "gpu":
+        yield check_gpus(settings, gpu_names())
+    yield check_files(settings)
+    yield check_registry(settings)
+    yield check_keys(settings)
+    yield check_port(settings.http.host, settings.http.port)
 
 
 def check_python(version: tuple[int, int]) -> Finding:
@@ -101,19 +115,13 @@ def check_python(version: tuple[int, int]) -> Finding:
     return Finding("Python", "wrong", found, "use Python 3.11 or 3.12: make setup PYTHON=python3.11")
 
 
-def check_packages(accelerator: str) -> Iterator[Finding]:
+def check_packages(accelerator: str) -> Finding:
     """What the server is made of; a client needs none of it."""
     versions = {name: _version(name) for name in _ENGINES[accelerator]}
-    missing = [name for name, version in versions.items() if version is None]
-    if missing:
-        yield Finding(
-            "packages",
-            "wrong",
-            f"no {', '.join(missing)}",
-            f"to run a server: make setup, or pip install dear-serving[{accelerator}]",
-        )
-    else:
-        yield Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
+    if missing := [name for name, version in versions.items() if version is None]:
+        advice = f"to run a server: make setup, or pip install dear-serving[{accelerator}]"
+        return Finding("packages", "wrong", f"no {', '.join(missing)}", advice)
+    return Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def _version(package: str) -> str | None:
@@ -131,14 +139,10 @@ def check_machine(folder: Path) -> Iterator[Finding]:
     enough = memory_gib >= _MEMORY_GIB
     advice = None if enough else f"vLLM and Ray want {_MEMORY_GIB} GiB even for the tiny model"
     yield Finding("machine", "ok" if enough else "note", found, advice)
-    for place in {folder.resolve(): "here", Path("/tmp"): "in /tmp, where Ray keeps its files"}.items():
-        free_gib = shutil.disk_usage(place[0]).free / _GIB
+    for place, where in ((folder, "here"), (Path("/tmp"), "in /tmp, where Ray keeps its files")):
+        free_gib = shutil.disk_usage(place).free / _GIB
         if free_gib < _DISK_GIB:
-            yield Finding(
-                "disk", "note", f"{free_gib:.1f} GiB free {place[1]}", "make room: Ray stops at 95%"
-            )
-    import resource
-
+            yield Finding("disk", "note", f"{free_gib:.1f} GiB free {where}", "make room")
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files < _FILES:
         yield Finding(
