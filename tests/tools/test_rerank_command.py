@@ -147,12 +147,13 @@ def test_where_nothing_can_work_one_sentence_ends_it_and_nothing_is_written(
     tmp_path: Path, with_tenants: GatewayState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rerank, "Client", partial(Client, transport=InProcess(with_tenants)))
-    out = tmp_path / "out.jsonl"
+    out = tmp_path / "here" / "out.jsonl"
+    out.parent.mkdir()
     out.write_text("before")
     with pytest.raises(ClientError, match="key"):
         run("--jsonl", "-", "--output", str(out), text=request() * 3)
     assert out.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [out]
+    assert list(out.parent.iterdir()) == [out]
 
 
 @pytest.mark.parametrize(
