@@ -27,6 +27,7 @@ def test_nothing_kept_holds_the_secret() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "dear_", "dear_0123456789ab_short", "DEAR_" + new_key().text[5:], new_key().text + "\n", "é" * 61],
+    ids=["empty", "prefix", "short", "capitals", "line break", "other letters"],
 )
 def test_what_is_no_key_has_no_parts(text: str) -> None:
     assert split_key(text) is None
