@@ -18,7 +18,7 @@ from dear_serving.settings import Settings, check_door, load_settings
 from dear_tools.evaluation.command import evaluate
 from dear_tools.exits import FAILED, ToolError
 from dear_tools.load.command import load
-from dear_tools.rerank import rerank
+from dear_tools.rerank.command import rerank
 
 _USERS = "For users of a server"
 _OPERATORS = "For those who run one"

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from dear_client import Client, ClientError
 from dear_serving.api.gateway import GatewayState
 from dear_serving.cli import app
-from dear_tools import rerank
 from dear_tools.exits import ToolError
+from dear_tools.rerank import command
 from tests.conftest import InProcess
 
 PASSAGES = ["Garden furniture", "A parking [permit]", "Prices"]
@@ -27,7 +27,7 @@ def in_process(gateway: GatewayState, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command reaches the routes of this process."""
     monkeypatch.delenv("DEAR_BASE_URL", raising=False)
     monkeypatch.delenv("DEAR_API_KEY", raising=False)
-    monkeypatch.setattr(rerank, "Client", partial(Client, transport=InProcess(gateway)))
+    monkeypatch.setattr(command, "Client", partial(Client, transport=InProcess(gateway)))
 
 
 def run(*arguments: str, text: str | bytes | None = None, code: int = 0) -> tuple[str, str]:
@@ -76,17 +76,20 @@ def test_options_reach_the_server() -> None:
     shown, _ = run("permit", *PASSAGES, "--json", "--top-n", "1", "--model", "legal", "--deadline-s", "5")
     assert order(json.loads(shown)) == [2]
     assert json.loads(shown)["model"] == "legal"
-    with pytest.raises(ClientError, match=r"dear\.strategy: Input should be 'auto', 'single'"):
-        run("permit", *PASSAGES, "--strategy", "best")
+    with pytest.raises(ClientError, match=r"dear\.step: 7 is over the window of 2"):
+        run("permit", *PASSAGES, "--window-size", "2", "--step", "7")
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "a query is needed, or --jsonl"),
+        ([], "a query is needed, or --jsonl, or --run"),
         (["q", "a", "--file", "x"], "passages come as arguments or from --file, not both"),
-        (["q", "--jsonl", "x"], "--jsonl brings its own queries"),
-        (["q", "a", "--output", "x"], "goes with --jsonl"),
+        (["q", "--jsonl", "x"], "three ways to give lists; take one"),
+        (["--jsonl", "x", "--run", "y"], "three ways to give lists; take one"),
+        (["--run", "y", "--queries", "z"], "--run, --queries and --corpus go together"),
+        (["q", "a", "--output", "x"], "goes with --jsonl or --run"),
+        (["q", "a", "--strategy", "best"], "'best' is not one of 'auto'"),
         (["q"], "there are no passages"),
         (["q", "a", "--top-n", "0"], "--top-n"),
     ],
@@ -146,7 +149,7 @@ def test_a_malformed_line_is_named_and_the_rest_is_ranked(tmp_path: Path) -> Non
 def test_where_nothing_can_work_one_sentence_ends_it_and_nothing_is_written(
     tmp_path: Path, with_tenants: GatewayState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rerank, "Client", partial(Client, transport=InProcess(with_tenants)))
+    monkeypatch.setattr(command, "Client", partial(Client, transport=InProcess(with_tenants)))
     out = tmp_path / "here" / "out.jsonl"
     out.parent.mkdir()
     out.write_text("before")
@@ -154,6 +157,43 @@ def test_where_nothing_can_work_one_sentence_ends_it_and_nothing_is_written(
         run("--jsonl", "-", "--output", str(out), text=request() * 3)
     assert out.read_text() == "before"
     assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.fixture
+def trec(tmp_path: Path) -> list[str]:
+    """The arguments of a run over two queries."""
+    (tmp_path / "bm25.trec").write_text(
+        "".join(
+            f"{query} Q0 d{rank} {rank} {10 - rank} bm25\n" for query in ("q1", "q2") for rank in (1, 2, 3)
+        )
+    )
+    (tmp_path / "queries.tsv").write_text("q1\tpermit\nq2\tprices\n")
+    (tmp_path / "corpus.tsv").write_text("".join(f"d{n}\t{text}\n" for n, text in enumerate(PASSAGES, 1)))
+    names = {"--run": "bm25.trec", "--queries": "queries.tsv", "--corpus": "corpus.tsv"}
+    return [word for name, file in names.items() for word in (name, str(tmp_path / file))]
+
+
+def test_a_run_is_reranked_to_a_run(trec: list[str], tmp_path: Path) -> None:
+    shown, _ = run(*trec)
+    wanted = [
+        f"{query} Q0 d{4 - rank} {rank} {4 - rank} dear" for query in ("q1", "q2") for rank in (1, 2, 3)
+    ]
+    assert shown.splitlines() == wanted
+    assert run(*trec, "--output", str(tmp_path / "dear.trec"))[0] == ""
+    assert (tmp_path / "dear.trec").read_text().splitlines() == wanted
+
+
+def test_of_a_run_as_many_documents_are_ranked_as_are_asked_for(trec: list[str]) -> None:
+    shown, _ = run(*trec, "--depth", "2", "--top-n", "1")
+    assert shown == "q1 Q0 d2 1 1 dear\nq2 Q0 d2 1 1 dear\n"
+
+
+def test_a_query_that_fails_is_named_and_left_out(trec: list[str], tmp_path: Path) -> None:
+    long = "word " * 250_000
+    (tmp_path / "queries.tsv").write_text(f"q1\t{long}\nq2\tprices\n")
+    shown, errors = run(*trec, code=3)
+    assert {line.split()[0] for line in shown.splitlines()} == {"q2"}
+    assert errors.startswith("bm25.trec, query q1: query: 1250000 characters are over the limit")
 
 
 @pytest.mark.parametrize(

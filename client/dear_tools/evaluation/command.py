@@ -1,0 +1,128 @@
+"""The command line of ``dear eval``."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dear_client.calls import RerankOptions, Scoring, Strategy
+from dear_tools.exits import ToolError
+from dear_tools.options import JsonOption, KeyOption, UrlOption
+
+_NEEDED = {"ir_measures": "ir-measures", "scipy": "scipy", "yaml": "pyyaml"}
+
+
+def evaluate(
+    candidates: Annotated[
+        Path | None, typer.Option(help="Candidates with their texts: JSON of RankGPT, JSONL of rank_llm.")
+    ] = None,
+    qrels: Annotated[Path | None, typer.Option(help="Judgements: TREC's, or BEIR's TSV.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Candidates: a TREC run.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="Texts of the run's queries: TSV or JSONL.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="Texts of the run's documents: TSV or JSONL.")] = None,
+    beir: Annotated[Path | None, typer.Option(help="A BEIR folder; the candidates are --run.")] = None,
+    irds: Annotated[str | None, typer.Option(help="A dataset of ir_datasets, by its name there.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="A collection with its settings, or card for all: see benchmarks/evaluation.md."),
+    ] = None,
+    data: Annotated[Path, typer.Option(help="Folder with the preset's files.")] = Path(),
+    model: Annotated[
+        str | None, typer.Option(help="An adapter's name or the base model's id; else the server's default.")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Candidates a query. [default: the preset's, else 100]")
+    ] = None,
+    top_n: Annotated[
+        int | None, typer.Option(min=1, help="Ranks asked for; the rest stays as it was. [default: all]")
+    ] = None,
+    strategy: Annotated[Strategy | None, typer.Option(help="How lists over one window are ranked.")] = None,
+    window_size: Annotated[int | None, typer.Option(min=2, help="Passages in a window.")] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="Step of the sliding window.")] = None,
+    scoring: Annotated[Scoring | None, typer.Option(help="How a window is decoded.")] = None,
+    passes: Annotated[
+        int | None, typer.Option(min=1, help="Shuffled orders whose ranks are averaged.")
+    ] = None,
+    reasoning: Annotated[
+        bool | None, typer.Option(help="Whether the model reasons before it ranks. [default: the server's]")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait for an answer.")] = 120.0,
+    ranker: Annotated[
+        str,
+        typer.Option(
+            help="server; oracle, by the judgements; first-stage, as it came; or a TREC run's file."
+        ),
+    ] = "server",
+    against: Annotated[
+        Path | None, typer.Option(help="A TREC run to compare with. [default: the first stage]")
+    ] = None,
+    relevant_from: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Lowest grade that counts as relevant for AP and R. [default: the preset's, else 1]"
+        ),
+    ] = None,
+    measures: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measures of ir-measures, 'nDCG@10 AP'; may be repeated. "
+            "[default: nDCG@1 nDCG@5 nDCG@10 AP R@DEPTH]"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for answers, run and report. [default: eval-NAME]")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget the answers that are in --out.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many queries, the first ones.")] = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rerank judged candidate lists and report nDCG, MAP, recall, significance, valid orders and cost.
+
+    Started again, it goes on where it stopped. Ends with 3 where queries failed.
+    """
+    for module, package in _NEEDED.items():
+        if importlib.util.find_spec(module) is None:
+            raise ToolError(f"dear eval needs {package}: pip install {package}")
+    from dear_tools.evaluation.session import Request, run_session
+    from dear_tools.evaluation.sources import Source
+
+    source = Source(candidates, qrels, run, queries, corpus, beir, irds)
+    if preset is not None and source != Source():
+        raise typer.BadParameter("--preset brings its own files, from --data")
+    if preset is None and (problem := source.problem()):
+        raise typer.BadParameter(problem)
+    options: RerankOptions = {
+        "model": model,
+        "top_n": top_n,
+        "strategy": strategy,
+        "window_size": window_size,
+        "step": step,
+        "scoring": scoring,
+        "passes": passes,
+        "reasoning": reasoning,
+    }
+    request = Request(
+        source=source,
+        options=options,
+        preset=preset,
+        data=data,
+        depth=depth,
+        limit=limit,
+        ranker=ranker,
+        against=against,
+        relevant_from=relevant_from,
+        measures=tuple(name for group in measures or () for name in group.split()),
+        out=out,
+        restart=restart,
+        concurrency=concurrency,
+        timeout_s=timeout,
+        url=url,
+        api_key=api_key,
+    )
+    raise typer.Exit(run_session(request, is_json=as_json))

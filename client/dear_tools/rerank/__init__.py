@@ -1,0 +1,1 @@
+"""``dear rerank``: one list from the command line, or files of them."""
