@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = {"dear_serving": ROOT / "serving", "dear_client": ROOT / "client"}
+SOURCES = {"dear_serving": ROOT / "serving", "dear_client": ROOT / "client", "dear_tools": ROOT / "client"}
 EVERYTHING = ("dear_serving",)
 
 # What each module may import of dear_serving. The longest name that fits a module decides; a name allows
@@ -61,6 +62,10 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "limits": ("tenancy.budgets",),
 }
 
+# What the client may import besides the standard library; its tools import it, and never the server.
+CLIENT_IMPORTS = ("dear_client", "httpx", "pydantic")
+TOOLS_IMPORT = ("httpx",)  # of the libraries above
+
 
 def within(name: str, parents: tuple[str, ...]) -> bool:
     return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
@@ -109,10 +114,12 @@ def violations(module: str, source: str) -> list[str]:
             wrong = imported != "__version__" and not (allowed == EVERYTHING or within(imported, allowed))
         elif library == "dear_serving":
             wrong = True
+        elif package == "dear_client":
+            wrong = library not in CLIENT_IMPORTS and library not in sys.stdlib_module_names
         elif package == "dear_serving":
             wrong = library in ONLY_IN and not within(inner, ONLY_IN[library])
         else:
-            wrong = library in ONLY_IN and library != "httpx"
+            wrong = library in ONLY_IN and library not in TOOLS_IMPORT
         if wrong:
             found.append(f"{module} imports {name}")
     return found
@@ -148,7 +155,7 @@ def test_every_module_has_a_rule(module: str) -> None:
 def test_every_layer_is_read() -> None:
     layers = {"ranking", "engine", "adapters", "tenancy", "api"}
     assert {f"dear_serving.{layer}" for layer in layers} < set(ALL)
-    assert "dear_client" in ALL
+    assert {"dear_client", "dear_client.exchange", "dear_tools"} < set(ALL)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +212,16 @@ def test_every_layer_is_read() -> None:
         ("dear_client.calls", "from dear_serving.errors import DearError"),
         ("dear_client.calls", "import dear_serving"),
         ("dear_client.calls", "import ray"),
+        ("dear_client.calls", "import aiohttp"),
+        ("dear_client.calls", "import typer"),
+        ("dear_client.calls", "from dear_tools.files import read_text"),
+        ("dear_client.calls", "from ..dear_tools import files"),
+        ("dear_client.wire", "def f():\n    import httpcore"),
+        ("dear_tools.files", "from dear_serving.errors import DearError"),
+        ("dear_tools.load.sender", "import ray"),
+        ("dear_tools.load.sender", "def f():\n    from vllm import LLM"),
+        ("dear_tools.load.sender", "import torch.nn"),
+        ("dear_tools.load.sender", "from fastapi import FastAPI"),
     ],
 )
 def test_the_checker_catches(module: str, source: str) -> None:
@@ -231,6 +248,10 @@ def test_the_checker_catches(module: str, source: str) -> None:
         ("dear_serving.app", "from dear_serving.engine.server import RerankServer"),
         ("dear_serving.ranking.ranker", "import rayon, typesense"),
         ("dear_client.calls", "import httpx, pydantic"),
+        ("dear_client.calls", "import json, email.utils\nfrom . import models"),
+        ("dear_client.calls", "from dear_client.models import Ranking"),
+        ("dear_tools.load.sender", "import aiohttp, typer\nfrom dear_client.calls import Calls"),
+        ("dear_tools.load.sender", "from dear_tools.files import read_text"),
     ],
 )
 def test_the_checker_lets_through(module: str, source: str) -> None:

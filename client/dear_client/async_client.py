@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
@@ -35,7 +35,10 @@ class _Driver:
         import httpx  # as in wire.py
 
         self.wire = wire
-        self.http = httpx.AsyncClient(transport=transport, limits=wire.limits)
+        # httpx asks each one it keeps whether it still stands, for every request: many cost more than new ones
+        # would. (Here none is closed while somebody waits for it, as threads would do: see client.py.)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        self.http = httpx.AsyncClient(transport=transport, limits=limits)
 
     async def run(self, plan: Plan[T], send: Callable[[Send], Awaitable[Reply | Failure]] | None = None) -> T:
         """The answer of a plan; raises ClientError. ``send`` in place of one that reads whole replies."""
@@ -64,8 +67,8 @@ class _Driver:
                 response = None
                 try:
                     async with asyncio.timeout(self.wire.left_s(step)):
-                        opened = self.http.stream(**self.wire.request(step))
-                        response = await held.enter_async_context(opened)
+                        response = await self.http.send(self.wire.prepared(step), stream=True)
+                        held.push_async_callback(response.aclose)
                         content = b"" if response.status_code == 200 else await response.aread()
                     begun.append(self._parts(response, step))
                     return Reply(response.status_code, response.headers, content)
@@ -78,11 +81,10 @@ class _Driver:
     async def _send(self, step: Send) -> Reply | Failure:
         response = None
         try:
-            async with (
-                asyncio.timeout(self.wire.left_s(step)),
-                self.http.stream(**self.wire.request(step)) as response,
-            ):
-                return Reply(response.status_code, response.headers, await response.aread())
+            async with asyncio.timeout(self.wire.left_s(step)):
+                response = await self.http.send(self.wire.prepared(step), stream=True)
+                async with aclosing(response):
+                    return Reply(response.status_code, response.headers, await response.aread())
         except self.wire.errors as error:
             return self.wire.failure(error, step, response)
 
@@ -186,12 +188,13 @@ class AsyncClient(_Awaiting[Calls]):
         concurrency: int = 8,
         progress: OnProgress | None = None,
     ) -> AsyncGenerator[Ranked, None]:
-        """As Client's: in the requests' order, each as soon as it may; errors in place of rankings."""
+        """As Client's: in the requests' order, each as soon as it may; errors in place of rankings.
+
+        Stopping early cancels the requests in flight; after ``aclose()`` nothing runs any more.
+        """
         counter = Counter(progress)
-        waiting: deque[tuple[RerankRequest, asyncio.Future[Ranked]]] = deque()
+        waiting: asyncio.Queue[tuple[RerankRequest, asyncio.Future[Ranked]]] = asyncio.Queue()
         begun: deque[asyncio.Future[Ranked]] = deque()
-        workers: set[asyncio.Task[None]] = set()
-        checked(concurrency)
 
         async def rank(request: RerankRequest) -> Ranked:
             ranked: Ranked
@@ -203,26 +206,23 @@ class AsyncClient(_Awaiting[Calls]):
             return ranked
 
         async def work() -> None:
-            while waiting:
-                request, place = waiting.popleft()
-                try:
-                    ranked = await rank(request)
-                except Exception as error:
-                    place.set_exception(error)
-                else:
-                    place.set_result(ranked)
+            while True:
+                request, place = await waiting.get()
+                with suppress(asyncio.InvalidStateError):  # whoever waited for it was cancelled
+                    try:
+                        place.set_result(await rank(request))
+                    except Exception as error:
+                        place.set_exception(error)
 
+        workers = [asyncio.create_task(work()) for _ in range(checked(concurrency))]
         try:
             for request in requests:
                 begun.append(asyncio.get_running_loop().create_future())
-                waiting.append((request, begun[-1]))
-                if len(workers) < concurrency:
-                    workers.add(worker := asyncio.create_task(work()))
-                    worker.add_done_callback(workers.discard)
+                waiting.put_nowait((request, begun[-1]))
                 while begun and (len(begun) >= AHEAD * concurrency or begun[0].done()):
-                    yield await asyncio.shield(begun.popleft())
+                    yield await begun.popleft()
             while begun:
-                yield await asyncio.shield(begun.popleft())
+                yield await begun.popleft()
         finally:
             undone: list[asyncio.Future[Any]] = [*workers, *begun]
             for one in undone:

@@ -6,7 +6,6 @@ import difflib
 import itertools
 import math
 import re
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
@@ -14,7 +13,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ValidationError
 
 from dear_client.errors import InvalidCall, InvalidRanking, UnexpectedReply
-from dear_client.exchange import Call, Reply, read_object
+from dear_client.exchange import Call, Reply, new_request_id, read_object
 from dear_client.models import Document, Model, Ranking
 
 M = TypeVar("M", bound=BaseModel)
@@ -202,7 +201,7 @@ def _id(options: RerankOptions) -> str:
     given = options.get("request_id")
     if given is not None and not _REQUEST_ID.fullmatch(given):
         raise InvalidCall(f"request_id: 1 to 128 letters, digits and . : _ - are needed, not {given!r}")
-    return given or uuid.uuid4().hex
+    return given or new_request_id()
 
 
 def read_ranking(

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
@@ -37,7 +37,10 @@ class _Driver:
         import httpx  # as in wire.py
 
         self.wire = wire
-        self.http = httpx.Client(transport=transport, limits=wire.limits)
+        # All are kept: one over the most may be closed by a thread while another already waits for its answer
+        # (github.com/encode/httpcore/issues/1110; a limit may come back when that is mended).
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        self.http = httpx.Client(transport=transport, limits=limits)
 
     def run(
         self,
@@ -71,7 +74,8 @@ class _Driver:
                 nonlocal body
                 response = None
                 try:
-                    response = held.enter_context(self.http.stream(**self.wire.request(step)))
+                    response = self.http.send(self.wire.prepared(step), stream=True)
+                    held.callback(response.close)
                     body = self._parts(response, step)
                     content = b"" if response.status_code == 200 else b"".join(body)
                     return Reply(response.status_code, response.headers, content)
@@ -84,7 +88,7 @@ class _Driver:
     def _send(self, step: Send) -> Reply | Failure:
         response = None
         try:
-            with self.http.stream(**self.wire.request(step)) as response:
+            with closing(self.http.send(self.wire.prepared(step), stream=True)) as response:
                 content = b"".join(self._parts(response, step))
                 return Reply(response.status_code, response.headers, content)
         except self.wire.errors as error:
@@ -197,8 +201,8 @@ class Client(_Blocking[Calls]):
         """Rank many lists, ``concurrency`` at a time; yields in their order, each as soon as it may.
 
         ``requests`` is read as it is worked off, a little ahead. An error takes the place of its ranking, and
-        the rest goes on. ``progress`` is told after each request, from any thread. Whoever stops early waits
-        for the requests in flight; no other is begun.
+        the rest goes on; an error of ``requests`` itself ends it. ``progress`` is told after each request,
+        from any thread. Whoever stops early waits for the requests in flight; no other is begun.
         """
         counter, stopped = Counter(progress), threading.Event()
 

@@ -251,7 +251,7 @@ def server_error(
     fields = error if isinstance(error, Mapping) else {}
     said = next((one for one in _sentences(body, fields) if isinstance(one, str) and one), None)
     code = fields.get("code") if isinstance(fields.get("code"), str) else None
-    usual, named = _BY_CODE.get(code or "", (500, InternalError))
+    usual, named = _BY_CODE.get(code or "", (500, ServerError))
     status = usual if status is None else status
     kind = _BY_STATUS.get(status, InternalError if status >= 500 else ServerError)
     return (named if issubclass(named, kind) else kind)(

@@ -8,8 +8,9 @@ with aiohttp, tests without anything.
 from __future__ import annotations
 
 import json
+import os
+import random
 import time
-import uuid
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -64,6 +65,18 @@ class Failure:
     was_sent: bool
 
 
+# Not the program's own: who seeds that would see the same ids again. Not the system's (uuid4): that lets go
+# of the interpreter's lock, and threads that send requests queue for it.
+_IDS = random.Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_IDS.seed)
+
+
+def new_request_id() -> str:
+    """An id that nobody else has, 32 hexadecimal digits."""
+    return f"{_IDS.getrandbits(128):032x}"
+
+
 class Plan(Protocol[T_co]):
     """Something to ask of a server, in one request or several."""
 
@@ -91,7 +104,7 @@ class Call(Generic[T]):
     is_repeatable: bool = True
     as_admin: bool = False
     answer_s: float | None = None
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str = field(default_factory=new_request_id)
 
     def steps(self, terms: Terms) -> Generator[Step, Outcome | None, T]:
         """The steps of this call; returns what its reply means.

@@ -71,4 +71,5 @@ class Retry:
         """
         doubled = min(self.first_s * 2.0 ** min(attempt - 1, 60), self.most_s)
         base_s = doubled if retry_after_s is None else retry_after_s
-        return base_s * (1 + 0.25 * (random.random() if chance is None else chance))
+        # The system's randomness: programs that were seeded alike must not come back together either.
+        return base_s * (1 + 0.25 * (random.SystemRandom().random() if chance is None else chance))

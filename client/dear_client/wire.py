@@ -5,6 +5,7 @@ httpx is imported when a client is made: it takes nearly as long as the rest of 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import time
@@ -64,36 +65,46 @@ class Wire:
     ) -> None:
         import httpx
 
-        self.limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        self._timeout = httpx.Timeout
+        self._request, self._url = httpx.Request, functools.lru_cache(64)(httpx.URL)
         self.errors = (httpx.HTTPError, TimeoutError)  # what ``failure`` takes
         self.base_url = _checked_url(base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)
         self.terms = Terms(self.base_url, timeout or Timeout(), retry or Retry(), clock)
-        self._headers = {"accept": "application/json, text/event-stream", "user-agent": _user_agent()}
+        headers = {
+            "accept": "application/json, text/event-stream",
+            "accept-encoding": "gzip, deflate",
+            "user-agent": _user_agent(),
+        }
         api_key = api_key or os.environ.get(KEY_VARIABLE, "")
         admin_key = admin_key or os.environ.get(ADMIN_KEY_VARIABLE, "").partition(",")[0]
-        self._authorization = _authorization("api_key", api_key)
-        self._admin_authorization = _authorization("admin_key", admin_key)
+        self._headers = headers | _authorization("api_key", api_key)
+        self._admin_headers = headers | _authorization("admin_key", admin_key)
 
     def request(self, send: Send) -> dict[str, Any]:
-        """Arguments of httpx's ``stream`` or ``build_request``; raises InvalidCall."""
+        """A request by its parts: method, url, headers and content. Raises InvalidCall."""
         call = send.call
-        headers = self._headers | (self._admin_authorization if call.as_admin else self._authorization)
-        headers["x-request-id"] = call.request_id
+        headers = {
+            **(self._admin_headers if call.as_admin else self._headers),
+            "x-request-id": call.request_id,
+        }
         content = None
         if call.body is not None:
             headers["content-type"] = "application/json"
             content = encoded(call.body)
-        answer_s, connect_s = (
-            min(max(seconds, _SHORTEST_S), _LONGEST_S) for seconds in (send.answer_s, send.connect_s)
-        )
         return {
             "method": call.method,
             "url": self.base_url + call.path,
             "headers": headers,
             "content": content,
-            "timeout": self._timeout(answer_s, connect=connect_s),
         }
+
+    def prepared(self, send: Send) -> httpx.Request:
+        """The same for httpx, whose clients take as long to put it together as a server to answer it."""
+        request = self.request(send)
+        answer_s = min(max(send.answer_s, _SHORTEST_S), _LONGEST_S)
+        connect_s = min(max(send.connect_s, _SHORTEST_S), _LONGEST_S)
+        timeout = {"connect": connect_s, "read": answer_s, "write": answer_s, "pool": connect_s}
+        request["url"] = self._url(request["url"])
+        return self._request(**request, extensions={"timeout": timeout})
 
     def left_s(self, send: Send) -> float:
         """Seconds that are left for an attempt.

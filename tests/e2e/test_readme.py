@@ -46,10 +46,11 @@ def test_every_make_target_in_the_readme_is_one_line_of_the_makefile() -> None:
 
 
 def test_every_link_in_the_docs_leads_somewhere() -> None:
-    for page in ("README.md", "serving/README.md", "configs/demo/README.md"):
-        folder = (ROOT / page).parent
-        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
-            assert (folder / link).exists(), f"{page}: {link}"
+    for folder in ("serving", "client", "benchmarks", "configs"):
+        assert list((ROOT / folder).rglob("*.md"))
+    for page in (path for path in ROOT.rglob("*.md") if not path.relative_to(ROOT).parts[0].startswith(".")):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page}: {link}"
 
 
 @pytest.mark.e2e
