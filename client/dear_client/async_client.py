@@ -35,8 +35,8 @@ class _Driver:
         import httpx  # as in wire.py
 
         self.wire = wire
-        # httpx asks each one it keeps whether it still stands, for every request: many cost more than new ones
-        # would. (Here none is closed while somebody waits for it, as threads would do: see client.py.)
+        # Of each one kept httpx asks at every request whether it still stands: many cost more than new ones.
+        # (None is closed here while somebody waits for its answer: that takes threads.)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self.http = httpx.AsyncClient(transport=transport, limits=limits)
 

@@ -20,6 +20,7 @@ ClientError
     │   ├── UnknownRoute           no such path
     │   └── UnknownSubject         no such tenant, key, adapter or revision
     ├── MethodNotAllowed     405
+    ├── BodyTimeout          408
     ├── Conflict             409
     │   ├── AlreadyThere           what is to be created exists
     │   └── CapacityReached        the engines hold as many revisions as they may
@@ -154,6 +155,10 @@ class MethodNotAllowed(ServerError):
     """The path exists, but not for this method."""
 
 
+class BodyTimeout(ServerError):
+    """The request's body did not reach the server in time."""
+
+
 class Conflict(ServerError):
     """What is there stands against what is asked for."""
 
@@ -204,6 +209,7 @@ _BY_STATUS: dict[int, type[ServerError]] = {
     403: PermissionDenied,
     404: NotFound,
     405: MethodNotAllowed,
+    408: BodyTimeout,
     409: Conflict,
     413: PayloadTooLarge,
     415: UnsupportedMediaType,
@@ -223,6 +229,7 @@ _BY_CODE: dict[str, tuple[int, type[ServerError]]] = {
     "route_not_found": (404, UnknownRoute),
     "subject_not_found": (404, UnknownSubject),
     "method_not_allowed": (405, MethodNotAllowed),
+    "body_timeout": (408, BodyTimeout),
     "already_exists": (409, AlreadyThere),
     "capacity_reached": (409, CapacityReached),
     "overloaded": (429, Overloaded),

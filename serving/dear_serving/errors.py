@@ -15,6 +15,7 @@ DearError
     ├── UnknownRoute         404
     ├── UnknownSubject       404       of the admin routes: a tenant, a key, an adapter
     ├── MethodNotAllowed     405
+    ├── BodyTimeout          408       the body did not come
     ├── AlreadyThere         409
     ├── CapacityReached      409       the engines hold as many revisions as they may
     ├── AdapterFailed        422       the engines do not take an adapter that looked well
@@ -177,6 +178,14 @@ class MethodNotAllowed(RequestError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+
+class BodyTimeout(RequestError):
+    """The request's body did not arrive in time."""
+
+    status = 408
+    type = "timeout_error"
+    code = "body_timeout"
 
 
 class Overloaded(RequestError):

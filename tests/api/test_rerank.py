@@ -7,11 +7,13 @@ import copy
 import dataclasses
 import itertools
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
+from dear_serving.api import body as body_of_requests
 from dear_serving.api.gateway import GatewayState
 from dear_serving.engine.fake import FakeEngine
 from dear_serving.engine.protocol import EngineRequest, PermutationRequest
@@ -498,6 +500,21 @@ async def test_another_content_type_is_a_415(http: httpx.AsyncClient) -> None:
     assert reply.status_code == 415
     assert "text/plain" in reply.json()["message"]
     assert (await http.post("/v2/rerank", data={"query": "q"})).status_code == 415
+
+
+async def test_a_body_that_does_not_come_is_a_408_and_gives_its_place_back(
+    gateway: GatewayState, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_of_requests, "_ARRIVAL_S", 0.05)
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b'{"query": '
+        await asyncio.sleep(30)
+
+    reply = await http.post("/v2/rerank", content=half(), headers={"content-type": "application/json"})
+    assert reply.status_code == 408
+    assert reply.json()["error"]["code"] == "body_timeout"
+    assert gateway.metrics.in_flight._value.get() == 0
 
 
 async def test_a_body_over_the_limit_is_a_413_declared_or_streamed(http: httpx.AsyncClient) -> None:

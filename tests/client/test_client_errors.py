@@ -94,6 +94,7 @@ def test_an_error_in_the_middle_of_a_stream_is_the_same(kind: type[RequestError]
         (403, "PermissionDenied"),
         (404, "NotFound"),
         (405, "MethodNotAllowed"),
+        (408, "BodyTimeout"),
         (409, "Conflict"),
         (413, "PayloadTooLarge"),
         (415, "UnsupportedMediaType"),

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -96,6 +97,7 @@ def talk(
                 answer = None
             else:
                 done.sent.append(step)
+                assert len(done.sent) < 100
                 now[0] += each_s
                 answer = next(left, outcomes[-1])
     except StopIteration as end:
@@ -234,6 +236,16 @@ def test_waits_of_many_callers_are_spread() -> None:
     assert max(waits) - min(waits) > 1.0
 
 
+@pytest.fixture
+def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose local time is not GMT."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 
@@ -259,7 +271,7 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
     ],
 )
 def test_retry_after_in_seconds_and_in_http_dates(
-    value: str | None, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+    value: str | None, seconds: float | None, far_from_greenwich: None
 ) -> None:
     headers = httpx.Headers({} if value is None else {"Retry-After": value})
     assert retry_after_s(headers, NOW.timestamp) == seconds

@@ -33,11 +33,15 @@ ONCE = Retry(attempts=1)
 
 
 class Counting:
-    """A script that answers after ``delay_s`` (of the request's number), and sees how many wait at once."""
+    """A script that answers after ``delay_s`` (of the request's number), and sees how many wait at once.
 
-    def __init__(self, delay_s: Callable[[int], float] = lambda number: 0.005) -> None:
+    The first ``together`` requests wait for each other.
+    """
+
+    def __init__(self, delay_s: Callable[[int], float] = lambda number: 0.005, together: int = 1) -> None:
         self.most = self.in_flight = self.answered = 0
         self._delay_s = delay_s
+        self._first = threading.Barrier(together)
         self._lock = threading.Lock()
 
     def __call__(self, asked: Asked, on: socket.socket) -> None:
@@ -45,6 +49,8 @@ class Counting:
             self.in_flight += 1
             self.most = max(self.most, self.in_flight)
         body = asked.json()
+        if asked.number < self._first.parties:
+            self._first.wait(10)
         time.sleep(self._delay_s(int(body["query"].split()[1])))
         with self._lock:
             self.in_flight -= 1
@@ -69,7 +75,7 @@ def which(ranked: Any) -> int:
 async def test_rankings_come_in_order_and_so_many_are_in_flight(
     connect: Connect, serve: Serve, concurrency: int
 ) -> None:
-    counting = Counting(lambda number: 0.002 * (number * 7 % 5))
+    counting = Counting(lambda number: 0.002 * (number * 7 % 5), together=concurrency)
     client = connect(serve(counting).url)
     ranked = await client("rerank_many", map(request, range(40)), concurrency=concurrency)
     assert [which(one) for one in ranked] == list(range(40))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any, TypeVar
@@ -9,11 +10,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from dear_serving.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from dear_serving.errors import BodyTimeout, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from dear_serving.ranking.neutralise import without_surrogates
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_ARRIVAL_S = 60.0
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -25,12 +27,17 @@ async def read_json(request: Request, max_bytes: int, *, may_be_empty: bool = Fa
     Raises:
         UnsupportedMediaType: a content type other than JSON is declared.
         PayloadTooLarge: more than ``max_bytes``; the rest of the body is not read.
+        BodyTimeout: it is not there after a minute: who waits for it holds a place.
         InvalidRequest: not UTF-8, not JSON, or not an object.
     """
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType(f"the content type has to be application/json, not {kind[:80]}")
-    body = await _read(request, max_bytes)
+    try:
+        async with asyncio.timeout(_ARRIVAL_S):
+            body = await _read(request, max_bytes)
+    except TimeoutError:
+        raise BodyTimeout(f"the body did not arrive within {_ARRIVAL_S:.0f} s") from None
     if may_be_empty and not body:
         return {}
     try:
