@@ -150,6 +150,15 @@ def server(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[S
 
 
 @pytest.fixture(scope="session")
+def clients_python() -> Path:
+    """The Python of configs/locks/clients.txt; its environment is made if need be."""
+    install = [sys.executable, str(ROOT / "configs" / "locks" / "install.py"), "clients"]
+    made = subprocess.run(install, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return ROOT / ".venv-clients" / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
 def adapters_folder(config: Path) -> Path:
     """Where the server's adapters may come from."""
     return config.parent / "adapters"

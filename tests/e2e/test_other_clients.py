@@ -28,7 +28,6 @@ from tests.e2e.conftest import BODY, Admin, Server, order_of
 
 pytestmark = pytest.mark.e2e
 
-PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 UNKNOWN_KEY = f"dear_{'0' * 12}_{'x' * 43}"
 """Looks like a key of ours; an open server lets in whoever brings any other text."""
 
@@ -191,11 +190,10 @@ def narrow_key(admin: Admin) -> str:
 
 
 @pytest.fixture(scope="module")
-def clients(server: Server, key: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
-    """The clients, with URL and key in the variables that they read; their environment is made if need be."""
-    install = [sys.executable, str(ROOT / "configs" / "locks" / "install.py"), "clients"]
-    made = subprocess.run(install, capture_output=True, text=True)
-    assert made.returncode == 0, made.stdout + made.stderr
+def clients(
+    server: Server, key: str, clients_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Clients]:
+    """The clients, with URL and key in the variables that they read."""
     environment = os.environ | {
         "HAYSTACK_TELEMETRY_ENABLED": "False",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -209,7 +207,7 @@ def clients(server: Server, key: str, tmp_path_factory: pytest.TempPathFactory) 
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            [str(PYTHON), str(ROOT / "tests" / "clients" / "calls.py")],
+            [str(clients_python), str(ROOT / "tests" / "clients" / "calls.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from dear_tools.load.generator import Generator, Schedule
+from dear_tools.load.generator import Generator
 from dear_tools.load.objective import Objective
 from dear_tools.load.records import Record
+from dear_tools.load.schedule import Schedule
 from dear_tools.load.stages import Arrivals, Stage
 from dear_tools.load.summary import is_good
 from dear_tools.load.trial import Outcome, Plan, View, run
 
-_GENERATOR_LIMIT = 0.95
+GENERATOR_LIMIT = 0.9
+"""Share of a core from which on the generator, one thread, may be what is measured."""
+
 _MOST_STEPS = 30
+_MOST_HALVINGS = 5
+_LEAST_REQUESTS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One rate that was tried. ``was_cut``: it was ended when the objective could not be met any more."""
+    """One rate that was tried."""
 
     rate: float
-    held: bool
-    was_cut: bool
+    end: Literal["held", "broke", "cut", "stopped"]
+    """``cut``: ended when the objective could not be met any more; ``stopped``: by whoever watched."""
     outcome: Outcome
+
+    @property
+    def held(self) -> bool:
+        """Whether the objective was met all the way."""
+        return self.end == "held"
+
+    @property
+    def is_generators_limit(self) -> bool:
+        """Whether it broke because the load generator cannot send more."""
+        return self.end in ("broke", "cut") and self.outcome.summary.generator_cpu > GENERATOR_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +50,7 @@ class Search:
     is halved until the last that held and the first that broke are within ``precision`` of each other.
 
     Args:
-        duration_s: of each step, after its ``warmup_s``.
+        duration_s: of each step, after its ``warmup_s``; longer where fewer than 20 requests would be due.
         precision: as a share of the rate.
     """
 
@@ -50,7 +66,7 @@ class Search:
             return self.first_rate
         held = max((rate for rate, holds in steps if holds), default=0.0)
         broke = min((rate for rate, holds in steps if not holds and rate > held), default=None)
-        if len(steps) >= _MOST_STEPS or (not held and len(steps) >= 10):
+        if len(steps) >= _MOST_STEPS or (not held and len(steps) > _MOST_HALVINGS):
             return None
         if broke is None:
             return 2 * held
@@ -64,24 +80,33 @@ async def find_capacity(
 ) -> AsyncIterator[Step]:
     """The steps of a search, as they are done. Each begins when the one before has all its answers.
 
-    Ends early where the generator itself becomes the limit, or is stopped. ``watch`` as of trial.run.
+    Ends early where the objective breaks at the generator's own limit, or when it is stopped. ``watch`` is
+    that of trial.run.
     """
     tried: list[tuple[float, bool]] = []
     while (rate := search.next_rate(tried)) is not None:
-        stage = Stage(search.duration_s, rate, rate)
+        stage = Stage(max(search.duration_s, _LEAST_REQUESTS / rate), rate, rate)
         schedule = Schedule("open", (stage,), search.arrivals, warmup_s=search.warmup_s)
-        cutter = _Cutter(plan.objective, rate * search.duration_s)
+        cutter = _Cutter(plan.objective, stage.total)
 
         def watch_both(record: Record, generator: Generator, cutter: _Cutter = cutter) -> None:
             watch(record, generator)
             cutter.watch(record, generator)
 
         outcome = await run(plan, schedule, view, watch=watch_both)
-        held = outcome.summary.objective_met and not cutter.has_cut
-        tried.append((rate, held))
-        yield Step(rate, held, cutter.has_cut, outcome)
-        if outcome.was_stopped or outcome.summary.generator_cpu > _GENERATOR_LIMIT:
+        step = Step(rate, _end_of(outcome, cutter), outcome)
+        tried.append((rate, step.held))
+        yield step
+        if outcome.was_stopped or step.is_generators_limit:
             return
+
+
+def _end_of(outcome: Outcome, cutter: _Cutter) -> Literal["held", "broke", "cut", "stopped"]:
+    if cutter.has_cut:
+        return "cut"
+    if outcome.was_stopped:
+        return "stopped"
+    return "held" if outcome.summary.objective_met else "broke"
 
 
 class _Cutter:

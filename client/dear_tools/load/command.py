@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
-import shlex
-import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from dear_client import Client, Retry, Timeout
+from dear_client import Retry, Timeout
 from dear_client.exchange import Terms
-from dear_tools.exits import FAILED, MISSED, ToolError
-from dear_tools.load import report
-from dear_tools.load.capacity import Search, Step, find_capacity
-from dear_tools.load.generator import Generator, Schedule, seeds
+from dear_tools.exits import ToolError
 from dear_tools.load.lengths import Lengths, parse_lengths
 from dear_tools.load.lists import FileLists, InventedLists, Lists, OneList, read_lists
-from dear_tools.load.live import LiveView
-from dear_tools.load.mix import Mix, Tenant, parse_tenant, parse_weighted, zipf
+from dear_tools.load.look import ALL, look
+from dear_tools.load.mix import Tenant, parse_tenant, parse_weighted
 from dear_tools.load.objective import parse_objective
-from dear_tools.load.records import Record
-from dear_tools.load.stages import Arrivals, Stage, parse_duration, parse_stages
-from dear_tools.load.trial import Outcome, Plan, raise_file_limit, run
+from dear_tools.load.schedule import Schedule, seeds
+from dear_tools.load.stages import Arrivals, parse_duration, parse_stages
 from dear_tools.options import JsonOption, KeyOption, UrlOption
 
 T = TypeVar("T")
@@ -37,7 +29,7 @@ _CALLERS = "4"
 _OBJECTIVE = "p95<2s"
 _PASSAGES, _WORDS = "20", "40"
 _OPEN_ATTEMPTS, _CLOSED_ATTEMPTS = 1, 4
-_ALL = "all"
+_CONNECT_S = 5.0
 
 
 def load(
@@ -51,7 +43,8 @@ def load(
     callers: Annotated[
         str | None,
         typer.Option(
-            help=f"Closed loop: callers who wait for answers; forms as of --rate. [default: {_CALLERS}]",
+            help="Closed loop: callers who wait for answers; forms as of --rate.",
+            show_default=_CALLERS,
             rich_help_panel="Load",
         ),
     ] = None,
@@ -88,6 +81,7 @@ def load(
         typer.Option(
             "--zipf",
             min=0,
+            max=10,
             help="Popularity of the models in the order given: 1/rank to this power.",
             rich_help_panel="Who and what",
         ),
@@ -109,14 +103,16 @@ def load(
     passages: Annotated[
         str | None,
         typer.Option(
-            help="Passages a request: 20, 5-100 or 20~0.5 (lognormal). [default: 20, or the file's]",
+            help="Passages a request: 20, 5-100 or 20~0.5 (lognormal).",
+            show_default=f"{_PASSAGES}, or the file's",
             rich_help_panel="Who and what",
         ),
     ] = None,
     words: Annotated[
         str | None,
         typer.Option(
-            help="Words a passage, in the same forms. [default: 40, or the file's]",
+            help="Words a passage, in the same forms.",
+            show_default=f"{_WORDS}, or the file's",
             rich_help_panel="Who and what",
         ),
     ] = None,
@@ -137,14 +133,14 @@ def load(
     ] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help=f"What answers are to keep. [default: {_OBJECTIVE}]", rich_help_panel="Judgement"),
+        typer.Option(help="What answers are to keep.", show_default=_OBJECTIVE, rich_help_panel="Judgement"),
     ] = None,
     attempts: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="How often a refused request is sent, after Retry-After. "
-            f"[default: {_OPEN_ATTEMPTS}; closed loop {_CLOSED_ATTEMPTS}]",
+            help="How often a refused request is sent, after Retry-After.",
+            show_default=f"{_OPEN_ATTEMPTS}, in a closed loop {_CLOSED_ATTEMPTS}",
             rich_help_panel="Judgement",
         ),
     ] = None,
@@ -161,15 +157,12 @@ def load(
 
     Exit codes: 1 nothing was answered, 4 an objective given was missed or an order was invalid.
     """
-    console = Console(stderr=True)
     wanted = _option("--objective", parse_objective, objective or _OBJECTIVE)
     schedule = _schedule(rate, callers, duration, warmup, requests, arrivals, find_capacity)
-    open_loop = schedule.kind == "open"
     schedule_random, lists_random = seeds(seed)
     lists = _lists(file, passages, words, identical, lists_random)
     answer_s = _option("--timeout", parse_duration, timeout)
-    timeouts = Timeout(connect_s=min(5.0, answer_s), answer_s=answer_s, total_s=10 * answer_s)
-    tried = attempts or (_OPEN_ATTEMPTS if open_loop else _CLOSED_ATTEMPTS)
+    tried = attempts or (_OPEN_ATTEMPTS if schedule.kind == "open" else _CLOSED_ATTEMPTS)
     options = {
         "top_n": top_n,
         "strategy": strategy,
@@ -178,56 +171,29 @@ def load(
         "deadline_s": None if deadline is None else _option("--deadline", parse_duration, deadline),
     }
     options = {name: value for name, value in options.items() if value is not None}
-    base_url, mix = _mix(url, api_key, tenant or [], model or [], zipf_s)
-    terms = Terms(base_url, timeouts, Retry(attempts=tried))
-    plan = Plan(terms, mix, lists, wanted, options, schedule_random)
-    settings = {
-        "url": base_url,
-        "models": _described(mix.models, mix.model_weights),
-        "tenants": _described([one.name for one in mix.tenants], mix.tenant_weights),
-        **lists.describe(),
-        "options": options or "the server's defaults",
-        "attempts": tried,
-        "timeout_s": answer_s,
-        "seed": seed,
-    }
-    where = report.environment()
-    raise_file_limit()
-    steps: list[Step] = []
-    with LiveView(console) as view:
-        if find_capacity:
-            search = Search(
-                schedule.stages[0].start, schedule.stages[0].duration_s, schedule.arrivals, schedule.warmup_s
-            )
-            outcome = asyncio.run(_search(plan, search, view, console, steps))
-        else:
-            view.begin(base_url)
-            outcome = asyncio.run(run(plan, schedule, view, watch=_watching(view)))
-    data = report.content(_command(), settings, outcome, steps, where)
-    report.write(out, data, outcome, wanted, steps)
-    if as_json:
-        typer.echo(json.dumps(data))
+    tenants, models = _who(tenant or [], model or [], api_key)
+
+    # From here on it takes libraries that the other commands need not wait for.
+    from dear_tools.load.report import check_folder
+    from dear_tools.load.session import Session
+    from dear_tools.load.trial import Plan
+
+    check_folder(out)
+    base_url, mix = look(url, tenants or [(Tenant("default", api_key), 1.0)], models, zipf_s, answer_s)
+    timeouts = Timeout(connect_s=min(_CONNECT_S, answer_s), answer_s=answer_s, total_s=10 * answer_s)
+    plan = Plan(
+        Terms(base_url, timeouts, Retry(attempts=tried)), mix, lists, wanted, options, schedule_random
+    )
+    session = Session(plan, schedule, seed, out)
+    if find_capacity:
+        session.find_capacity()
     else:
-        _show(Console(), outcome, steps, out)
-    _end(outcome, steps, find_capacity, objective is not None)
-
-
-async def _search(plan: Plan, search: Search, view: LiveView, console: Console, steps: list[Step]) -> Outcome:
-    view.begin(f"{search.first_rate:g} requests/s")
-    async for step in find_capacity(plan, search, view, watch=_watching(view)):
-        steps.append(step)
-        latency = step.outcome.summary.latency
-        p95 = "no answer" if latency is None else f"p95 {report.ms(latency.p95_ms)}"
-        said = "held" if step.held else "broke, ended early" if step.was_cut else "broke"
-        console.print(f"{step.rate:.4g} requests/s: {said}, {p95}", highlight=False)
-        rate = search.next_rate([(one.rate, one.held) for one in steps])
-        view.begin("" if rate is None else f"{rate:.4g} requests/s")
-    held = [step for step in steps if step.held]
-    return (max(held, key=lambda step: step.rate) if held else steps[-1]).outcome
-
-
-def _watching(view: LiveView) -> Callable[[Record, Generator], None]:
-    return lambda record, generator: view.observe(record)
+        session.run()
+    if as_json:
+        typer.echo(json.dumps(session.data))
+    else:
+        session.show()
+    raise typer.Exit(session.exit_code(is_asked=objective is not None))
 
 
 def _schedule(
@@ -244,23 +210,19 @@ def _schedule(
     kinds: dict[str, Arrivals] = {"poisson": "poisson", "constant": "constant"}
     if arrivals not in kinds:
         raise typer.BadParameter(f"{arrivals!r} is neither poisson nor constant", param_hint="--arrivals")
-    if find_capacity and callers is not None:
-        raise typer.BadParameter("--find-capacity raises a rate; give --rate or nothing")
+    if find_capacity and (callers is not None or requests is not None):
+        raise typer.BadParameter("--find-capacity raises a rate, each for --duration; give --rate or nothing")
     duration_s = _option("--duration", parse_duration, duration)
-    warmup_s = 0.0 if warmup.strip() in ("0", "0s") else _option("--warmup", parse_duration, warmup)
+    warmup_s = _option("--warmup", lambda given: parse_duration(given, may_be_none=True), warmup)
     name, text = ("--callers", callers) if callers is not None else ("--rate", rate)
     if text is None:
         name, text = ("--rate", "1") if find_capacity else ("--callers", _CALLERS)
-    stages = _option(name, lambda given: _stages(given, duration_s), text)
+    stages = _option(name, lambda given: parse_stages(given, duration_s), text)
+    if name == "--callers" and any(one % 1 for stage in stages for one in (stage.start, stage.end)):
+        raise typer.BadParameter(f"{text!r}: whole callers are needed", param_hint=name)
     if find_capacity and (len(stages) > 1 or stages[0].start != stages[0].end):
         raise typer.BadParameter("--find-capacity starts from one rate", param_hint="--rate")
-    kind = "open" if name == "--rate" else "closed"
-    return Schedule("open" if kind == "open" else "closed", stages, kinds[arrivals], requests, warmup_s)
-
-
-def _stages(text: str, duration_s: float) -> tuple[Stage, ...]:
-    """Stages as they are, or a level or ramp for the whole duration."""
-    return parse_stages(text if "@" in text else f"{duration_s:.9g}s@{text}")
+    return Schedule("open" if name == "--rate" else "closed", stages, kinds[arrivals], requests, warmup_s)
 
 
 def _lists(
@@ -280,47 +242,26 @@ def _lengths(name: str, text: str | None) -> Lengths | None:
     return None if text is None else _option(name, parse_lengths, text)
 
 
-def _mix(
-    url: str | None, api_key: str | None, tenants: Sequence[str], models: Sequence[str], exponent: float
-) -> tuple[str, Mix]:
-    """Where the load goes and from whom, after a look at the server.
-
-    Raises:
-        ClientError: the server does not answer, or refuses a key.
-        ToolError: a tenant may not use a model.
-    """
+def _who(
+    tenants: Sequence[str], models: Sequence[str], api_key: str | None
+) -> tuple[list[tuple[Tenant, float]], list[tuple[str, float]]]:
+    """Tenants and models with their weights, as far as the command line says."""
     callers = [_option("--tenant", parse_tenant, text) for text in tenants]
     wanted = [_option("--model", parse_weighted, text) for text in models]
-    keys = [caller.key for caller, _ in callers] or [api_key]
-    seen: list[str] = []
-    for number, key in enumerate(keys):
-        with Client(url, key, retry=Retry(attempts=1), timeout=Timeout(answer_s=30)) as client:
-            base_url = client.base_url
-            names = [one.id for one in client.models()]
-            seen = [name for name in seen if name in names] if number else names
-        for name, _ in wanted:
-            if name not in names and name != _ALL:
-                whose = f"tenant {callers[number][0].name!r} may not use" if callers else f"{base_url} has no"
-                raise ToolError(f"{whose} model {name!r}; there is: {', '.join(names)}")
-    if any(name == _ALL for name, _ in wanted):
-        wanted = [(name, 1.0) for name in seen]
-    wanted = wanted or [("", 1.0)]
-    callers = callers or [(Tenant("default", api_key), 1.0)]
-    mix = Mix(
-        tuple(caller for caller, _ in callers),
-        tuple(weight for _, weight in callers),
-        tuple(name for name, _ in wanted),
-        zipf([weight for _, weight in wanted], exponent),
-    )
-    return base_url, mix
-
-
-def _described(names: Sequence[str], weights: Sequence[float]) -> str:
-    if len(names) == 1:
-        return names[0] or "the server's default"
-    return ", ".join(
-        f"{name} {weight / sum(weights):.1%}" for name, weight in zip(names, weights, strict=True)
-    )
+    if callers and api_key is not None:
+        raise typer.BadParameter(
+            "tenants bring keys of their own; leave --api-key out", param_hint="--tenant"
+        )
+    if len(wanted) > 1 and ALL in (name for name, _ in wanted):
+        raise typer.BadParameter(f"{ALL} is every model already; give it alone", param_hint="--model")
+    for option, names in (
+        ("--tenant", [tenant.name for tenant, _ in callers]),
+        ("--model", [name for name, _ in wanted]),
+    ):
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise typer.BadParameter(f"{name!r} is given {count} times", param_hint=option)
+    return callers, wanted
 
 
 def _option(name: str, parse: Callable[[str], T], text: str) -> T:
@@ -329,46 +270,3 @@ def _option(name: str, parse: Callable[[str], T], text: str) -> T:
         return parse(text)
     except ToolError as error:
         raise typer.BadParameter(str(error), param_hint=name) from None
-
-
-def _command() -> str:
-    """What was typed, keys left out."""
-    typed = sys.argv[1:]
-    for index, word in enumerate(typed):
-        if word == "--api-key" and index + 1 < len(typed):
-            typed[index + 1] = "..."
-        elif word.startswith("--api-key="):
-            typed[index] = "--api-key=..."
-    return shlex.join(["dear", *typed])
-
-
-def _show(console: Console, outcome: Outcome, steps: Sequence[Step], out: Path) -> None:
-    summary = outcome.summary
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for name in ("p50", "p90", "p95", "p99", "longest"):
-        table.add_column(name, justify="right")
-    for row in report.latencies(summary):
-        table.add_row(*row)
-    if steps:
-        rate = report.capacity_of(steps)
-        held = "no rate tried" if rate is None else f"{rate:.4g} requests a second"
-        console.print(f"[bold]{held}[/bold] held {summary.objective}; of that run:", highlight=False)
-    for name, value in report.overview(summary):
-        console.print(f"{name}: {value}", highlight=False, markup=False)
-    console.print(table)
-    for message, count in summary.messages.items():
-        console.print(f"{count} times: {message}", highlight=False, markup=False)
-    for warning in report.warnings(summary):
-        console.print(warning, style="yellow", highlight=False, markup=False)
-    console.print(f"report: {out / 'report.html'} (also report.md, report.json)", highlight=False)
-
-
-def _end(outcome: Outcome, steps: Sequence[Step], searched: bool, was_asked: bool) -> None:
-    """The exit code."""
-    summary = outcome.summary
-    if not summary.results.get("ok"):
-        raise typer.Exit(FAILED)
-    missed = report.capacity_of(steps) is None if searched else was_asked and not summary.objective_met
-    if missed or summary.results.get("invalid"):
-        raise typer.Exit(MISSED)

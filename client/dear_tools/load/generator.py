@@ -3,58 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 from dear_tools.load.lists import Lists
 from dear_tools.load.mix import Mix
 from dear_tools.load.records import Record
+from dear_tools.load.schedule import Schedule
 from dear_tools.load.sender import Sender
-from dear_tools.load.stages import Arrivals, Stage, arrival_times, duration_s, level_at
+from dear_tools.load.stages import arrival_times, level_at
 
 _REFUSED_WAIT_S = 1.0
-_IDLE_S = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """When requests are sent.
-
-    ``open``: at times that do not depend on the answers; stages are requests a second. ``closed``: by callers
-    who each wait for their answer before they send again; stages are numbers of callers. ``requests``, where
-    given, ends it after so many. Before it all, ``warmup_s`` seconds at the first stage's level do not count.
-    """
-
-    kind: Literal["open", "closed"]
-    stages: tuple[Stage, ...]
-    arrivals: Arrivals = "poisson"
-    requests: int | None = None
-    warmup_s: float = 0.0
-
-    @property
-    def with_warmup(self) -> tuple[Stage, ...]:
-        """All stages, the warm-up first."""
-        first = self.stages[0].start or self.stages[0].end / 2
-        return (Stage(self.warmup_s, first, first), *self.stages) if self.warmup_s else self.stages
-
-    @property
-    def duration_s(self) -> float:
-        """How long requests are sent, seconds, the warm-up included; the last answers come later."""
-        return duration_s(self.with_warmup)
+_TICK_S = 0.02
 
 
 @dataclass(slots=True)
 class Progress:
     """What is going on now: ``counted`` of those sent were after the warm-up; ``behind_s`` is how late the
-    last request went out."""
+    last request went out; ``calling`` are the numbers of the closed loop's callers at work."""
 
     sent: int = 0
     counted: int = 0
     done: int = 0
     behind_s: float = 0.0
+    calling: set[int] = field(default_factory=set)
 
     @property
     def in_flight(self) -> int:
@@ -79,23 +55,32 @@ class Generator:
         observe: Callable[[Record], None] = lambda record: None,
     ) -> None:
         self.progress = Progress()
-        self.started_s = 0.0
+        self.started_s = time.perf_counter()
+        self._due_s = 0.0
+        self._stopped_s = math.inf
         self._sender = sender
         self._mix = mix
         self._lists = lists
         self._random = random
         self._observe = observe
-        self._stopped = asyncio.Event()
+        self._over = asyncio.Event()
         self._records: list[Record] = []
 
     def stop(self) -> None:
         """Send nothing more. What is under way is waited for."""
-        self._stopped.set()
+        self._stopped_s = min(self._stopped_s, self.elapsed_s)
+        self._over.set()
 
     @property
     def is_stopped(self) -> bool:
         """Whether it was told to send nothing more."""
-        return self._stopped.is_set()
+        return self._stopped_s < math.inf
+
+    @property
+    def offered_until_s(self) -> float:
+        """When the load ended, once it has: with the schedule, when it was stopped, or when the request after
+        the last of those asked for was due."""
+        return min(self._due_s, self._stopped_s)
 
     @property
     def elapsed_s(self) -> float:
@@ -118,58 +103,61 @@ class Generator:
     async def _run_open(self, schedule: Schedule) -> None:
         async with asyncio.TaskGroup() as group:
             for at_s in arrival_times(schedule.with_warmup, schedule.arrivals, self._random):
-                if self._is_over(schedule) or await self._stopped_within(at_s - self.elapsed_s):
-                    break
+                self._due_s = at_s
+                if self._over.is_set() or await self._over_within(at_s - self.elapsed_s):
+                    return
                 self._count(at_s, schedule)
                 group.create_task(self._one(at_s))
+            self._due_s = schedule.duration_s  # none is due in what is left, but it is part of the load
+            await self._over_within(schedule.duration_s - self.elapsed_s)
 
     async def _run_closed(self, schedule: Schedule) -> None:
-        most = round(max(max(stage.start, stage.end) for stage in schedule.stages))
+        calling = self.progress.calling
         async with asyncio.TaskGroup() as group:
-            for number in range(max(1, most)):
-                group.create_task(self._caller(number, schedule))
+            while (now_s := self.elapsed_s) < schedule.duration_s and not self._over.is_set():
+                for number in range(round(level_at(schedule.with_warmup, now_s))):
+                    if number not in calling:
+                        calling.add(number)
+                        group.create_task(self._caller(number, schedule))
+                await self._over_within(min(_TICK_S, schedule.duration_s - now_s))
+        self._due_s = min(schedule.duration_s, self.elapsed_s)
 
     async def _caller(self, number: int, schedule: Schedule) -> None:
-        while (now_s := self.elapsed_s) < schedule.duration_s and not self._is_over(schedule):
-            if number >= round(level_at(schedule.with_warmup, now_s)):
-                await self._stopped_within(_IDLE_S)  # a ramp has not come to this caller, or has passed it
-                continue
+        """Call until the load is over, or a ramp that goes down has passed this caller."""
+        while number < round(level_at(schedule.with_warmup, self.elapsed_s)) and not self._over.is_set():
+            now_s = self.elapsed_s
             self._count(now_s, schedule)
             record = await self._one(now_s)
             if record.result in ("refused", "unavailable"):
                 wait_s = record.retry_after_s or _REFUSED_WAIT_S
-                await self._stopped_within(min(wait_s, schedule.duration_s - self.elapsed_s))
+                await self._over_within(min(wait_s, schedule.duration_s - self.elapsed_s))
+        self.progress.calling.discard(number)
 
     async def _one(self, intended_s: float) -> Record:
         tenant, model = self._mix.draw(self._random)
         asked = self._lists.next()
+        self.progress.behind_s = self.elapsed_s - intended_s
         record = await self._sender.send(tenant, model, asked, intended_s, self.started_s)
         self._records.append(record)
         self.progress.done += 1
-        self.progress.behind_s = record.lag_s
         self._observe(record)
         return record
 
     def _count(self, at_s: float, schedule: Schedule) -> None:
         self.progress.sent += 1
         self.progress.counted += at_s >= schedule.warmup_s
+        if self.progress.counted == schedule.requests:
+            self._over.set()
 
-    def _is_over(self, schedule: Schedule) -> bool:
-        enough = schedule.requests is not None and self.progress.counted >= schedule.requests
-        return enough or self._stopped.is_set()
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        """Let that time pass, or none where it is over; whether the run was stopped."""
+    async def _over_within(self, seconds: float) -> bool:
+        """Let that time pass, while there is more to send; whether there is none."""
         if seconds <= 0:
             await asyncio.sleep(0)  # replies must not starve where the schedule is ahead
         else:
-            await asyncio.sleep(seconds)
-        return self._stopped.is_set()
-
-
-def seeds(seed: int) -> tuple[random.Random, random.Random]:
-    """Sources of chance for arrivals and mix, and for lists: one does not change what the other draws."""
-    return random.Random(f"{seed} schedule"), random.Random(f"{seed} lists")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._over.wait()
+        return self._over.is_set()
 
 
 def in_steady_state(records: Sequence[Record], warmup_s: float) -> list[Record]:

@@ -10,6 +10,8 @@ from typing import Literal
 
 from dear_tools.exits import ToolError
 
+_MOST_SIGMA = 3.0
+
 _FORMS = re.compile(r"(?P<low>\d+)(?:-(?P<high>\d+))?|(?P<median>\d+)~(?P<sigma>\d*\.?\d+)")
 
 
@@ -41,7 +43,7 @@ def parse_lengths(text: str) -> Lengths:
     """``20`` (always), ``5-100`` (each equally often) or ``20~0.5`` (lognormal, median 20, sigma 0.5).
 
     Raises:
-        ToolError: anything else, or a 0.
+        ToolError: anything else, a 0, or a sigma over 3.
     """
     found = _FORMS.fullmatch(text.replace(" ", ""))
     if found and found["median"]:
@@ -53,4 +55,6 @@ def parse_lengths(text: str) -> Lengths:
         raise ToolError(f"{text!r} is no length such as 20, 5-100 or 20~0.5")
     if not 1 <= lengths.low <= lengths.high:
         raise ToolError(f"{text!r}: lengths begin at 1 and rise")
+    if lengths.sigma > _MOST_SIGMA:
+        raise ToolError(f"{text!r}: a sigma of at most {_MOST_SIGMA:g} is needed, 0.5 is usual")
     return lengths

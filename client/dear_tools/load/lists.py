@@ -13,7 +13,7 @@ from dear_tools.exits import ToolError
 from dear_tools.files import read_text
 from dear_tools.load.lengths import Lengths
 
-_TRIES = 1000
+_TRIES = 100
 
 # Common words, one token each in most vocabularies: an invented text has about as many tokens as words.
 _WORDS = (Path(__file__).with_name("words.txt")).read_text(encoding="utf-8").split()
@@ -76,15 +76,18 @@ class FileLists:
     random: random.Random
     name: str
     _given: set[int] = field(default_factory=set)
+    _used_up: set[List] = field(default_factory=set)
     _round: Iterator[List] = field(default_factory=lambda: iter(()))
 
     def next(self) -> List:
         """See Lists."""
-        for _ in range(_TRIES):
-            made = self._draw(self._topic())
-            if (key := hash(made)) not in self._given:
-                self._given.add(key)
-                return made
+        while (topic := self._topic()) is not None:
+            for _ in range(_TRIES):
+                made = self._draw(topic)
+                if (key := hash(made)) not in self._given:
+                    self._given.add(key)
+                    return made
+            self._used_up.add(topic)
         raise ToolError(
             f"{self.name}: after {len(self._given)} requests no other can be made of its lists; "
             "give more lists, or --identical"
@@ -92,20 +95,22 @@ class FileLists:
 
     def describe(self) -> dict[str, Any]:
         """See Lists."""
+        fewest = min(len(topic.passages) for topic in self.topics)
+        is_short = self.passages is not None and self.passages.high > fewest
         return {
             "lists": self.name,
             "topics": len(self.topics),
-            "passages": str(self.passages or "as in the file"),
+            "passages": f"{self.passages or 'as in the file'}{', or all where a list has fewer' * is_short}",
             "words": str(self.words or "as in the file"),
         }
 
-    def _topic(self) -> List:
-        """Each topic once before any comes again."""
-        try:
-            return next(self._round)
-        except StopIteration:
-            self._round = iter(self.random.sample(self.topics, len(self.topics)))
-            return next(self._round)
+    def _topic(self) -> List | None:
+        """Each topic once before any comes again; None where all are used up."""
+        if (topic := next(self._round, None)) is None:
+            left = [one for one in self.topics if one not in self._used_up]
+            self._round = iter(self.random.sample(left, len(left)))
+            topic = next(self._round, None)
+        return topic
 
     def _draw(self, topic: List) -> List:
         count = len(topic.passages)
@@ -146,20 +151,21 @@ def read_lists(path: Path) -> list[List]:
     Raises:
         ToolError: it cannot be read, or what stands somewhere is no list; names the line or entry.
     """
-    text = read_text(path)
+    text = read_text(path).removeprefix("\ufeff")  # Windows' mark of UTF-8
     found = []
     if text.lstrip().startswith("["):
         try:
             entries = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ToolError(f"{path} is not valid JSON: {error}") from None
         found = [_list_of(entry, f"{path}, entry {number}") for number, entry in enumerate(entries, start=1)]
     else:
-        for number, line in enumerate(text.splitlines(), start=1):
+        # Not splitlines: JSON may hold other characters that end a line, such as U+2028.
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
                     found.append(_list_of(json.loads(line), f"{path}, line {number}"))
-                except ValueError:
+                except (ValueError, RecursionError):
                     raise ToolError(f"{path}, line {number}: this is not valid JSON") from None
     if not found:
         raise ToolError(f"{path} has no lists")
@@ -169,6 +175,8 @@ def read_lists(path: Path) -> list[List]:
 def _list_of(entry: Any, where: str) -> List:
     if not isinstance(entry, dict) or not isinstance(entry.get("query"), str):
         raise ToolError(f'{where}: an object with a "query" is needed')
+    if not entry["query"].strip():
+        raise ToolError(f"{where}: the query is blank")
     given = entry.get("documents", entry.get("hits"))
     if not isinstance(given, list) or not given:
         raise ToolError(f'{where}: "documents" (or "hits") is needed, with at least one passage')

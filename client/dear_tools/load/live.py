@@ -10,14 +10,18 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from dear_tools.load.generator import Generator, Schedule
+from dear_tools.load.generator import Generator
 from dear_tools.load.records import Record
+from dear_tools.load.schedule import Schedule
 from dear_tools.load.stages import level_at
 from dear_tools.load.summary import spread
+from dear_tools.load.texts import ms
 
 _LATELY_S = 5.0
 _LINE_S = 10.0
+_MOST_RECENT = 1000
 
 
 class LiveView:
@@ -28,7 +32,8 @@ class LiveView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, transient=True, refresh_per_second=8)
+        # Drawn when there is something new: a thread that draws would take its time from the sending.
+        self._live = Live(console=console, transient=True, auto_refresh=False)
         self._title = ""
         self._recent: deque[Record] = deque()
         self._results: dict[str, int] = {}
@@ -63,30 +68,35 @@ class LiveView:
         while self._recent and self._recent[0].done_s < now_s - _LATELY_S:
             self._recent.popleft()
         if self._console.is_terminal:
-            self._live.update(self._table(generator, schedule, now_s))
+            self._live.update(self._table(generator, schedule, now_s), refresh=True)
         elif time.monotonic() - self._said_s > _LINE_S:
             self._said_s = time.monotonic()
-            self._console.print(self._line(generator, schedule, now_s), highlight=False)
+            line = self._line(generator, schedule, now_s)
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _cells(self, generator: Generator, schedule: Schedule, now_s: float) -> list[tuple[str, str]]:
         ok = [record for record in self._recent if record.result == "ok"]
-        latency = spread(record.latency_s for record in ok)
+        latency = spread(record.latency_s for record in ok[-_MOST_RECENT:])
         level = level_at(schedule.with_warmup, now_s)
-        rate = len(ok) / max(min(now_s, _LATELY_S), 0.1)
+        counted_s = now_s - schedule.warmup_s
+        rate = len(ok) / max(min(counted_s, _LATELY_S), 0.1)
         unit = "requests/s asked" if schedule.kind == "open" else "callers"
+        whole_s = schedule.duration_s - schedule.warmup_s
+        time_of = f"{counted_s:.0f} of {whole_s:.0f} s" if counted_s >= 0 else "warm-up"
+        is_over = generator.is_stopped or counted_s > whole_s
         return [
-            ("time", f"{min(now_s, schedule.duration_s):.0f} of {schedule.duration_s:.0f} s"),
-            (unit, f"{level:.4g}"),
+            ("time", "last answers" if is_over else time_of),
+            *([] if is_over else [(unit, f"{level:.4g}")]),
             ("answers/s", f"{rate:.1f}"),
-            ("p50", "-" if latency is None else f"{latency.p50_ms:.0f} ms"),
-            ("p95", "-" if latency is None else f"{latency.p95_ms:.0f} ms"),
+            ("p50", ms(None if latency is None else latency.p50_ms)),
+            ("p95", ms(None if latency is None else latency.p95_ms)),
             ("in flight", str(generator.progress.in_flight)),
             *((result, str(count)) for result, count in sorted(self._results.items())),
             ("behind", f"{generator.progress.behind_s * 1e3:.0f} ms"),
         ]
 
     def _table(self, generator: Generator, schedule: Schedule, now_s: float) -> Table:
-        table = Table(title=self._title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+        table = Table(title=Text(self._title), title_justify="left", box=None, padding=(0, 2, 0, 0))
         cells = self._cells(generator, schedule, now_s)
         for name, _ in cells:
             table.add_column(name, justify="right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 from dear_tools.exits import ToolError
 
-_WEIGHTED = re.compile(r"(.*?)(?:=(\d+\.?\d*|\.\d+))?")
+_WEIGHT = re.compile(r"\d+\.?\d*|\.\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,11 @@ def parse_weighted(text: str) -> tuple[str, float]:
     Raises:
         ToolError: no name, or no weight above 0.
     """
-    found = _WEIGHTED.fullmatch(text)
-    assert found is not None  # whatever has no weight is a name
-    weight = float(found[2] or 1)
-    if not found[1] or weight <= 0:
+    name, separator, given = text.strip().partition("=")
+    weight = float(given) if _WEIGHT.fullmatch(given) else 0.0 if separator else 1.0
+    if not name or not 0 < weight < math.inf:
         raise ToolError(f"{text!r}: NAME or NAME=WEIGHT with a weight above 0 is needed")
-    return found[1], weight
+    return name, weight
 
 
 def parse_tenant(text: str) -> tuple[Tenant, float]:
@@ -70,5 +70,5 @@ def parse_tenant(text: str) -> tuple[Tenant, float]:
 
 
 def zipf(weights: Sequence[float], exponent: float) -> tuple[float, ...]:
-    """The weights, the one at rank r divided by r ** exponent; 0 leaves them as they are."""
+    """The weights, the one at rank r (from 1) divided by r ** exponent; 0 leaves them as they are."""
     return tuple(weight / rank**exponent for rank, weight in enumerate(weights, start=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 
@@ -23,10 +24,12 @@ class Objective:
 
     def is_met(self, good: int, total: int) -> bool:
         """Whether so many good answers of so many requests are enough."""
-        return total > 0 and good >= self.percent / 100 * total
+        # 99.9 / 100 * 1000 is a little over 999.
+        return total > 0 and good >= self.percent / 100 * total - 1e-6
 
     def __str__(self) -> str:
-        return f"p{self.percent:g}<{self.limit_s:g}s"
+        limit = f"{self.limit_s * 1e3:g}ms" if self.limit_s < 1 else f"{self.limit_s:g}s"
+        return f"p{self.percent:g}<{limit}"
 
 
 def parse_objective(text: str) -> Objective:
@@ -36,6 +39,7 @@ def parse_objective(text: str) -> Objective:
         ToolError: anything else.
     """
     found = _OBJECTIVE.fullmatch(text.strip())
-    if not found or float(found[1]) == 0:
-        raise ToolError(f"{text!r} is no objective such as p95<2s")
-    return Objective(float(found[1]), parse_duration(found[2]))
+    with contextlib.suppress(ToolError):  # what stands for the limit is no duration
+        if found and float(found[1]) > 0:
+            return Objective(float(found[1]), parse_duration(found[2]))
+    raise ToolError(f"{text!r} is no objective such as p95<2s or p99<800ms")

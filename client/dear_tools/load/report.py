@@ -14,11 +14,12 @@ from typing import Any
 
 import jinja2
 
+from dear_tools.exits import ToolError
 from dear_tools.files import write_whole
 from dear_tools.load import plots
-from dear_tools.load.capacity import Step
+from dear_tools.load.capacity import GENERATOR_LIMIT, Step
 from dear_tools.load.objective import Objective
-from dear_tools.load.summary import Part, Spread, Summary
+from dear_tools.load.texts import cell, latencies, ms, number, overview, rows_of, share, times
 from dear_tools.load.trial import Outcome
 
 NAMES = ("report.json", "report.md", "report.html")
@@ -60,6 +61,7 @@ def content(
             "kind": outcome.schedule.kind,
             "stages": [str(stage) for stage in outcome.schedule.stages],
             "arrivals": outcome.schedule.arrivals if outcome.schedule.kind == "open" else None,
+            "requests": outcome.schedule.requests,
             "warmup_s": outcome.schedule.warmup_s,
             "was_stopped": outcome.was_stopped,
         },
@@ -73,10 +75,12 @@ def content(
                 {
                     "rate": step.rate,
                     "held": step.held,
-                    "was_cut": step.was_cut,
+                    "end": step.end,
                     "ok_per_s": step.outcome.summary.ok_per_s,
                     "good_share": step.outcome.summary.good_share,
                     "refused_share": step.outcome.summary.refused_share,
+                    "lag_p99_ms": step.outcome.summary.lag_p99_ms,
+                    "generator_cpu": step.outcome.summary.generator_cpu,
                     "latency": step.outcome.summary.latency and asdict(step.outcome.summary.latency),
                 }
                 for step in steps
@@ -100,29 +104,55 @@ def write(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"ms": ms, "share": share, "number": number}
+    environment.filters |= {"ms": ms, "share": share, "number": number, "cell": cell, "times": times}
     values = data | {
         "s": outcome.summary,
         "steps": sorted(steps, key=lambda step: step.rate),
-        "warnings": warnings(outcome.summary),
+        "warnings": warnings(outcome, steps),
         "latencies": latencies(outcome.summary),
         "overview": overview(outcome.summary),
         "parts": [
             (title, rows_of(parts))
             for title, parts in (("tenant", outcome.summary.tenants), ("model", outcome.summary.models))
+            if len(parts) > 1
         ],
         "conditions": _conditions(data),
     }
-    write_whole(folder / NAMES[0], json.dumps(data, indent=1) + "\n")
-    write_whole(folder / NAMES[1], environment.get_template("report.md").render(values))
-    drawn = _plots(outcome, objective, steps)
-    write_whole(folder / NAMES[2], environment.get_template("report.html").render(values | {"plots": drawn}))
+    # All of them before the first is written: what fails leaves the last report as it was.
+    texts = (
+        json.dumps(data, indent=1, allow_nan=False) + "\n",
+        environment.get_template("report.md").render(values),
+        environment.get_template("report.html").render(values | {"plots": _plots(outcome, objective, steps)}),
+    )
+    for name, text in zip(NAMES, texts, strict=True):
+        write_whole(folder / name, text)
 
 
-def warnings(summary: Summary) -> list[str]:
+def check_folder(folder: Path) -> None:
+    """Find out that a report cannot be written before the load is sent rather than after.
+
+    Raises:
+        ToolError: there is a file of that name, or the folder may not be written to.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ToolError(f"cannot write a report to {folder}: {there} is no folder")
+    if not os.access(there, os.W_OK):
+        raise ToolError(f"cannot write a report to {folder}: permission denied")
+
+
+def warnings(outcome: Outcome, steps: Sequence[Step]) -> list[str]:
     """What a reader should know before believing the figures."""
+    summary = outcome.summary
     found = []
-    if summary.generator_cpu > 0.9:
+    if outcome.was_stopped or any(step.end == "stopped" for step in steps):
+        found.append("It was stopped before its end.")
+    if limit := next((step for step in steps if step.is_generators_limit), None):
+        found.append(
+            f"The search ended at {number(limit.rate)} requests a second because the load generator took "
+            f"{limit.outcome.summary.generator_cpu:.0%} of its core: the server may hold more."
+        )
+    if summary.generator_cpu > GENERATOR_LIMIT:
         found.append(
             f"The load generator took {summary.generator_cpu:.0%} of a core: it may be what was measured."
         )
@@ -132,67 +162,31 @@ def warnings(summary: Summary) -> list[str]:
             "latency counts from when it was to go out."
         )
     if summary.results.get("invalid"):
-        found.append(f"{summary.results['invalid']} answers were no permutation of their passages.")
+        found.append(f"Answers that were no permutation of their passages: {summary.results['invalid']:,}.")
     if summary.retries.too_soon:
-        found.append(f"{summary.retries.too_soon} retries went out before the time that was asked for.")
+        found.append(f"Retries that went out before the time asked for: {summary.retries.too_soon:,}.")
     if not summary.requests:
         found.append("No request was sent after the warm-up.")
     return found
-
-
-def latencies(summary: Summary) -> list[list[str]]:
-    """Lines of the table of latencies: a name, p50, p90, p95, p99 and the longest."""
-    names = ("latency", "service", "queue", "engine")
-    return [row_of(name, getattr(summary, name)) for name in names]
-
-
-def overview(summary: Summary) -> list[tuple[str, str]]:
-    """The figures that are no latencies, as names and texts."""
-    retries = summary.retries
-    of_requests = ", ".join(f"{count:,} {result}" for result, count in summary.results.items())
-    found = [
-        ("requests", f"{summary.requests:,} in {summary.duration_s:.1f} s: {of_requests or 'none'}"),
-        ("sent / answered a second", f"{number(summary.offered_per_s)} / {number(summary.ok_per_s)}"),
-        ("passages, tokens a second", f"{number(summary.passages_per_s)}, {number(summary.tokens_per_s)}"),
-        (
-            f"goodput ({summary.objective})",
-            f"{number(summary.good_per_s)} a second, {share(summary.good_share)} of all requests: "
-            f"objective {'met' if summary.objective_met else 'missed'}",
-        ),
-        ("refused with 429", share(summary.refused_share)),
-        ("orders that are permutations", _valid(summary)),
-        ("answers with repairs", number(summary.repaired)),
-        ("windows a request", number(round(summary.windows_per_request, 2))),
-    ]
-    if retries.refusals:
-        found.append(
-            (
-                "Retry-After",
-                f"on {retries.with_retry_after:,} of {retries.refusals:,} refusals; {retries.retried:,} "
-                f"retried, {retries.too_soon:,} of them too soon, {retries.let_in:,} answered then",
-            )
-        )
-    return found
-
-
-def _valid(summary: Summary) -> str:
-    invalid, ok = summary.results.get("invalid", 0), summary.results.get("ok", 0)
-    return f"{ok:,} of {ok + invalid:,}"
 
 
 def _conditions(data: dict[str, Any]) -> list[tuple[str, str]]:
     schedule, where = data["schedule"], data["environment"]
     arrivals = f", {schedule['arrivals']} arrivals" if schedule["arrivals"] else ""
     unit = "requests a second" if schedule["kind"] == "open" else "callers"
+    after = f"after {schedule['warmup_s']:g} s of warm-up" if schedule["warmup_s"] else "without warm-up"
     stopped = "; stopped before its end" if schedule["was_stopped"] else ""
     found = [
         (
             "load",
-            f"{schedule['kind']} loop, {', '.join(schedule['stages'])} {unit}{arrivals}, after "
-            f"{schedule['warmup_s']:g} s of warm-up that does not count{stopped}",
+            f"{schedule['kind']} loop, {', '.join(schedule['stages'])} {unit}{arrivals}, {after}{stopped}",
         )
     ]
-    found += [(name.replace("_", " "), str(value)) for name, value in data["settings"].items()]
+    for name, value in data["settings"].items():
+        pairs = (
+            [f"{one} {given}" for one, given in value.items()] if isinstance(value, dict) else [str(value)]
+        )
+        found.append((name.replace("_", " "), ", ".join(pairs)))
     summary = data["summary"]
     found.append(
         (
@@ -218,8 +212,7 @@ def _plots(outcome: Outcome, objective: Objective, steps: Sequence[Step]) -> lis
         ("Requests a second", plots.throughput(summary.intervals)),
     ]
     if points := _points(outcome, objective, steps):
-        per = "of a rate tried" if steps else "in a slice of the run"
-        against = plots.throughput_against_latency(points, limit_s, per=per)
+        against = plots.throughput_against_latency(points, limit_s, by_rate=bool(steps))
         found.append(("Throughput against latency", against))
     for title, parts in (("Tenants", summary.tenants), ("Models", summary.models)):
         if len(parts) > 1 and any(part.latency is not None for part in parts):
@@ -233,56 +226,12 @@ def _points(
     if steps:
         return [
             (step.outcome.summary.ok_per_s, latency.p50_ms, latency.p95_ms, step.held)
-            for step in steps
+            for step in sorted(steps, key=lambda step: step.rate)
             if (latency := step.outcome.summary.latency) is not None
         ]
     limit_ms = objective.limit_s * 1e3
     return [
         (one.ok_per_s, one.p50_ms, one.p95_ms, one.p95_ms < limit_ms)
         for one in outcome.summary.intervals
-        if one.p50_ms is not None and one.p95_ms is not None
-    ]
-
-
-def ms(value: float | None) -> str:
-    """Milliseconds with three figures that count; from ten seconds on in seconds."""
-    if value is None:
-        return "-"
-    if value >= 10_000:
-        return f"{value / 1e3:.1f} s"
-    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
-
-
-def share(value: float) -> str:
-    """A share in percent; what is not all or nothing does not look it."""
-    percent = f"{100 * value:.1f}%"
-    if percent == "100.0%" and value < 1:
-        return "> 99.9%"
-    return "< 0.1%" if percent == "0.0%" and value > 0 else percent
-
-
-def number(value: float) -> str:
-    """A count or rate: whole from 1000 on, else three figures that count."""
-    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"
-
-
-def row_of(name: str, spread: Spread | None) -> list[str]:
-    """A line of a table of latencies."""
-    if spread is None:
-        return [name, *["-"] * 5]
-    values = (spread.p50_ms, spread.p90_ms, spread.p95_ms, spread.p99_ms, spread.max_ms)
-    return [name, *map(ms, values)]
-
-
-def rows_of(parts: Sequence[Part]) -> list[list[str]]:
-    """Lines of a table of tenants or models."""
-    return [
-        [
-            part.name or "(default)",
-            number(part.requests),
-            share(part.goodput_share),
-            share(part.refused_share),
-            *(row_of("", part.latency)[index] for index in (1, 3, 4)),
-        ]
-        for part in parts
+        if one.full and one.p50_ms is not None and one.p95_ms is not None
     ]

@@ -7,6 +7,9 @@ what a load test measures.
 from __future__ import annotations
 
 import asyncio
+import math
+import os
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+from aiohttp.http_exceptions import ContentEncodingError
 
 from dear_client.calls import Calls
 from dear_client.errors import (
@@ -22,6 +26,7 @@ from dear_client.errors import (
     ConnectionFailed,
     InvalidRanking,
     ServerError,
+    UnexpectedReply,
 )
 from dear_client.exchange import (
     Call,
@@ -44,6 +49,8 @@ from dear_tools.load.mix import Tenant
 from dear_tools.load.records import Record, Refusal, Result
 
 _REFUSALS = (429, 503)
+_SHORTEST_S = 1e-3
+_SHOWN_CHARS = 300
 
 
 @dataclass(slots=True)
@@ -72,9 +79,7 @@ class Sender:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=False),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=True,
+            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
         )
         return self
 
@@ -110,7 +115,7 @@ class Sender:
             result="ok" if error is None else _result(error),
             passages=len(asked.passages),
             status=error.status if isinstance(error, ServerError) else 200 if error is None else None,
-            message=None if error is None else error.message,
+            message=None if error is None else _shown(error.message),
             refusals=attempts.refusals,
             named=attempts.named,
             retry_after_s=error.retry_after_s if isinstance(error, ServerError) else None,
@@ -158,26 +163,50 @@ class Sender:
         assert self._session is not None
         request = wire.request(step)
         url: str = request["url"]
-        timeout = aiohttp.ClientTimeout(total=step.answer_s, sock_connect=step.connect_s)
+        answer_s, connect_s = (max(seconds, _SHORTEST_S) for seconds in (step.answer_s, step.connect_s))
         response: aiohttp.ClientResponse | None = None
         try:
             async with self._session.request(
-                request["method"], url, data=request["content"], headers=request["headers"], timeout=timeout
+                request["method"],
+                url,
+                data=request["content"],
+                headers=request["headers"],
+                timeout=aiohttp.ClientTimeout(total=answer_s, sock_connect=connect_s),
+                allow_redirects=False,  # as httpx: a redirect would be another request
             ) as response:
-                content = await response.read()
-                lowered = {name.lower(): value for name, value in response.headers.items()}
-                return Reply(response.status, lowered, content)
+                return Reply(response.status, response.headers, await response.read())
         except aiohttp.ConnectionTimeoutError:
             return Failure(connection_timeout(url, step.connect_s), was_sent=False)
         except aiohttp.ClientConnectorError as error:
-            return Failure(no_connection(url, str(error.strerror or error).lower()), was_sent=False)
+            return Failure(no_connection(url, _reason(error.os_error)), was_sent=False)
         except TimeoutError:
             return Failure(no_answer(url, step.answer_s), was_sent=True)
         except (aiohttp.ClientError, OSError) as error:
             if response is None:
-                return Failure(broken_connection(url, str(error) or type(error).__name__), was_sent=True)
+                return Failure(broken_connection(url, _reason(error)), was_sent=True)
+            if isinstance(error.__cause__, ContentEncodingError):
+                return Failure(UnexpectedReply(f"{url} answered what cannot be decompressed"), was_sent=True)
             expected = response.headers.get("content-length")
             return Failure(cut_reply(url, response.content.total_bytes, expected), was_sent=True)
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no connection (any more), in a few words."""
+    match error:
+        case aiohttp.ServerDisconnectedError():
+            return "the server closed it"
+        case aiohttp.ClientResponseError():  # what came is no HTTP
+            return error.message.partition("\n")[0].rstrip(":").lower()
+        case OSError(errno=int(number)) if number > 0 and not isinstance(error, ssl.SSLError):
+            return os.strerror(number).lower()
+    found = error.strerror if isinstance(error, OSError) else None
+    return (found or str(error) or type(error).__name__).lower()
+
+
+def _shown(message: str) -> str:
+    """A message as a line: what a server says may be a page, or hold what terminals obey."""
+    line = " ".join("".join(one if one.isprintable() else " " for one in message).split())
+    return line if len(line) <= _SHOWN_CHARS else f"{line[:_SHOWN_CHARS]}..."
 
 
 def _result(error: ClientError) -> Result:
@@ -205,7 +234,7 @@ def _costs(ranking: Ranking) -> dict[str, Any]:
         found |= {
             "windows": details.windows,
             "repairs": repairs.repeated + repairs.missing + repairs.out_of_range + repairs.unparseable,
-            "queue_ms": details.queue_ms,
-            "engine_ms": details.engine_ms,
+            "queue_ms": details.queue_ms if math.isfinite(details.queue_ms) else 0.0,
+            "engine_ms": details.engine_ms if math.isfinite(details.engine_ms) else 0.0,
         }
     return found

@@ -15,7 +15,7 @@ from dear_tools.exits import ToolError
 Arrivals = Literal["poisson", "constant"]
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
-_STAGE = re.compile(rf"({_NUMBER})(ms|s|m|h)@({_NUMBER})(?::({_NUMBER}))?")
+_STAGE = re.compile(rf"(?:(?P<duration>{_NUMBER}(?:ms|s|m|h))@)?(?P<start>{_NUMBER})(?::(?P<end>{_NUMBER}))?")
 _DURATION = re.compile(rf"({_NUMBER})(ms|s|m|h)?")
 _UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -39,10 +39,10 @@ class Stage:
 
     def when(self, total: float) -> float:
         """Seconds into the stage at which ``total``, at most the whole, is reached."""
+        if total <= 0:
+            return 0.0
         slope = (self.end - self.start) / self.duration_s
-        if abs(slope) < 1e-12:
-            return total / self.start
-        # Of start * t + slope / 2 * t^2 = total the root that is right for rising and falling ramps.
+        # Of start * t + slope / 2 * t^2 = total the root that is right for level, rising and falling stages.
         root = math.sqrt(max(0.0, self.start**2 + 2 * slope * total))
         return min(self.duration_s, 2 * total / (self.start + root))
 
@@ -51,34 +51,40 @@ class Stage:
         return f"{self.duration_s:g}s@{level}"
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, *, may_be_none: bool = False) -> float:
     """Seconds of ``30s``, ``500ms``, ``2m``, ``1h`` or a bare number.
 
     Raises:
-        ToolError: anything else, or nothing above 0.
+        ToolError: anything else, or nothing above 0 (but 0 where it ``may_be_none``).
     """
     found = _DURATION.fullmatch(text.strip())
-    seconds = float(found[1]) * _UNITS_S[found[2] or "s"] if found else 0.0
-    if not seconds > 0:
+    seconds = float(found[1]) * _UNITS_S[found[2] or "s"] if found else math.nan
+    if not (0 < seconds < math.inf or (may_be_none and seconds == 0)):
         raise ToolError(f"{text!r} is no duration such as 30s, 500ms or 2m")
     return seconds
 
 
-def parse_stages(text: str) -> tuple[Stage, ...]:
+def parse_stages(text: str, whole_s: float) -> tuple[Stage, ...]:
     """Stages of a text such as ``10s@5, 1m@5:50``: ten seconds at 5, then a minute from 5 to 50.
+
+    Args:
+        whole_s: how long ``5`` or ``5:50`` alone is meant for, seconds.
 
     Raises:
         ToolError: a part that is no stage, or one without any load.
     """
+    parts = [part.strip() for part in text.split(",")]
     stages = []
-    for part in text.split(","):
-        found = _STAGE.fullmatch(part.strip())
-        if not found:
-            raise ToolError(f"{part.strip()!r} is no stage such as 30s@10 or 1m@5:50")
-        start = float(found[3])
-        stage = Stage(parse_duration(found[1] + found[2]), start, float(found[4] or start))
-        if stage.total <= 0:
-            raise ToolError(f"{part.strip()!r} has no load")
+    for part in parts:
+        found = _STAGE.fullmatch(part)
+        if not found or (found["duration"] is None and len(parts) > 1):
+            alone = "20, 5:50, " if len(parts) == 1 else ""
+            raise ToolError(f"{part!r} is no load such as {alone}30s@10 or 1m@5:50")
+        start = float(found["start"])
+        lasts_s = whole_s if found["duration"] is None else parse_duration(found["duration"])
+        stage = Stage(lasts_s, start, float(found["end"] or start))
+        if not 0 < stage.total < math.inf:
+            raise ToolError(f"{part!r}: a load above 0 is needed")
         stages.append(stage)
     return tuple(stages)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from dear_tools.load.objective import Objective
 from dear_tools.load.records import Record
 
 PERCENTS = (50, 90, 95, 99)
+
+_MOST_INTERVALS = 120
+_CLOCK_S = 1e-3
+"""What a wait may fall short by: a Retry-After that is a date is read twice, a moment apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +62,13 @@ class Retries:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A slice of the run: what was offered and what was answered in it, per second; latency of what ended."""
+    """A slice of the run: what was offered and what was answered in it, per second; latency of what was due.
+
+    Slices go on to the last answer; in those that are not ``full`` the load began or ended.
+    """
 
     start_s: float
+    full: bool
     offered_per_s: float
     ok_per_s: float
     errors_per_s: float
@@ -71,11 +80,13 @@ class Interval:
 class Summary:
     """Everything a report says of one run.
 
-    ``ok_per_s``, ``good_per_s`` and tokens are over ``duration_s``: from the end of the warm-up to the last
-    answer, or the end of the schedule, whichever is later. ``latency`` counts from the intended time,
-    ``service`` from the real one; ``queue`` and ``engine`` are what the server says of itself.
+    ``offered_per_s`` is over ``offered_s``, from the end of the warm-up to the end of the load; ``ok_per_s``,
+    ``good_per_s`` and tokens over ``duration_s``, which goes on to the last answer. ``latency`` counts from
+    the intended time, ``service`` from the real one; ``queue`` and ``engine`` are what the server says of
+    itself.
     """
 
+    offered_s: float
     duration_s: float
     requests: int
     results: dict[str, int]
@@ -115,21 +126,23 @@ def summarise(
     """The figures of the requests that were to be sent from ``start_s`` on.
 
     Args:
-        start_s: end of the warm-up, seconds from the start of the run; ``end_s`` that of the schedule.
+        start_s: end of the warm-up, seconds from the start of the run; ``end_s`` that of the load.
         generator_cpu: share of one core that the generator took; near 1 it was what was measured.
     """
     ok = [record for record in records if record.result == "ok"]
+    offered_s = max(end_s - start_s, _CLOCK_S)
     last_s = max((record.done_s for record in records), default=end_s)
-    duration_s = max(last_s, end_s) - start_s
+    duration_s = max(last_s - start_s, offered_s)
     good = sum(is_good(record, objective) for record in records)
     results = Counter(record.result for record in records)
     tokens = sum(record.prompt_tokens + record.completion_tokens for record in ok)
     return Summary(
+        offered_s=offered_s,
         duration_s=duration_s,
         requests=len(records),
         results=dict(results.most_common()),
         messages=dict(Counter(one.message for one in records if one.message).most_common(10)),
-        offered_per_s=len(records) / max(end_s - start_s, 1e-9),
+        offered_per_s=len(records) / offered_s,
         ok_per_s=len(ok) / duration_s,
         passages_per_s=sum(record.passages for record in ok) / duration_s,
         tokens_per_s=tokens / duration_s,
@@ -150,7 +163,7 @@ def summarise(
         generator_cpu=generator_cpu,
         tenants=parts(records, objective, lambda record: record.tenant),
         models=parts(records, objective, lambda record: record.model),
-        intervals=intervals(records, start_s, end_s),
+        intervals=intervals(records, start_s, offered_s, duration_s),
     )
 
 
@@ -187,28 +200,40 @@ def parts(
     return tuple(sorted(found, key=lambda part: (-part.requests, part.name)))
 
 
-def intervals(records: Sequence[Record], start_s: float, end_s: float) -> tuple[Interval, ...]:
-    """The run in slices of 1 s, or longer ones so that there are at most 120."""
-    length_s = max(end_s - start_s, 1e-9)
-    width_s = max(1.0, float(np.ceil(length_s / 120)))
-    count = max(1, int(np.ceil(length_s / width_s)))
-    offered: list[int] = [0] * count
-    ended: list[list[Record]] = [[] for _ in range(count)]
+def intervals(
+    records: Sequence[Record], start_s: float, offered_s: float, duration_s: float
+) -> tuple[Interval, ...]:
+    """The run in slices of 1 s, or longer ones so that there are at most 120.
+
+    Args:
+        records: all to be sent from ``start_s`` on, within ``offered_s``, and ended within ``duration_s``.
+    """
+    width_s = max(1.0, float(math.ceil(duration_s / _MOST_INTERVALS)))
+    count = math.ceil(duration_s / width_s)
+    offered = [0] * count
+    latencies: list[list[float]] = [[] for _ in range(count)]
+    ok, errors = [0] * count, [0] * count
+
+    def slice_of(at_s: float) -> int:
+        return min(int((at_s - start_s) // width_s), count - 1)
+
     for record in records:
-        if 0 <= (number := int((record.intended_s - start_s) // width_s)) < count:
-            offered[number] += 1
-        if 0 <= (number := int((record.done_s - start_s) // width_s)) < count:
-            ended[number].append(record)
+        offered[slice_of(record.intended_s)] += 1
+        if record.result == "ok":
+            ok[slice_of(record.done_s)] += 1
+            latencies[slice_of(record.intended_s)].append(record.latency_s)
+        else:
+            errors[slice_of(record.done_s)] += 1
     found = []
     for number in range(count):
-        ok = [record.latency_s for record in ended[number] if record.result == "ok"]
-        of_ok = spread(ok)
+        of_ok = spread(latencies[number])
         found.append(
             Interval(
                 start_s=number * width_s,
+                full=(number + 1) * width_s <= offered_s,
                 offered_per_s=offered[number] / width_s,
-                ok_per_s=len(ok) / width_s,
-                errors_per_s=(len(ended[number]) - len(ok)) / width_s,
+                ok_per_s=ok[number] / width_s,
+                errors_per_s=errors[number] / width_s,
                 p50_ms=None if of_ok is None else of_ok.p50_ms,
                 p95_ms=None if of_ok is None else of_ok.p95_ms,
             )
@@ -222,7 +247,7 @@ def _retries(records: Sequence[Record]) -> Retries:
         refusals=sum(record.refusals for record in records),
         with_retry_after=sum(record.named for record in records),
         retried=len(retried),
-        too_soon=sum(one.asked_s is not None and one.waited_s < one.asked_s for one in retried),
+        too_soon=sum(one.asked_s is not None and one.waited_s < one.asked_s - _CLOCK_S for one in retried),
         let_in=sum(one.was_let_in for one in retried),
     )
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dear_client.exchange import Terms
-from dear_tools.load.generator import Generator, Schedule, in_steady_state
+from dear_tools.load.generator import Generator, in_steady_state
 from dear_tools.load.lists import Lists
 from dear_tools.load.mix import Mix
 from dear_tools.load.objective import Objective
 from dear_tools.load.records import Record
+from dear_tools.load.schedule import Schedule
 from dear_tools.load.sender import Sender
 from dear_tools.load.summary import Summary, summarise
 
@@ -83,19 +84,23 @@ async def run(
         cpu_s, started_s = time.process_time(), time.perf_counter()
         with _stopped_by_interrupt(generator) as was_stopped:
             running = asyncio.create_task(generator.run(schedule))
-            while not running.done():
-                view.update(generator, schedule)
-                await asyncio.wait([running], timeout=_VIEW_S)
-            records = await running
+            try:
+                while not running.done():
+                    view.update(generator, schedule)
+                    await asyncio.wait([running], timeout=_VIEW_S)
+                records = await running
+            finally:
+                running.cancel()  # before its connections are closed, where it is not done
+                await asyncio.wait([running])
         wall_s = time.perf_counter() - started_s
         cpu_s = time.process_time() - cpu_s
     counted = in_steady_state(records, schedule.warmup_s)
-    # A run that was ended early was offered nothing after its last request.
-    sent_until_s = max((record.intended_s for record in counted), default=schedule.warmup_s)
-    was_cut = generator.is_stopped or schedule.requests is not None
-    end_s = sent_until_s if was_cut else schedule.duration_s
     summary = summarise(
-        counted, plan.objective, start_s=schedule.warmup_s, end_s=end_s, generator_cpu=cpu_s / wall_s
+        counted,
+        plan.objective,
+        start_s=schedule.warmup_s,
+        end_s=generator.offered_until_s,
+        generator_cpu=cpu_s / wall_s,
     )
     return Outcome(schedule, summary, tuple(counted), bool(was_stopped))
 

@@ -1,0 +1,171 @@
+"""A load test at a terminal: shows how it goes, writes the report, and says what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dear_tools.exits import FAILED, MISSED
+from dear_tools.load import report, texts
+from dear_tools.load.capacity import Search, Step, find_capacity
+from dear_tools.load.generator import Generator
+from dear_tools.load.live import LiveView
+from dear_tools.load.records import Record
+from dear_tools.load.schedule import Schedule
+from dear_tools.load.trial import Plan, raise_file_limit, run
+
+
+class Session:
+    """One command: ``run`` or ``find_capacity``, then what is asked of it.
+
+    Args:
+        seed: only told in the report.
+        out: folder of the report.
+    """
+
+    def __init__(self, plan: Plan, schedule: Schedule, seed: int, out: Path) -> None:
+        self._plan = plan
+        self._schedule = schedule
+        self._seed = seed
+        self._out = out
+        self._steps: list[Step] = []
+        self._console = Console(stderr=True)
+
+    def run(self) -> None:
+        """Put the load on, and write the report.
+
+        Raises:
+            ToolError: there are no more lists, or the report cannot be written.
+        """
+        where = report.environment()
+        raise_file_limit()
+        with LiveView(self._console) as view:
+            view.begin(self._plan.terms.base_url)
+
+            def watch(record: Record, generator: Generator) -> None:
+                view.observe(record)
+
+            self._outcome = asyncio.run(run(self._plan, self._schedule, view, watch=watch))
+        self._write(where)
+
+    def find_capacity(self) -> None:
+        """Look for the highest rate that holds, and write the report. Raises as ``run`` does."""
+        where = report.environment()
+        raise_file_limit()
+        stage = self._schedule.stages[0]
+        search = Search(stage.start, stage.duration_s, self._schedule.arrivals, self._schedule.warmup_s)
+        with LiveView(self._console) as view:
+            asyncio.run(self._search(search, view))
+        held = [step for step in self._steps if step.held]
+        best = max(held, key=lambda step: step.rate) if held else self._steps[-1]
+        self._outcome = best.outcome
+        self._write(where)
+
+    def show(self) -> None:
+        """Say what came of it, on stdout."""
+        console = Console()
+        summary = self._outcome.summary
+
+        def say(line: str, style: str | None = None) -> None:
+            console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+        if self._steps:
+            rate = report.capacity_of(self._steps)
+            if rate is None:
+                say(f"No rate tried held {summary.objective}; the last of them:", "bold")
+            else:
+                held = f"{texts.number(rate)} requests a second, the highest rate tried that held"
+                say(f"Capacity: {held} {summary.objective}. Of that run:", "bold")
+        for name, value in texts.overview(summary):
+            say(f"{name}: {value}")
+        console.print(_table(texts.latencies(summary)))
+        for message, count in summary.messages.items():
+            say(f"{texts.times(count)}: {message}")
+        for warning in report.warnings(self._outcome, self._steps):
+            say(warning, "yellow")
+        say(f"report: {self._out / 'report.html'} (also report.md, report.json)")
+
+    def exit_code(self, *, is_asked: bool) -> int:
+        """How it ends; ``is_asked``: whether the objective was given, rather than the default."""
+        summary = self._outcome.summary
+        if not summary.results.get("ok"):
+            return FAILED
+        missed = is_asked and not summary.objective_met
+        if self._steps:
+            missed = report.capacity_of(self._steps) is None
+        return MISSED if missed or summary.results.get("invalid") else 0
+
+    async def _search(self, search: Search, view: LiveView) -> None:
+        view.begin(f"{search.first_rate:.4g} requests/s")
+
+        def watch(record: Record, generator: Generator) -> None:
+            view.observe(record)
+
+        async for step in find_capacity(self._plan, search, view, watch):
+            self._steps.append(step)
+            self._console.print(_said(step), highlight=False, markup=False, soft_wrap=True)
+            rate = search.next_rate([(one.rate, one.held) for one in self._steps])
+            view.begin("" if rate is None else f"{rate:.4g} requests/s")
+
+    def _write(self, where: dict[str, Any]) -> None:
+        self.data = report.content(_command(), self._settings(), self._outcome, self._steps, where)
+        report.write(self._out, self.data, self._outcome, self._plan.objective, self._steps)
+
+    def _settings(self) -> dict[str, Any]:
+        plan, mix = self._plan, self._plan.mix
+        return {
+            "url": plan.terms.base_url,
+            "models": _described(mix.models, mix.model_weights),
+            "tenants": _described([tenant.name for tenant in mix.tenants], mix.tenant_weights),
+            **plan.lists.describe(),
+            "options": plan.options or "the server's defaults",
+            "attempts": plan.terms.retry.attempts,
+            "timeout_s": plan.terms.timeout.answer_s,
+            "seed": self._seed,
+        }
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for name in ("p50", "p90", "p95", "p99", "longest"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _said(step: Step) -> str:
+    """A rate that was tried, as a line."""
+    summary = step.outcome.summary
+    end = "broke, ended early" if step.end == "cut" else step.end
+    latency = summary.latency
+    took = "" if latency is None else f", p95 {texts.ms(latency.p95_ms)}"
+    others = sorted((result, count) for result, count in summary.results.items() if result != "ok")
+    failed = "".join(f", {count:,} {result}" for result, count in others)
+    return f"{step.rate:.4g} requests/s: {end}, {texts.share(summary.good_share)} good{took}{failed}"
+
+
+def _described(names: Sequence[str], weights: Sequence[float]) -> str:
+    if len(names) == 1:
+        return names[0] or "the server's default"
+    shares = [weight / sum(weights) for weight in weights]
+    return ", ".join(f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True))
+
+
+def _command() -> str:
+    """What was typed, keys left out."""
+    typed = sys.argv[1:]
+    for index, word in enumerate(typed):
+        if word == "--api-key" and index + 1 < len(typed):
+            typed[index + 1] = "..."
+        elif word.startswith("--api-key="):
+            typed[index] = "--api-key=..."
+    return shlex.join(["dear", *typed])
