@@ -57,7 +57,7 @@ def test_a_command_of_the_page_does_what_it_says(
     if "--duration" not in words:
         values += ["--duration", "300ms"]
     if "--find-capacity" in words:
-        values += ["--rate", "300"]  # from 1 on it takes a minute
+        values += ["--rate", "500"]  # from 1 on it takes a minute
     for name, key in EXPORTS.items():
         monkeypatch.setenv(name, key)
     monkeypatch.chdir(ROOT)
