@@ -8,9 +8,19 @@ from typing import Annotated
 
 import typer
 
-from dear_client.calls import RerankOptions, Scoring, Strategy
+from dear_client.calls import RerankOptions
 from dear_tools.exits import ToolError
-from dear_tools.options import JsonOption, KeyOption, UrlOption
+from dear_tools.options import (
+    JsonOption,
+    KeyOption,
+    PassesOption,
+    ReasoningOption,
+    ScoringOption,
+    StepOption,
+    StrategyOption,
+    UrlOption,
+    WindowSizeOption,
+)
 
 _NEEDED = {"ir_measures": "ir-measures", "scipy": "scipy", "yaml": "pyyaml"}
 
@@ -39,16 +49,12 @@ def evaluate(
     top_n: Annotated[
         int | None, typer.Option(min=1, help="Ranks asked for; the rest stays as it was. [default: all]")
     ] = None,
-    strategy: Annotated[Strategy | None, typer.Option(help="How lists over one window are ranked.")] = None,
-    window_size: Annotated[int | None, typer.Option(min=2, help="Passages in a window.")] = None,
-    step: Annotated[int | None, typer.Option(min=1, help="Step of the sliding window.")] = None,
-    scoring: Annotated[Scoring | None, typer.Option(help="How a window is decoded.")] = None,
-    passes: Annotated[
-        int | None, typer.Option(min=1, help="Shuffled orders whose ranks are averaged.")
-    ] = None,
-    reasoning: Annotated[
-        bool | None, typer.Option(help="Whether the model reasons before it ranks. [default: the server's]")
-    ] = None,
+    strategy: StrategyOption = None,
+    window_size: WindowSizeOption = None,
+    step: StepOption = None,
+    scoring: ScoringOption = None,
+    passes: PassesOption = None,
+    reasoning: ReasoningOption = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait for an answer.")] = 120.0,
     ranker: Annotated[

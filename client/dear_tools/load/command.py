@@ -21,7 +21,17 @@ from dear_tools.load.mix import Tenant, parse_tenant, parse_weighted
 from dear_tools.load.objective import parse_objective
 from dear_tools.load.schedule import Schedule, seeds
 from dear_tools.load.stages import Arrivals, parse_duration, parse_stages
-from dear_tools.options import JsonOption, KeyOption, UrlOption
+from dear_tools.options import (
+    JsonOption,
+    KeyOption,
+    PassesOption,
+    ReasoningOption,
+    ScoringOption,
+    StepOption,
+    StrategyOption,
+    UrlOption,
+    WindowSizeOption,
+)
 
 T = TypeVar("T")
 
@@ -124,10 +134,16 @@ def load(
             rich_help_panel="Who and what",
         ),
     ] = False,
-    top_n: Annotated[int | None, typer.Option(min=1, rich_help_panel="Who and what")] = None,
-    strategy: Annotated[str | None, typer.Option(rich_help_panel="Who and what")] = None,
-    scoring: Annotated[str | None, typer.Option(rich_help_panel="Who and what")] = None,
-    window_size: Annotated[int | None, typer.Option(min=2, rich_help_panel="Who and what")] = None,
+    top_n: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ranks asked for.", show_default="all", rich_help_panel="Who and what"),
+    ] = None,
+    strategy: StrategyOption = None,
+    window_size: WindowSizeOption = None,
+    step: StepOption = None,
+    scoring: ScoringOption = None,
+    passes: PassesOption = None,
+    reasoning: ReasoningOption = None,
     deadline: Annotated[
         str | None, typer.Option(help="That the server is given for each.", rich_help_panel="Who and what")
     ] = None,
@@ -166,8 +182,11 @@ def load(
     options = {
         "top_n": top_n,
         "strategy": strategy,
-        "scoring": scoring,
         "window_size": window_size,
+        "step": step,
+        "scoring": scoring,
+        "passes": passes,
+        "reasoning": reasoning,
         "deadline_s": None if deadline is None else _option("--deadline", parse_duration, deadline),
     }
     options = {name: value for name, value in options.items() if value is not None}

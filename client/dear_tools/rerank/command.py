@@ -12,9 +12,18 @@ from rich.console import Console
 from rich.table import Table
 
 from dear_client import Client, Ranking
-from dear_client.calls import Scoring, Strategy
 from dear_tools.exits import PARTLY
-from dear_tools.options import JsonOption, KeyOption, UrlOption
+from dear_tools.options import (
+    JsonOption,
+    KeyOption,
+    PassesOption,
+    ReasoningOption,
+    ScoringOption,
+    StepOption,
+    StrategyOption,
+    UrlOption,
+    WindowSizeOption,
+)
 from dear_tools.rerank.jsonl import STDIN, rank_jsonl, result_of, texts_of
 
 _ONE, _JSONL, _TREC = "One list", "Many lists as JSONL", "A TREC run"
@@ -53,14 +62,12 @@ def rerank(
         str | None, typer.Option(help="An adapter's name or the base model's id; else the server's default.")
     ] = None,
     top_n: Annotated[int | None, typer.Option(min=1, help="How many of the best; else all.")] = None,
-    strategy: Annotated[Strategy | None, typer.Option(help="How lists over one window are ranked.")] = None,
-    window_size: Annotated[int | None, typer.Option(min=2, help="Passages in a window.")] = None,
-    step: Annotated[int | None, typer.Option(min=1, help="Step of the sliding window.")] = None,
-    scoring: Annotated[Scoring | None, typer.Option(help="How a window is decoded.")] = None,
-    passes: Annotated[
-        int | None, typer.Option(min=1, help="Shuffled orders whose ranks are averaged.")
-    ] = None,
-    reasoning: Annotated[bool | None, typer.Option(help="Whether the model reasons before it ranks.")] = None,
+    strategy: StrategyOption = None,
+    window_size: WindowSizeOption = None,
+    step: StepOption = None,
+    scoring: ScoringOption = None,
+    passes: PassesOption = None,
+    reasoning: ReasoningOption = None,
     deadline_s: Annotated[
         float | None, typer.Option(min=0.001, help="Seconds that ranking may take.")
     ] = None,
