@@ -123,7 +123,7 @@ def test_a_burst_of_500_does_not_hold_up_another_tenant(server: Server) -> None:
         return lambda: time.monotonic() > ends_s
 
     rank_until(for_seconds(2.0))
-    alone = rank_until(for_seconds(12.0))
+    alone = rank_until(for_seconds(8.0))
     command = [sys.executable, "-c", BURST, server.url, json.dumps(loud)]
     burst = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     beside = rank_until(lambda: burst.poll() is not None)

@@ -229,6 +229,8 @@ class TestNewStarts:
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            # What a script starts in the background ignores Ctrl-C, and hands that on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline_s = time.monotonic() + 60
         while len(server.asked) < 3 and time.monotonic() < deadline_s:

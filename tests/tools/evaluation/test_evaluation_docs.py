@@ -80,7 +80,7 @@ def test_what_asks_a_server_prints_lines_of_that_shape(here: Path) -> None:
 
 def test_the_command_with_real_collections_works(here: Path, shared_data: Path) -> None:
     (command,) = (command for command, _ in COMMANDS if NEEDS_DATA in command)
-    given = arguments(command.replace(NEEDS_DATA, f" --data {shared_data} "), here)
+    given = [str(shared_data) if word == "data" else word for word in arguments(command, here)]
     ended = dear_eval(*given, "--limit", 2)
     assert ended.code == 0
     assert "dear: preset dl20 is left out" in "\n".join(ended.said)
