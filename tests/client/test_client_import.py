@@ -122,8 +122,9 @@ def test_nothing_of_the_server_is_imported() -> None:
 
 
 def test_importing_takes_no_longer_than_a_glance() -> None:
+    """In the processor's time: what else the machine does at the moment is not the package's."""
     program = (
-        "import time; s = time.perf_counter(); import dear_client; print(1e3 * (time.perf_counter() - s))"
+        "import time; s = time.process_time(); import dear_client; print(1e3 * (time.process_time() - s))"
     )
     took_ms = sorted(float(run(program)) for _ in range(7))
     assert took_ms[0] < MOST_MS, took_ms
