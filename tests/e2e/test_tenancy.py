@@ -80,6 +80,7 @@ def test_what_an_administrator_does_wrong_is_one_sentence(server: Server) -> Non
     assert keyless.stderr == "dear: set DEAR_ADMIN_KEY to the key that the server was started with\n"
 
 
+BURST_REQUESTS = int(os.environ.get("DEAR_TEST_BURST", "250"))
 BURST = """
 import asyncio, json, sys, httpx
 from tests.e2e.test_tenancy import passages
@@ -90,13 +91,13 @@ async def main():
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as http:
         async def send(number):
             return (await http.post("/v2/rerank", json=passages(number), headers=headers)).status_code
-        print(sorted(await asyncio.gather(*(send(10_000 + number) for number in range(500)))))
+        print(sorted(await asyncio.gather(*(send(10_000 + number) for number in range(int(sys.argv[3]))))))
 
 asyncio.run(main())
 """
 
 
-def test_a_burst_of_500_does_not_hold_up_another_tenant(server: Server) -> None:
+def test_a_burst_does_not_hold_up_another_tenant(server: Server) -> None:
     """Four callers of the quiet tenant rank all the time: alone, then while the burst lasts."""
     quiet, loud = new_tenant(server, "quiet"), new_tenant(server, "loud")
     numbers = itertools.count()
@@ -124,10 +125,10 @@ def test_a_burst_of_500_does_not_hold_up_another_tenant(server: Server) -> None:
 
     rank_until(for_seconds(2.0))
     alone = rank_until(for_seconds(8.0))
-    command = [sys.executable, "-c", BURST, server.url, json.dumps(loud)]
+    command = [sys.executable, "-c", BURST, server.url, json.dumps(loud), str(BURST_REQUESTS)]
     burst = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     beside = rank_until(lambda: burst.poll() is not None)
-    assert burst.communicate()[0].strip() == str([200] * 500)
+    assert burst.communicate()[0].strip() == str([200] * BURST_REQUESTS)
     p50 = [median(taken) for taken in (alone, beside)]
     p95 = [quantiles(taken, n=20)[-1] for taken in (alone, beside)]
     said = (
@@ -135,7 +136,7 @@ def test_a_burst_of_500_does_not_hold_up_another_tenant(server: Server) -> None:
         f"{len(beside)} beside the burst: p50 {p50[1]:.2f} s, p95 {p95[1]:.2f} s"
     )
     logging.getLogger(__name__).info(said)
-    # Without turns it is the whole burst that a request waits for, some 25 s. The target for p95 is 2x on a
+    # Without turns it is the whole burst that a request waits for, some 12 s. The target for p95 is 2x on a
     # machine with nothing else to do; whatever else this one does falls on one side of the ratio.
     assert p50[1] <= 2.5 * p50[0], said
     assert p95[1] <= 6 * p95[0], said
