@@ -10,8 +10,8 @@ import httpx
 from benchmarks.rerank import Answer
 from benchmarks.workloads import Workload
 from dear_serving.adapters.preflight import base_source
-from dear_serving.adapters.templates import load_template
-from dear_serving.engine.tokenizer import load_tokenizer
+from dear_serving.adapters.template_files import load_template
+from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.settings import load_settings
 from dear_serving.types import RankTask

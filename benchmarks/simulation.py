@@ -24,12 +24,12 @@ from benchmarks.workloads import DL19
 from dear_serving.ranking.strategies import STRATEGIES, joint
 from dear_serving.ranking.strategies.cost import cost
 from dear_serving.ranking.strategies.passes import self_consistent
-from dear_serving.ranking.windows import Shape, Strategy
+from dear_serving.ranking.windows import Strategy, Windowing
 
 Floats = NDArray[np.float64]
 
 PASSAGES, WINDOW, STEP, TOP_N = 100, 20, 10, 10
-SHAPE = Shape(PASSAGES, WINDOW, STEP, TOP_N)
+SHAPE = Windowing(PASSAGES, WINDOW, STEP, TOP_N)
 REFERENCE = "sliding"
 
 STICKING_SD, GUMBEL_SCALE = 0.65, 0.6  # the setting of the project's first simulations

@@ -12,19 +12,19 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from dear_serving.adapters.configured import seed
 from dear_serving.adapters.preflight import digest
-from dear_serving.adapters.seed import seed
-from dear_serving.api.assembly import assemble
-from dear_serving.api.gateway import GatewayState
-from dear_serving.api.routes import create_app
-from dear_serving.engine.fake import FakeEngine
-from dear_serving.engine.protocol import EngineRequest
-from dear_serving.engine.tokenizer import BaseTokenizer, load_tokenizer
+from dear_serving.gateway.authenticator import Authenticator, hash_keys
+from dear_serving.gateway.build import build_gateway
+from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.tokenizer import BaseTokenizer, load_tokenizer
+from dear_serving.http.routes import create_app
+from dear_serving.protocol import GenerationRequest
 from dear_serving.registry.database import Database, open_database
 from dear_serving.settings import RegistrySettings, Settings, load_settings
-from dear_serving.tenancy.keyring import KeyRing, hash_keys
 from dear_serving.tenancy.tenants import Tenants
-from tests.postgres import new_postgres_database, postgres
+from tests.support.fake_engine import FakeEngine
+from tests.support.postgres import new_postgres_database, postgres
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU_CONFIG = ROOT / "configs" / "cpu.yaml"
@@ -112,8 +112,8 @@ async def gateway(
     shutil.copy(seeded / "registry.db", tmp_path)
     own = settings_in(tmp_path, settings.model_copy(update={"limits": limits}), seeded / "store")
     assert own.model.source is not None
-    state = assemble(own, engine, tokenizer, own.model.source)
-    await state.directory.refresh()
+    state = build_gateway(own, engine, tokenizer, own.model.source)
+    await state.catalog.refresh()
     yield state
     state.database.close()
 
@@ -122,9 +122,9 @@ async def gateway(
 async def with_tenants(gateway: GatewayState) -> GatewayState:
     """A gateway that is closed to callers without a key; medical is not shared."""
     gateway.lifecycle.adapters.share("medical", False, actor="test")
-    await gateway.directory.refresh()
+    await gateway.catalog.refresh()
     return dataclasses.replace(
-        gateway, keyring=KeyRing(gateway.tenants, fresh_s=0.0), admin_digests=hash_keys(["root"])
+        gateway, authenticator=Authenticator(gateway.tenants, fresh_s=0.0), admin_digests=hash_keys(["root"])
     )
 
 
@@ -153,10 +153,10 @@ class InProcess(httpx.BaseTransport):
         return httpx.Response(reply.status_code, headers=dict(reply.headers), content=reply.content)
 
 
-def reversing(tokenizer: BaseTokenizer) -> Callable[[EngineRequest], str]:
+def reversing(tokenizer: BaseTokenizer) -> Callable[[GenerationRequest], str]:
     """A writer that reads the identifiers out of the prompt and lists them from last to first."""
 
-    def write(request: EngineRequest) -> str:
+    def write(request: GenerationRequest) -> str:
         text = tokenizer.decode(request.token_ids)
         # The chat prompt names each passage twice ("Received passage [1]."), and shows an example.
         body = text.rpartition("Search Query:")[0]

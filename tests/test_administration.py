@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from dear_client import Client, InvalidRequest
 from dear_client import administration as client_administration
 from dear_serving import administration
-from dear_serving.api.gateway import GatewayState
-from dear_serving.cli import app
+from dear_serving.cli.main import app
 from dear_serving.errors import SettingsError
+from dear_serving.gateway.rerank_service import GatewayState
 from tests.conftest import LEGAL, InProcess
 
 SEED = """

@@ -13,9 +13,9 @@ from ray.serve.llm import LLMConfig
 
 from dear_serving.adapters.revisions import Adapters
 from dear_serving.app import build, build_application, http_options, llm_config
-from dear_serving.engine.server import RerankServer
-from dear_serving.errors import AdapterError, SettingsError
+from dear_serving.errors import InvalidAdapterFiles, SettingsError
 from dear_serving.registry.database import open_database
+from dear_serving.replica.server import RerankServer
 from dear_serving.settings import Settings, load_settings
 from tests.conftest import CPU_CONFIG, ROOT
 
@@ -78,9 +78,9 @@ def test_the_cpu_application_needs_no_gpu(tmp_path: Path) -> None:
     assert deployment.max_ongoing_requests == 512
 
 
-CPU_SCHEDULER = "dear_serving.engine.scheduler.WindowScheduler"
-GPU_SCHEDULER = "dear_serving.engine.scheduler.AsyncWindowScheduler"
-CPU_WORKER = "dear_serving.engine.cpu_lora.GroupedLoraWorker"
+CPU_SCHEDULER = "dear_serving.inside_vllm.scheduler.WindowScheduler"
+GPU_SCHEDULER = "dear_serving.inside_vllm.scheduler.AsyncWindowScheduler"
+CPU_WORKER = "dear_serving.inside_vllm.cpu_lora.GroupedLoraWorker"
 
 
 def with_engine(settings: Settings, adapters: bool = True, **engine_kwargs: Any) -> Settings:
@@ -175,7 +175,7 @@ def test_the_listener_is_the_settings_host_and_port(a100: Settings) -> None:
 def test_build_checks_models_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="config=FILE"):
         build({})
-    with pytest.raises(AdapterError, match='adapter "dear-8b-listwise": no such folder'):
+    with pytest.raises(InvalidAdapterFiles, match='adapter "dear-8b-listwise": no such folder'):
         config = tmp_path / "config.yaml"
         text = A100.read_text().replace(
             "source: meta-llama/Llama-3.1-8B", f"source: {ROOT}/configs/demo/base"

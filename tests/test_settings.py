@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dear_serving.engine.protocol import MAX_IDENTIFIERS
 from dear_serving.errors import SettingsError
+from dear_serving.protocol import MAX_IDENTIFIERS
 from dear_serving.settings import Settings, accepted_api_keys, load_settings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

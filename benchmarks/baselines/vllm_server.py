@@ -91,7 +91,7 @@ def main() -> None:
     given = parser.parse_args()
 
     # After the arguments: Ray and vLLM take seconds to import.
-    import dear_serving.runtime  # noqa: F401  # sets the variables that our server process sets
+    import dear_serving.process.runtime  # noqa: F401  # sets the variables that our server process sets
     from dear_serving.adapters.preflight import base_source
     from dear_serving.app import llm_config
     from dear_serving.settings import load_settings

@@ -29,7 +29,7 @@ from benchmarks.demo_model.metrics import ndcg_at_10, pair_counts
 from benchmarks.demo_model.plan import BASE_RUN
 from benchmarks.demo_model.prompts import PROMPTS
 from benchmarks.demo_model.relevance import BASE, NOTIONS, Notion
-from dear_serving.demo import EXAMPLES
+from dear_serving.cli.demo import EXAMPLES
 
 log = logging.getLogger(__name__)
 EVALUATION_SEED = 1_000_003  # never a training seed

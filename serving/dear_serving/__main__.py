@@ -20,7 +20,7 @@ _OF_SERVER = (
 def main() -> NoReturn:
     """Run the command; where the packages it needs are not installed, say which extra has them."""
     try:
-        from dear_serving.cli import main as run
+        from dear_serving.cli.main import main as run
 
         run()
     except ModuleNotFoundError as error:

@@ -20,8 +20,8 @@ from dear_client import Adapter, Client, Key, Tenant, UnknownSubject
 from dear_client.administration import Limits
 from dear_client.client import Admin
 from dear_serving.errors import SettingsError
+from dear_serving.http.tenant_bodies import Seed, SeedAdapter, SeedTenant
 from dear_serving.settings import ADMIN_KEY_VARIABLE, describe
-from dear_serving.tenancy.bodies import Seed, SeedAdapter, SeedTenant
 
 Answer = TypeVar("Answer")
 

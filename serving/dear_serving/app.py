@@ -10,21 +10,21 @@ from ray.serve.config import HTTPOptions
 from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
+from dear_serving.adapters.configured import seed
 from dear_serving.adapters.preflight import base_source, check_models
-from dear_serving.adapters.seed import seed
-from dear_serving.api.ingress import Gateway
-from dear_serving.engine.server import RerankServer
 from dear_serving.errors import SettingsError
-from dear_serving.settings import Settings, accepted_api_keys, admin_keys, check_door, load_settings
-from dear_serving.tenancy.keyring import hash_keys
+from dear_serving.gateway.authenticator import hash_keys
+from dear_serving.http.ingress import Gateway
+from dear_serving.replica.server import RerankServer
+from dear_serving.settings import Settings, accepted_api_keys, admin_keys, check_open_access, load_settings
 
 APP_NAME = "dear"
 ENGINE_NAME = "Engine"
 GATEWAY_NAME = "Gateway"
 
 _SCHEDULERS = {
-    "cpu": "dear_serving.engine.scheduler.WindowScheduler",
-    "gpu": "dear_serving.engine.scheduler.AsyncWindowScheduler",
+    "cpu": "dear_serving.inside_vllm.scheduler.WindowScheduler",
+    "gpu": "dear_serving.inside_vllm.scheduler.AsyncWindowScheduler",
 }
 
 
@@ -48,7 +48,7 @@ def build_application(settings: Settings) -> Application:
     Raises:
         SettingsError: the server would be open to a network.
     """
-    check_door(settings)
+    check_open_access(settings)
     options: dict[str, Any] = {"name": ENGINE_NAME, "max_constructor_retry_count": 1}
     engine = build_llm_deployment(
         llm_config(settings),
@@ -91,7 +91,7 @@ def llm_config(settings: Settings) -> LLMConfig:
             "max_cpu_loras": 2 * settings.adapters.capacity,
         }
         if engine.accelerator == "cpu":
-            engine_kwargs["worker_cls"] = "dear_serving.engine.cpu_lora.GroupedLoraWorker"
+            engine_kwargs["worker_cls"] = "dear_serving.inside_vllm.cpu_lora.GroupedLoraWorker"
     if settings.model.chat_template is not None:
         engine_kwargs["chat_template"] = str(settings.model.chat_template)
     engine_kwargs |= engine.engine_kwargs
@@ -108,7 +108,7 @@ def llm_config(settings: Settings) -> LLMConfig:
             "max_ongoing_requests": engine.max_ongoing_requests,
             "ray_actor_options": {"num_cpus": 0 if engine.accelerator == "cpu" else 1},
             "request_router_config": {
-                "request_router_class": "dear_serving.engine.routing.AdapterRouter",
+                "request_router_class": "dear_serving.gateway.replica_choice.AdapterRouter",
                 "request_routing_stats_period_s": 1.0,
             },
         },

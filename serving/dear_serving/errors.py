@@ -3,8 +3,8 @@
 DearError
 ├── StartupError                       the process ends with one sentence, exit code 1
 │   ├── SettingsError                  a wrong or missing setting
-│   └── AdapterError                   an adapter that does not fit the base model
-├── AdapterRefused                     an engine that does not take an adapter, with the reason
+│   └── InvalidAdapterFiles                   an adapter that does not fit the base model
+├── AdapterNotLoadable                     an engine that does not take an adapter, with the reason
 └── RequestError                       becomes a reply, in api/failures.py only
     ├── InvalidRequest       400       the request itself; `param` names the field
     ├── PayloadTooLarge      413
@@ -18,7 +18,7 @@ DearError
     ├── BodyTimeout          408       the body did not come
     ├── AlreadyThere         409
     ├── CapacityReached      409       the engines hold as many revisions as they may
-    ├── AdapterFailed        422       the engines do not take an adapter that looked well
+    ├── StagingFailed        422       the engines do not take an adapter that looked well
     ├── Overloaded           429       retryable, after `retry_after_s`
     │   └── RateLimited                a tenant's own limit; `headers` say what is left
     ├── EngineUnavailable    503       retryable, after `retry_after_s`
@@ -49,11 +49,11 @@ class SettingsError(StartupError):
     """A setting is wrong, missing or unknown."""
 
 
-class AdapterError(StartupError):
+class InvalidAdapterFiles(StartupError):
     """An adapter folder cannot be served on the configured base model."""
 
 
-class AdapterRefused(DearError):
+class AdapterNotLoadable(DearError):
     """An engine does not take an adapter that looked well."""
 
 
@@ -164,7 +164,7 @@ class CapacityReached(RequestError):
     code = "capacity_reached"
 
 
-class AdapterFailed(RequestError):
+class StagingFailed(RequestError):
     """An adapter was registered, and then an engine could not load it or rank with it."""
 
     status = 422

@@ -296,7 +296,7 @@ def admin_keys() -> tuple[str, ...]:
     return _keys_in(ADMIN_KEY_VARIABLE)
 
 
-def check_door(settings: Settings) -> None:
+def check_open_access(settings: Settings) -> None:
     """Refuse to let strangers of a whole network in by accident.
 
     Raises:

@@ -19,9 +19,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from dear_serving.adapters.intake import Intake
 from dear_serving.adapters.preflight import CONFIG_FILE, FILES, WEIGHTS_FILE, BaseShape, digest
 from dear_serving.adapters.store import Store
-from dear_serving.errors import AdapterError, StoreUnavailable
-from tests.adapters.conftest import Tensors, header_of, write_tensors, write_with_header
+from dear_serving.errors import InvalidAdapterFiles, StoreUnavailable
 from tests.conftest import ROOT
+from tests.support.adapters import Tensors, header_of, write_tensors, write_with_header
 
 DEMO = ROOT / "configs" / "demo"
 BASE = BaseShape.from_config(json.loads((DEMO / "base" / "config.json").read_text()))
@@ -55,7 +55,7 @@ class Place:
 
     def refusal(self, source: str = "legal", **given: Any) -> str:
         """The message of an intake that leaves nothing behind."""
-        with pytest.raises(AdapterError) as failure:
+        with pytest.raises(InvalidAdapterFiles) as failure:
             self.intake(**given).take("legal", source)
         message = failure.value.message
         assert message.startswith('adapter "legal": ')

@@ -20,7 +20,7 @@ from dear_serving.adapters.preflight import (
     check_models,
     digest,
 )
-from dear_serving.errors import AdapterError, SettingsError
+from dear_serving.errors import InvalidAdapterFiles, SettingsError
 from dear_serving.settings import Settings
 
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo"
@@ -89,7 +89,7 @@ def base() -> BaseShape:
 
 def refusal(folder: Path, base: BaseShape, file: str) -> str:
     """The message, which has the adapter's name and the file whatever is wrong."""
-    with pytest.raises(AdapterError) as failure:
+    with pytest.raises(InvalidAdapterFiles) as failure:
         check_adapter("legal", folder, base, max_rank=16)
     message = failure.value.message
     assert 'adapter "legal"' in message
@@ -280,7 +280,7 @@ def test_a_path_out_of_the_root_is_refused(path: str, tmp_path: Path) -> None:
     root.mkdir()
     (root / "link").symlink_to(outside)
     path = path.format(outside=outside)
-    with pytest.raises(AdapterError, match=r'^adapter "legal": .* is outside ') as failure:
+    with pytest.raises(InvalidAdapterFiles, match=r'^adapter "legal": .* is outside ') as failure:
         folder_of(settings_of(root, path))
     assert path in failure.value.message
 
@@ -290,14 +290,14 @@ def test_a_file_that_links_out_of_the_root_is_refused(name: str, tmp_path: Path)
     outside, folder = write(tmp_path / "outside"), write(tmp_path / "adapters" / "legal")
     (folder / name).unlink()
     (folder / name).symlink_to(outside / name)
-    with pytest.raises(AdapterError, match=f'^adapter "legal": {name} links outside '):
+    with pytest.raises(InvalidAdapterFiles, match=f'^adapter "legal": {name} links outside '):
         folder_of(settings_of(tmp_path / "adapters"))
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in ("legal", "file"):
-        with pytest.raises(AdapterError, match=f'^adapter "legal": no such folder .*{path}$'):
+        with pytest.raises(InvalidAdapterFiles, match=f'^adapter "legal": no such folder .*{path}$'):
             folder_of(settings_of(tmp_path, path))
 
 
@@ -330,7 +330,7 @@ def test_the_base_is_what_the_adapter_names_where_the_setting_is_silent(whole: P
 @pytest.mark.parametrize("value", [None, "", 7])
 def test_an_adapter_that_names_no_base_needs_the_setting(value: object, whole: Path) -> None:
     write(whole / "adapters" / "legal", good_config() | {"base_model_name_or_path": value})
-    with pytest.raises(AdapterError, match=r'adapter "legal" does not name .* set model\.source'):
+    with pytest.raises(InvalidAdapterFiles, match=r'adapter "legal" does not name .* set model\.source'):
         base_source(settings_of(whole / "adapters"))
 
 
@@ -363,7 +363,7 @@ def test_a_wrong_adapter_or_template_is_found_before_start(whole: Path) -> None:
     with pytest.raises(SettingsError, match='no prompt template "none"'):
         check_models(settings_of(whole / "adapters", source=source, template="none"))
     write(whole / "adapters" / "legal", good_config() | {"r": 64})
-    with pytest.raises(AdapterError, match="rank 64 is over max_lora_rank 16"):
+    with pytest.raises(InvalidAdapterFiles, match="rank 64 is over max_lora_rank 16"):
         check_models(settings_of(whole / "adapters", source=source))
 
 

@@ -18,7 +18,7 @@ from dear_serving.errors import AlreadyThere, CapacityReached, UnknownSubject
 from dear_serving.registry.audit import changes
 from dear_serving.registry.database import Database, open_database
 from dear_serving.tenancy.tenants import Limits, Tenants
-from tests.adapters.conftest import Clock, now
+from tests.support.adapters import Clock, now
 
 CAPACITY = 4
 

@@ -16,7 +16,7 @@ import pytest
 from dear_serving.adapters.preflight import CONFIG_FILE, FILES, WEIGHTS_FILE, digest
 from dear_serving.adapters.store import Store
 from dear_serving.errors import SettingsError, StoreUnavailable
-from tests.adapters.conftest import tiny_adapter
+from tests.support.adapters import tiny_adapter
 
 
 @pytest.fixture(params=["folder", "s3"])

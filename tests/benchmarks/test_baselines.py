@@ -18,8 +18,8 @@ from benchmarks.baselines.child import BaselineFailed, Child
 from benchmarks.baselines.family import cpu_seconds, family, frozen
 from benchmarks.baselines.ranking import Ranking, agreement, kendall_tau
 from benchmarks.baselines.vllm_server import engine_flags
-from dear_serving.adapters.templates import load_template
-from dear_serving.engine.tokenizer import BaseTokenizer
+from dear_serving.adapters.template_files import load_template
+from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.ranking.template import render_without_chat_template
 from dear_serving.types import RankTask
@@ -153,7 +153,7 @@ def test_engine_settings_become_flags() -> None:
 
 
 def test_the_peer_gets_none_of_our_classes() -> None:
-    settings = {"worker_cls": "dear_serving.engine.cpu_lora.GroupedLoraWorker", "max_loras": 2}
+    settings = {"worker_cls": "dear_serving.inside_vllm.cpu_lora.GroupedLoraWorker", "max_loras": 2}
 
     assert engine_flags(settings) == ["--max-loras", "2"]
 

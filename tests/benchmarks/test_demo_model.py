@@ -11,8 +11,8 @@ from benchmarks.demo_model.lists import ListShape, is_held_out, ranking_lists
 from benchmarks.demo_model.metrics import ndcg_at_10, pair_counts
 from benchmarks.demo_model.prompts import PROMPTS
 from benchmarks.demo_model.relevance import BASE, LEGAL, MEDICAL, NOTIONS, Notion, content_words, gold_order
-from dear_serving.adapters.templates import load_template
-from dear_serving.engine.tokenizer import BaseTokenizer
+from dear_serving.adapters.template_files import load_template
+from dear_serving.gateway.tokenizer import BaseTokenizer
 from tests.conftest import ROOT
 
 DEMO = ROOT / "configs" / "demo"

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_adapters import replica as replica
-from tests.api.test_adapters import served as served
 from tests.client.raw_server import RawServer, Script
 from tests.client.shells import KINDS, Shell, environment
+from tests.http.test_adapters import replica as replica
+from tests.http.test_adapters import served as served
 
 Connect = Callable[..., Shell]
 

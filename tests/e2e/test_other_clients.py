@@ -1,6 +1,6 @@
 """Other people's clients, unmodified, and the page that shows them: what each does with what the server says.
 
-The clients have an environment of their own, where one process makes the calls of tests/clients/calls.py.
+They have an environment of their own, where one process makes the calls of tests/support/other_clients.py.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from dear_serving.demo import EXAMPLES
+from dear_serving.cli.demo import EXAMPLES
 from tests.e2e.conftest import Server
 
 pytestmark = pytest.mark.e2e

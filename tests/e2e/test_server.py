@@ -18,7 +18,7 @@ from cohere.core.api_error import ApiError
 from benchmarks.demo_model import examples as demo_examples
 from benchmarks.demo_model.metrics import pair_counts
 from benchmarks.demo_model.relevance import NOTIONS
-from dear_serving.demo import EXAMPLES, Example
+from dear_serving.cli.demo import EXAMPLES, Example
 from tests.e2e.conftest import Server
 
 pytestmark = pytest.mark.e2e

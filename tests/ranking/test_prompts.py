@@ -9,15 +9,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dear_serving.adapters.templates import load_template
-from dear_serving.engine.protocol import MAX_IDENTIFIERS
-from dear_serving.engine.tokenizer import BaseTokenizer
+from dear_serving.adapters.template_files import load_template
 from dear_serving.errors import InvalidRequest, SettingsError
+from dear_serving.gateway.tokenizer import BaseTokenizer
+from dear_serving.protocol import MAX_IDENTIFIERS
 from dear_serving.ranking.neutralise import neutralise
 from dear_serving.ranking.prompts import Prompt, PromptBuilder, share_budget
 from dear_serving.ranking.template import AnswerForm, ReasoningForm, Template
 from dear_serving.types import RankTask, Scoring
-from tests.ranking.conftest import merging_tokenizer
+from tests.support.tokenizers import merging_tokenizer
 
 CONTROL_TOKENS = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>"]
 QUERY = "When did Thomas Edison invent the light bulb?"

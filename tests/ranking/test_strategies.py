@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dear_serving.ranking.strategies import STRATEGIES, joint, merge2, sliding, tourrank
 from dear_serving.ranking.strategies.cost import Cost, cost
-from dear_serving.ranking.windows import Shape
+from dear_serving.ranking.windows import Windowing
 from tests.ranking.oracles import as_shown, by, play, shapes
 
 SEEDS = st.integers(0, 1000)
@@ -33,19 +33,19 @@ def test_strategies_are_found_by_their_public_names() -> None:
     ],
 )
 def test_a_hundred_passages_cost_what_the_papers_say(name: str, expected: Cost) -> None:
-    assert cost(STRATEGIES[name](Shape(100, 20, 10, 10))) == expected
+    assert cost(STRATEGIES[name](Windowing(100, 20, 10, 10))) == expected
 
 
 @settings(deadline=None)
 @given(shapes())
-def test_single_takes_one_call(shape: Shape) -> None:
+def test_single_takes_one_call(shape: Windowing) -> None:
     calls = int(shape.count > 1)
     assert cost(STRATEGIES["single"](shape)) == Cost(calls, calls, calls * shape.count, calls)
 
 
 @pytest.mark.parametrize(("top_n", "needed"), [(1, 1), (10, 10), (100, 100)])
 def test_single_needs_what_is_asked_for(top_n: int, needed: int) -> None:
-    _, (batch,) = play(STRATEGIES["single"](Shape(100, 20, 10, top_n)), as_shown)
+    _, (batch,) = play(STRATEGIES["single"](Windowing(100, 20, 10, top_n)), as_shown)
     assert [window.needed for window in batch.windows] == [needed]
 
 
@@ -54,7 +54,7 @@ def test_single_needs_what_is_asked_for(top_n: int, needed: int) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(shapes())
-def test_sliding_takes_the_calls_it_says(shape: Shape) -> None:
+def test_sliding_takes_the_calls_it_says(shape: Windowing) -> None:
     _, batches = play(sliding(shape), as_shown)
     calls = 0 if shape.count < 2 else 1 + max(0, math.ceil((shape.count - shape.window) / shape.step))
     assert [len(batch.windows) for batch in batches] == [1] * calls
@@ -62,7 +62,7 @@ def test_sliding_takes_the_calls_it_says(shape: Shape) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(shapes(), st.randoms(use_true_random=False))
-def test_sliding_brings_what_the_windows_overlap_by_to_the_head(shape: Shape, random: object) -> None:
+def test_sliding_brings_what_the_windows_overlap_by_to_the_head(shape: Windowing, random: object) -> None:
     truth = list(range(shape.count))
     random.shuffle(truth)  # type: ignore[attr-defined]
     order, _ = play(sliding(shape), by(truth))
@@ -72,14 +72,14 @@ def test_sliding_brings_what_the_windows_overlap_by_to_the_head(shape: Shape, ra
 
 def test_sliding_ranks_the_head_when_step_does_not_divide() -> None:
     truth = list(range(25))[::-1]
-    order, batches = play(sliding(Shape(25, 20, 10, 25)), by(truth))
+    order, batches = play(sliding(Windowing(25, 20, 10, 25)), by(truth))
     assert [batch.windows[0].passages[0] for batch in batches] == [5, 0]
     assert set(range(5)) <= set(batches[1].windows[0].passages)
     assert list(order[:10]) == truth[:10]
 
 
 def test_sliding_moves_from_the_last_passages_to_the_first() -> None:
-    order, batches = play(sliding(Shape(6, 4, 2, 6)), by([5, 4, 3, 2, 1, 0]))
+    order, batches = play(sliding(Windowing(6, 4, 2, 6)), by([5, 4, 3, 2, 1, 0]))
     shown = [[window.passages for window in batch.windows] for batch in batches]
     assert shown == [[(2, 3, 4, 5)], [(0, 1, 5, 4)]]
     assert order == (5, 4, 1, 0, 3, 2)
@@ -88,18 +88,18 @@ def test_sliding_moves_from_the_last_passages_to_the_first() -> None:
 @pytest.mark.parametrize(
     ("shape", "needed"),
     [
-        (Shape(100, 20, 10, 1), [10] * 8 + [1]),
-        (Shape(100, 20, 10, 10), [10] * 9),
-        (Shape(100, 20, 10, 15), [10] * 8 + [15]),
-        (Shape(100, 20, 10, 35), [10] * 6 + [15, 20, 20]),
-        (Shape(100, 20, 10, 100), [20] * 9),
-        (Shape(25, 20, 10, 5), [15, 5]),
-        (Shape(40, 20, 20, 5), [1, 5]),
-        (Shape(7, 20, 10, 5), [5]),
+        (Windowing(100, 20, 10, 1), [10] * 8 + [1]),
+        (Windowing(100, 20, 10, 10), [10] * 9),
+        (Windowing(100, 20, 10, 15), [10] * 8 + [15]),
+        (Windowing(100, 20, 10, 35), [10] * 6 + [15, 20, 20]),
+        (Windowing(100, 20, 10, 100), [20] * 9),
+        (Windowing(25, 20, 10, 5), [15, 5]),
+        (Windowing(40, 20, 20, 5), [1, 5]),
+        (Windowing(7, 20, 10, 5), [5]),
     ],
     ids=str,
 )
-def test_sliding_needs_what_it_carries_and_what_becomes_final(shape: Shape, needed: list[int]) -> None:
+def test_sliding_needs_what_it_carries_and_what_becomes_final(shape: Windowing, needed: list[int]) -> None:
     _, batches = play(sliding(shape), as_shown)
     assert [window.needed for batch in batches for window in batch.windows] == needed
 
@@ -117,7 +117,7 @@ def merge2_calls(count: int, window: int) -> list[int]:
 
 @settings(max_examples=200, deadline=None)
 @given(shapes(max_count=2000))
-def test_merge2_takes_the_calls_and_rounds_it_says(shape: Shape) -> None:
+def test_merge2_takes_the_calls_and_rounds_it_says(shape: Windowing) -> None:
     _, batches = play(merge2(shape), as_shown)
     assert [len(batch.windows) for batch in batches] == merge2_calls(shape.count, shape.window)
     rounds = next(rounds for rounds in range(1, 20) if shape.window**rounds >= shape.count)
@@ -129,7 +129,7 @@ def test_merge2_takes_the_calls_and_rounds_it_says(shape: Shape) -> None:
 
 def test_merge2_stripes_its_groups_and_shows_the_winners_best_first() -> None:
     truth = [7, 3, 0, 1, 2, 4, 5, 6]
-    order, batches = play(merge2(Shape(8, 4, 2, 8)), by(truth))
+    order, batches = play(merge2(Windowing(8, 4, 2, 8)), by(truth))
     shown = [[window.passages for window in batch.windows] for batch in batches]
     # Each group's best (0 and 7), then each group's second (2 and 3).
     assert shown == [[(0, 2, 4, 6), (1, 3, 5, 7)], [(0, 7, 2, 3)]]
@@ -139,7 +139,7 @@ def test_merge2_stripes_its_groups_and_shows_the_winners_best_first() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(shapes(), st.randoms(use_true_random=False))
-def test_merge2_finds_as_many_of_the_best_as_each_group_may_send(shape: Shape, random: object) -> None:
+def test_merge2_finds_as_many_of_the_best_as_each_group_may_send(shape: Windowing, random: object) -> None:
     assume(shape.window < shape.count <= shape.window**2)
     truth = list(range(shape.count))
     random.shuffle(truth)  # type: ignore[attr-defined]
@@ -151,16 +151,16 @@ def test_merge2_finds_as_many_of_the_best_as_each_group_may_send(shape: Shape, r
 @pytest.mark.parametrize(
     ("shape", "needed"),
     [
-        (Shape(100, 20, 10, 10), [[4] * 5, [10]]),
-        (Shape(100, 20, 10, 20), [[4] * 5, [20]]),
-        (Shape(100, 20, 10, 21), [[5] * 5, [20]]),
-        (Shape(100, 20, 10, 26), [[6] * 5, [20]]),
-        (Shape(99, 20, 10, 99), [[20] * 4 + [19], [20]]),
-        (Shape(401, 20, 10, 5), [[1] * 21, [10, 10], [5]]),
+        (Windowing(100, 20, 10, 10), [[4] * 5, [10]]),
+        (Windowing(100, 20, 10, 20), [[4] * 5, [20]]),
+        (Windowing(100, 20, 10, 21), [[5] * 5, [20]]),
+        (Windowing(100, 20, 10, 26), [[6] * 5, [20]]),
+        (Windowing(99, 20, 10, 99), [[20] * 4 + [19], [20]]),
+        (Windowing(401, 20, 10, 5), [[1] * 21, [10, 10], [5]]),
     ],
     ids=str,
 )
-def test_merge2_needs_the_places_and_what_becomes_final(shape: Shape, needed: list[list[int]]) -> None:
+def test_merge2_needs_the_places_and_what_becomes_final(shape: Windowing, needed: list[list[int]]) -> None:
     _, batches = play(merge2(shape), as_shown)
     assert [[window.needed for window in batch.windows] for batch in batches] == needed
 
@@ -188,7 +188,7 @@ def tourrank_sizes(count: int, window: int) -> list[list[int]]:
 
 @settings(max_examples=200, deadline=None)
 @given(shapes(max_count=2000))
-def test_tourrank_plays_the_stages_it_says(shape: Shape) -> None:
+def test_tourrank_plays_the_stages_it_says(shape: Windowing) -> None:
     _, batches = play(tourrank(shape), as_shown)
     sizes = [[len(window.passages) for window in batch.windows] for batch in batches]
     assert sizes == tourrank_sizes(shape.count, shape.window)
@@ -207,14 +207,14 @@ def test_tourrank_plays_the_stages_it_says(shape: Shape) -> None:
     ],
 )
 def test_tourrank_stages(count: int, window: int, sizes: list[list[int]]) -> None:
-    _, batches = play(tourrank(Shape(count, window, 1, 1)), as_shown)
+    _, batches = play(tourrank(Windowing(count, window, 1, 1)), as_shown)
     assert [[len(window.passages) for window in batch.windows] for batch in batches] == sizes
 
 
 def test_tourrank_orders_by_stages_survived_then_rank_in_the_last_group() -> None:
     # Two groups of six keep two each of one window's four places: 0 2 4 6 8 10 and 1 3 5 7 9 11.
     truth = [10, 8, 6, 11, 9, 4, 7, 0, 1, 2, 3, 5]
-    order, batches = play(tourrank(Shape(12, 6, 3, 12)), by(truth))
+    order, batches = play(tourrank(Windowing(12, 6, 3, 12)), by(truth))
     assert [len(batch.windows) for batch in batches] == [2, 1, 1]
     assert batches[1].windows[0].passages == (10, 11, 8, 9, 6, 7)
     assert batches[2].windows[0].passages == (10, 8, 6)
@@ -237,7 +237,7 @@ def test_tourrank_orders_by_stages_survived_then_rank_in_the_last_group() -> Non
 def test_tourrank_needs_those_that_advance_and_what_becomes_final(
     top_n: int, needed: list[list[int]]
 ) -> None:
-    _, batches = play(tourrank(Shape(100, 20, 10, top_n)), as_shown)
+    _, batches = play(tourrank(Windowing(100, 20, 10, top_n)), as_shown)
     assert [[window.needed for window in batch.windows] for batch in batches] == needed
 
 
@@ -246,7 +246,7 @@ def test_tourrank_needs_those_that_advance_and_what_becomes_final(
 
 @settings(max_examples=100, deadline=None)
 @given(shapes(max_count=500), st.integers(1, 5), st.booleans())
-def test_joint_takes_the_calls_and_rounds_it_says(shape: Shape, looks: int, final: bool) -> None:
+def test_joint_takes_the_calls_and_rounds_it_says(shape: Windowing, looks: int, final: bool) -> None:
     _, batches = play(joint(shape, looks=looks, final=final), as_shown)
     if shape.count <= shape.window:
         expected = [1] if shape.count > 1 else []
@@ -257,7 +257,7 @@ def test_joint_takes_the_calls_and_rounds_it_says(shape: Shape, looks: int, fina
 
 @settings(max_examples=100, deadline=None)
 @given(shapes(max_count=500), st.integers(1, 5))
-def test_joint_blocks_are_equal_and_span_the_first_stage_order(shape: Shape, looks: int) -> None:
+def test_joint_blocks_are_equal_and_span_the_first_stage_order(shape: Windowing, looks: int) -> None:
     assume(shape.count > shape.window)
     _, (batch,) = play(joint(shape, looks=looks), as_shown)
     groups = math.ceil(shape.count / shape.window)
@@ -270,7 +270,7 @@ def test_joint_blocks_are_equal_and_span_the_first_stage_order(shape: Shape, loo
 @settings(max_examples=100, deadline=None)
 @given(shapes(max_count=500), st.integers(1, 5))
 def test_joint_shows_each_passage_once_a_look_but_for_the_fill_of_the_last_row(
-    shape: Shape, looks: int
+    shape: Windowing, looks: int
 ) -> None:
     assume(shape.count > shape.window)
     _, (batch,) = play(joint(shape, looks=looks), as_shown)
@@ -285,7 +285,7 @@ def test_joint_shows_each_passage_once_a_look_but_for_the_fill_of_the_last_row(
 
 @pytest.mark.parametrize("count", [45, 60, 80, 100, 120, 200])
 def test_joint_pairs_different_passages_in_different_looks(count: int) -> None:
-    _, (batch,) = play(joint(Shape(count, 20, 10, 10)), as_shown)
+    _, (batch,) = play(joint(Windowing(count, 20, 10, 10)), as_shown)
     groups = math.ceil(count / 20)
     looks = [
         [set(window.passages) for window in batch.windows[start : start + groups]]
@@ -302,7 +302,7 @@ def test_joint_pairs_different_passages_in_different_looks(count: int) -> None:
 
 
 def test_joint_fills_the_last_row_with_all_of_its_passages() -> None:
-    _, (batch,) = play(joint(Shape(97, 20, 10, 10)), as_shown)
+    _, (batch,) = play(joint(Windowing(97, 20, 10, 10)), as_shown)
     last = [window.passages[-1] for window in batch.windows]
     assert sorted(last[:5]) == sorted(last[5:10]) == sorted(last[10:]) == [95, 95, 95, 96, 96]
 
@@ -311,7 +311,7 @@ def test_joint_fills_the_last_row_with_all_of_its_passages() -> None:
 def test_joint_orders_by_the_share_of_comparisons_won(count: int) -> None:
     truth = [(37 * place) % 101 for place in range(101) if (37 * place) % 101 < count]
     truth.reverse()
-    order, (batch,) = play(joint(Shape(count, 20, 10, count)), by(truth))
+    order, (batch,) = play(joint(Windowing(count, 20, 10, count)), by(truth))
     rank = {passage: place for place, passage in enumerate(truth)}
     shares: dict[int, float] = {}
     for one in range(count):
@@ -326,22 +326,22 @@ def test_joint_orders_by_the_share_of_comparisons_won(count: int) -> None:
     ("count", "top_n", "needed"), [(100, 10, 10), (100, 1, 7), (100, 11, 11), (100, 100, 20), (50, 10, 13)]
 )
 def test_joint_decides_what_the_top_n_takes_of_each_block(count: int, top_n: int, needed: int) -> None:
-    _, (batch,) = play(joint(Shape(count, 20, 10, top_n)), as_shown)
+    _, (batch,) = play(joint(Windowing(count, 20, 10, top_n)), as_shown)
     assert {window.needed for window in batch.windows} == {needed}
 
 
 def test_joint_counts_those_it_did_not_decide_as_level() -> None:
     # Two blocks of 12, each decides 7 of them and beats the other 5 to the same win, wherever they stand.
     truth = [*range(13, -1, -1), *range(23, 13, -1)]
-    order, (batch,) = play(joint(Shape(24, 12, 6, 1), looks=1), by(truth))
+    order, (batch,) = play(joint(Windowing(24, 12, 6, 1), looks=1), by(truth))
     assert [window.needed for window in batch.windows] == [7, 7]
     assert list(order[14:]) == list(range(14, 24))
 
 
 def test_joint_final_ranks_the_best_once_more() -> None:
     truth = [(37 * place) % 101 for place in range(101) if (37 * place) % 101 < 100]
-    first, _ = play(joint(Shape(100, 20, 10, 10)), by(truth))
-    order, batches = play(joint(Shape(100, 20, 10, 10), final=True), by(truth))
+    first, _ = play(joint(Windowing(100, 20, 10, 10)), by(truth))
+    order, batches = play(joint(Windowing(100, 20, 10, 10), final=True), by(truth))
     (window,) = batches[1].windows
     assert batches[1].leads
     assert (window.passages, window.needed) == (first[:20], 10)
@@ -351,7 +351,7 @@ def test_joint_final_ranks_the_best_once_more() -> None:
 
 def test_joint_refuses_no_look() -> None:
     with pytest.raises(ValueError, match="looks must be at least 1, got 0"):
-        joint(Shape(100, 20, 10, 10), looks=0)
+        joint(Windowing(100, 20, 10, 10), looks=0)
 
 
 # cost
@@ -359,7 +359,7 @@ def test_joint_refuses_no_look() -> None:
 
 @settings(deadline=None)
 @given(shapes(), st.sampled_from(list(STRATEGIES)), SEEDS)
-def test_cost_is_what_a_real_run_takes(shape: Shape, name: str, seed: int) -> None:
+def test_cost_is_what_a_real_run_takes(shape: Windowing, name: str, seed: int) -> None:
     truth = sorted(range(shape.count), key=lambda passage: (seed * passage) % 7)
     _, batches = play(STRATEGIES[name](shape), by(truth))
     windows = [window for batch in batches for window in batch.windows]

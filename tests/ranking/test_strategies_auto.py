@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from dear_serving.ranking.strategies.auto import PREFERENCE, Choice, Pace, choose, cost_of
+from dear_serving.ranking.strategies.auto import PREFERENCE, Choice, LatencyModel, choose, cost_of
 from dear_serving.ranking.strategies.cost import Cost
-from dear_serving.ranking.windows import Shape
+from dear_serving.ranking.windows import Windowing
 
-HUNDRED = Shape(100, 20, 10, 10)
+HUNDRED = Windowing(100, 20, 10, 10)
 
 
-def pace(lone_s: float | None = None, many: tuple[int, float] | None = None) -> Pace:
-    found = Pace()
+def pace(lone_s: float | None = None, many: tuple[int, float] | None = None) -> LatencyModel:
+    found = LatencyModel()
     if lone_s is not None:
         found.observe(1, lone_s)
     if many is not None:
@@ -23,7 +23,7 @@ def pace(lone_s: float | None = None, many: tuple[int, float] | None = None) -> 
 @pytest.mark.parametrize("deadline_s", [None, 0.0, 10.0])
 @pytest.mark.parametrize("count", [0, 1, 20])
 def test_passages_that_fit_one_window_take_one(count: int, deadline_s: float | None) -> None:
-    choice = choose(Shape(count, 20, 10, max(1, count)), deadline_s, pace(lone_s=3.0))
+    choice = choose(Windowing(count, 20, 10, max(1, count)), deadline_s, pace(lone_s=3.0))
     assert choice == Choice("single", f"{count} passages fit one window of 20")
 
 
@@ -34,14 +34,14 @@ def test_the_best_is_preferred_where_nothing_presses() -> None:
 
 
 def test_a_pace_unknown_claims_no_fit() -> None:
-    choice = choose(HUNDRED, 0.001, Pace())
+    choice = choose(HUNDRED, 0.001, LatencyModel())
     assert choice.name == PREFERENCE[0]
     assert "no round timed yet" in choice.reason
     assert "fit the deadline" not in choice.reason
     assert "fits the deadline" not in choice.reason
 
 
-def estimates_s(known: Pace) -> dict[str, float]:
+def estimates_s(known: LatencyModel) -> dict[str, float]:
     return {name: known.estimate_s(cost_of(name, HUNDRED)) for name in PREFERENCE}
 
 
@@ -51,7 +51,7 @@ PACES = [pace(1.0, (5, 1.2)), pace(1.0, (5, 5.0)), pace(1.0, (5, 3.0))]
 
 @pytest.mark.parametrize("known", PACES, ids=["parallel", "serial", "between"])
 @pytest.mark.parametrize("deadline_s", [1.0, 3.7, 4.5, 6.5, 8.0, 9.0, 12.0, 15.0, 100.0])
-def test_the_first_that_fits_the_deadline_is_taken(known: Pace, deadline_s: float) -> None:
+def test_the_first_that_fits_the_deadline_is_taken(known: LatencyModel, deadline_s: float) -> None:
     estimates = estimates_s(known)
     fitting = [name for name in PREFERENCE if estimates[name] <= deadline_s]
     choice = choose(HUNDRED, deadline_s, known)
@@ -90,8 +90,8 @@ def test_estimates_follow_what_was_observed() -> None:
 
 
 def test_nothing_observed_estimates_nothing() -> None:
-    assert not Pace().known
-    assert Pace().estimate_s(Cost(9, 9, 180, 9)) == 0.0
+    assert not LatencyModel().known
+    assert LatencyModel().estimate_s(Cost(9, 9, 180, 9)) == 0.0
 
 
 def test_one_kind_of_round_bounds_the_other() -> None:
@@ -104,7 +104,7 @@ def test_one_kind_of_round_bounds_the_other() -> None:
 
 
 def test_the_pace_is_smoothed() -> None:
-    known = Pace(weight=0.2)
+    known = LatencyModel(weight=0.2)
     lone = Cost(1, 1, 20, 1)
     known.observe(1, 1.0)
     known.observe(1, 2.0)

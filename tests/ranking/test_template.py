@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from dear_serving.adapters.templates import load_template
-from dear_serving.engine.tokenizer import BaseTokenizer
+from dear_serving.adapters.template_files import load_template
+from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.ranking.template import Template, render_without_chat_template
 from dear_serving.types import RankTask

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from dear_client import Client, ClientError
-from dear_serving.api.gateway import GatewayState
-from dear_serving.cli import app
+from dear_serving.cli.main import app
+from dear_serving.gateway.rerank_service import GatewayState
 from dear_tools.exits import ToolError
 from dear_tools.rerank import command
 from tests.conftest import InProcess

@@ -24,7 +24,7 @@ from dear_serving.adapters.preflight import (
 )
 from dear_serving.adapters.revisions import Content
 from dear_serving.adapters.store import UNFINISHED, Store
-from dear_serving.errors import AdapterError, StoreUnavailable
+from dear_serving.errors import InvalidAdapterFiles, StoreUnavailable
 from dear_serving.settings import Settings
 
 _CHUNK_BYTES = 1 << 20
@@ -84,7 +84,7 @@ class Intake:
             source: a folder inside ``root``, relative to it or absolute, or a URL under one of ``sources``.
 
         Raises:
-            AdapterError: there is no such folder, it may not be read, or what it holds cannot be served.
+            InvalidAdapterFiles: no such folder, one that may not be read, or files that cannot be served.
             StoreUnavailable: the store, or this machine's disk, cannot be written now.
         """
         try:
@@ -109,7 +109,7 @@ class Intake:
             if given is None:
                 return  # check_adapter says what is missing, or what is there instead
             if size > most:
-                raise AdapterError(
+                raise InvalidAdapterFiles(
                     f'adapter "{name}": {size:,} bytes, the most that can be served here are {most:,} '
                     f"({source}/{file})"
                 )
@@ -132,17 +132,17 @@ class Intake:
         except FileNotFoundError:
             other = sorted(one.name for one in path.parent.glob("adapter_model.*"))
             if file == WEIGHTS_FILE and other:
-                raise AdapterError(
+                raise InvalidAdapterFiles(
                     f'adapter "{name}": weights must be safetensors, found {", ".join(other)} ({source})'
                 ) from None
             yield None, 0
             return
         except OSError as error:
-            raise AdapterError(f'adapter "{name}": {error.strerror} ({source}/{file})') from None
+            raise InvalidAdapterFiles(f'adapter "{name}": {error.strerror} ({source}/{file})') from None
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             os.close(handle)
-            raise AdapterError(f'adapter "{name}": not a file ({source}/{file})')
+            raise InvalidAdapterFiles(f'adapter "{name}": not a file ({source}/{file})')
         with os.fdopen(handle, "rb") as given:
             yield given, status.st_size
 
@@ -152,18 +152,20 @@ class Intake:
             path = (folder / file).resolve()
             there = folder.is_dir()
         except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL in the name
-            raise AdapterError(f'adapter "{name}": no such folder {source!r}') from None
+            raise InvalidAdapterFiles(f'adapter "{name}": no such folder {source!r}') from None
         if not folder.is_relative_to(self._root) or not path.is_relative_to(self._root):
-            raise AdapterError(f'adapter "{name}": {source} leads outside the folder that adapters come from')
+            raise InvalidAdapterFiles(
+                f'adapter "{name}": {source} leads outside the folder that adapters come from'
+            )
         if not there:
-            raise AdapterError(f'adapter "{name}": no such folder {source!r}')
+            raise InvalidAdapterFiles(f'adapter "{name}": no such folder {source!r}')
         return path
 
     @contextmanager
     def _open_url(self, name: str, source: str, file: str) -> Iterator[tuple[_Readable | None, int]]:
         url = source.rstrip("/")
         if not f"{url}/".startswith(self._sources or ("\0",)) or ".." in url.split("/"):
-            raise AdapterError(f'adapter "{name}": {source} is not under one of adapters.sources')
+            raise InvalidAdapterFiles(f'adapter "{name}": {source} is not under one of adapters.sources')
         with contextlib.ExitStack() as opened:
             try:
                 files, path = fsspec.core.url_to_fs(f"{url}/{file}")
@@ -192,5 +194,5 @@ class _Given:
             raise _unreadable(self._name, self._source, error) from error
 
 
-def _unreadable(name: str, source: str, error: Exception) -> AdapterError:
-    return AdapterError(f'adapter "{name}": {source} cannot be read ({type(error).__name__})')
+def _unreadable(name: str, source: str, error: Exception) -> InvalidAdapterFiles:
+    return InvalidAdapterFiles(f'adapter "{name}": {source} cannot be read ({type(error).__name__})')

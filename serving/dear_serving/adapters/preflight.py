@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from dear_serving.adapters.templates import load_template
-from dear_serving.errors import AdapterError, SettingsError
+from dear_serving.adapters.template_files import load_template
+from dear_serving.errors import InvalidAdapterFiles, SettingsError
 from dear_serving.settings import AdapterSettings, Settings
 
 CONFIG_FILE = "adapter_config.json"
@@ -142,7 +142,7 @@ def base_source(settings: Settings) -> str:
     """Where the base model comes from: the setting, else what the first adapter was trained on.
 
     Raises:
-        AdapterError: the adapter does not say.
+        InvalidAdapterFiles: the adapter does not say.
     """
     if settings.model.source is not None:
         return settings.model.source
@@ -151,7 +151,7 @@ def base_source(settings: Settings) -> str:
     config = _read_config(adapter.name, folder, str(folder))
     source = config.get("base_model_name_or_path")
     if not isinstance(source, str) or not source:
-        raise AdapterError(
+        raise InvalidAdapterFiles(
             f'adapter "{adapter.name}" does not name its base model; set model.source ({CONFIG_FILE})'
         )
     return source
@@ -161,17 +161,17 @@ def adapter_folder(settings: Settings, adapter: AdapterSettings) -> Path:
     """The adapter's folder, links resolved.
 
     Raises:
-        AdapterError: it is not there, or it or a file in it lies outside ``adapters.root``.
+        InvalidAdapterFiles: it is not there, or it or a file in it lies outside ``adapters.root``.
     """
     root = settings.adapters.root.resolve()
     folder = (root / adapter.path).resolve()
     if not folder.is_relative_to(root):
-        raise AdapterError(f'adapter "{adapter.name}": {adapter.path} is outside {root}')
+        raise InvalidAdapterFiles(f'adapter "{adapter.name}": {adapter.path} is outside {root}')
     if not folder.is_dir():
-        raise AdapterError(f'adapter "{adapter.name}": no such folder {folder}')
+        raise InvalidAdapterFiles(f'adapter "{adapter.name}": no such folder {folder}')
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).resolve().is_relative_to(root):
-            raise AdapterError(f'adapter "{adapter.name}": {name} links outside {root} ({folder})')
+            raise InvalidAdapterFiles(f'adapter "{adapter.name}": {name} links outside {root} ({folder})')
     return folder
 
 
@@ -189,14 +189,14 @@ def check_adapter(name: str, folder: Path, base: BaseShape, max_rank: int, shown
         Its rank.
 
     Raises:
-        AdapterError: one sentence with the adapter, the reason and the file.
+        InvalidAdapterFiles: one sentence with the adapter, the reason and the file.
     """
     shown = str(folder) if shown is None else shown
     config = _read_config(name, folder, shown)
     for problem in _config_problems(config, base, max_rank):
-        raise AdapterError(f'adapter "{name}": {problem} ({shown}/{CONFIG_FILE})')
+        raise InvalidAdapterFiles(f'adapter "{name}": {problem} ({shown}/{CONFIG_FILE})')
     for problem in _weight_problems(folder, config, base):
-        raise AdapterError(f'adapter "{name}": {problem} ({shown}/{WEIGHTS_FILE})')
+        raise InvalidAdapterFiles(f'adapter "{name}": {problem} ({shown}/{WEIGHTS_FILE})')
     return int(config["r"])
 
 
@@ -220,14 +220,14 @@ def _read_config(name: str, folder: Path, shown: str) -> dict[str, Any]:
     file = f"{shown}/{CONFIG_FILE}"
     try:
         if (folder / CONFIG_FILE).stat().st_size > MAX_CONFIG_BYTES:
-            raise AdapterError(f'adapter "{name}": over {MAX_CONFIG_BYTES:,} bytes ({file})')
+            raise InvalidAdapterFiles(f'adapter "{name}": over {MAX_CONFIG_BYTES:,} bytes ({file})')
         config = json.loads((folder / CONFIG_FILE).read_bytes())
     except OSError as error:
-        raise AdapterError(f'adapter "{name}": {error.strerror} ({file})') from None
+        raise InvalidAdapterFiles(f'adapter "{name}": {error.strerror} ({file})') from None
     except (ValueError, RecursionError):
-        raise AdapterError(f'adapter "{name}": not valid JSON ({file})') from None
+        raise InvalidAdapterFiles(f'adapter "{name}": not valid JSON ({file})') from None
     if not isinstance(config, dict):
-        raise AdapterError(f'adapter "{name}": not a JSON object ({file})')
+        raise InvalidAdapterFiles(f'adapter "{name}": not a JSON object ({file})')
     return config
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from dear_serving.engine.protocol import MAX_IDENTIFIERS
 from dear_serving.errors import InvalidRequest, SettingsError
+from dear_serving.protocol import MAX_IDENTIFIERS
 from dear_serving.ranking.neutralise import neutralise
 from dear_serving.ranking.template import Template
 from dear_serving.types import RankTask

@@ -14,11 +14,11 @@ from dear_serving.ranking.strategies.merge2 import merge2
 from dear_serving.ranking.strategies.single import single
 from dear_serving.ranking.strategies.sliding import sliding
 from dear_serving.ranking.strategies.tourrank import tourrank
-from dear_serving.ranking.windows import Shape, Strategy
+from dear_serving.ranking.windows import Strategy, Windowing
 
 __all__ = ["STRATEGIES", "joint", "merge2", "single", "sliding", "tourrank"]
 
-STRATEGIES: dict[str, Callable[[Shape], Strategy]] = {
+STRATEGIES: dict[str, Callable[[Windowing], Strategy]] = {
     "single": single,
     "sliding": sliding,
     "merge2": merge2,

@@ -7,11 +7,11 @@ from functools import lru_cache, partial
 
 from dear_serving.ranking.strategies import STRATEGIES
 from dear_serving.ranking.strategies.cost import Cost, cost
-from dear_serving.ranking.strategies.pace import Pace
+from dear_serving.ranking.strategies.pace import LatencyModel
 from dear_serving.ranking.strategies.passes import self_consistent
-from dear_serving.ranking.windows import Shape
+from dear_serving.ranking.windows import Windowing
 
-__all__ = ["PREFERENCE", "Choice", "Pace", "choose", "cost_of"]
+__all__ = ["PREFERENCE", "Choice", "LatencyModel", "choose", "cost_of"]
 
 PREFERENCE = ("joint", "sliding", "tourrank", "merge2")
 """Best first, for more passages than one window holds.
@@ -36,7 +36,7 @@ class Choice:
     reason: str
 
 
-def choose(shape: Shape, deadline_s: float | None, pace: Pace, passes: int = 1) -> Choice:
+def choose(shape: Windowing, deadline_s: float | None, pace: LatencyModel, passes: int = 1) -> Choice:
     """``single`` while the passages fit one window; else the first of PREFERENCE whose estimated time fits
     the deadline, and where none does, the one with the shortest estimate.
 
@@ -63,7 +63,7 @@ def choose(shape: Shape, deadline_s: float | None, pace: Pace, passes: int = 1) 
 
 
 @lru_cache(maxsize=1024)
-def cost_of(name: str, shape: Shape, passes: int = 1) -> Cost:
+def cost_of(name: str, shape: Windowing, passes: int = 1) -> Cost:
     """The cost of a strategy by its public name, run so many times over side by side."""
     return cost(self_consistent(partial(STRATEGIES[name], shape), shape.count, passes))
 

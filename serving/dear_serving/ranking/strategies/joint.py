@@ -6,11 +6,11 @@ import random
 from collections.abc import Iterator
 
 from dear_serving.ranking.strategies.shapes import check
-from dear_serving.ranking.windows import Batch, Shape, Strategy, Window
+from dear_serving.ranking.windows import Batch, Strategy, Window, Windowing
 from dear_serving.types import Order
 
 
-def joint(shape: Shape, *, looks: int = 3, final: bool = False) -> Strategy:
+def joint(shape: Windowing, *, looks: int = 3, final: bool = False) -> Strategy:
     """Every passage in ``looks`` blocks, each time among others; best is who won the largest share of its
     comparisons, ties stand by first-stage position.
 
@@ -38,7 +38,7 @@ def joint(shape: Shape, *, looks: int = 3, final: bool = False) -> Strategy:
     return _run(shape, looks, final)
 
 
-def _run(shape: Shape, looks: int, final: bool) -> Strategy:
+def _run(shape: Windowing, looks: int, final: bool) -> Strategy:
     everything = tuple(range(shape.count))
     if shape.count < 2:
         return everything
@@ -62,7 +62,7 @@ def _run(shape: Shape, looks: int, final: bool) -> Strategy:
     return tuple(head[rank] for rank in ranks) + tuple(best_first[shape.window :])
 
 
-def _blocks(shape: Shape, look: int) -> Iterator[Order]:
+def _blocks(shape: Windowing, look: int) -> Iterator[Order]:
     """Blocks of one size that show every passage: each holds one of the first G passages, one of the next G,
     and so on (G blocks), shown in first-stage order.
 

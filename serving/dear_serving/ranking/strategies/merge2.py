@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dear_serving.ranking.strategies.knockout import Stage, knockout
 from dear_serving.ranking.strategies.shapes import check
-from dear_serving.ranking.windows import Shape, Strategy
+from dear_serving.ranking.windows import Strategy, Windowing
 
 
-def merge2(shape: Shape) -> Strategy:
+def merge2(shape: Windowing) -> Strategy:
     """``groups = ceil(count / window)`` striped groups at once, then the best ``window // groups`` of each in
     one final window.
 

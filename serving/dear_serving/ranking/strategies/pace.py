@@ -5,7 +5,7 @@ from __future__ import annotations
 from dear_serving.ranking.strategies.cost import Cost
 
 
-class Pace:
+class LatencyModel:
     """Exponentially smoothed seconds of rounds, as an estimate for the rounds to come.
 
     Rounds of one window and rounds of many are kept apart: windows side by side share the engines, so a

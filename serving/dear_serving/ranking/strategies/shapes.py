@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dear_serving.ranking.windows import Shape
+from dear_serving.ranking.windows import Windowing
 
 
-def check(shape: Shape) -> None:
+def check(shape: Windowing) -> None:
     """Let a legal shape pass.
 
     Raises:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dear_serving.ranking.strategies.shapes import check
-from dear_serving.ranking.windows import Batch, Shape, Strategy, Window
+from dear_serving.ranking.windows import Batch, Strategy, Window, Windowing
 
 
-def single(shape: Shape) -> Strategy:
+def single(shape: Windowing) -> Strategy:
     """All passages in one window, however many they are: 1 call in 1 round, none for fewer than two.
 
     The only strategy that does not keep to ``shape.window``: for a model that was trained on the longer
@@ -22,7 +22,7 @@ def single(shape: Shape) -> Strategy:
     return _run(shape)
 
 
-def _run(shape: Shape) -> Strategy:
+def _run(shape: Windowing) -> Strategy:
     everything = tuple(range(shape.count))
     if shape.count < 2:
         return everything

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dear_serving.ranking.strategies.shapes import check
-from dear_serving.ranking.windows import Batch, Shape, Strategy, Window
+from dear_serving.ranking.windows import Batch, Strategy, Window, Windowing
 
 
-def sliding(shape: Shape) -> Strategy:
+def sliding(shape: Windowing) -> Strategy:
     """A window that moves from the last passages to the first and carries the best ones along.
 
     ``1 + max(0, ceil((count - window) / step))`` calls, each a round of its own; none for fewer than two
@@ -23,7 +23,7 @@ def sliding(shape: Shape) -> Strategy:
     return _run(shape)
 
 
-def _run(shape: Shape) -> Strategy:
+def _run(shape: Windowing) -> Strategy:
     order = list(range(shape.count))
     if shape.count < 2:
         return tuple(order)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dear_serving.ranking.strategies.knockout import Stage, knockout
 from dear_serving.ranking.strategies.shapes import check
-from dear_serving.ranking.windows import Shape, Strategy
+from dear_serving.ranking.windows import Strategy, Windowing
 
 
-def tourrank(shape: Shape) -> Strategy:
+def tourrank(shape: Windowing) -> Strategy:
     """A tournament: each stage lets the best of every group go on, and a passage's points are the stages it
     survived. Ties stand by rank in the last group, then by first-stage position.
 

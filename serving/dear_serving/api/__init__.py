@@ -1,1 +1,0 @@
-"""The wire: dialects, OpenAI routes, keys and error bodies."""

@@ -1,0 +1,126 @@
+"""The ``dear`` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from dear_client import ClientError
+from dear_serving import __version__
+from dear_serving.administration import adapters, apply, audit, keys, tenants
+from dear_serving.cli.doctor import DEFAULT_CONFIG, check_port, doctor
+from dear_serving.errors import InvalidRequest, SettingsError, StartupError
+from dear_serving.settings import Settings, check_open_access, load_settings
+from dear_tools.evaluation.command import evaluate
+from dear_tools.exits import FAILED, ToolError
+from dear_tools.load.command import load
+from dear_tools.rerank.command import rerank
+
+_USERS = "For users of a server"
+_OPERATORS = "For those who run one"
+_ADMINISTRATORS = "For its administrators"
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+app.command(rich_help_panel=_USERS)(rerank)
+app.command(rich_help_panel=_USERS)(load)
+app.command("eval", rich_help_panel=_USERS)(evaluate)
+app.command(rich_help_panel=_OPERATORS)(doctor)
+app.add_typer(adapters, name="adapters", rich_help_panel=_ADMINISTRATORS)
+app.add_typer(tenants, name="tenants", rich_help_panel=_ADMINISTRATORS)
+app.add_typer(keys, name="keys", rich_help_panel=_ADMINISTRATORS)
+app.command(rich_help_panel=_ADMINISTRATORS)(audit)
+app.command(rich_help_panel=_ADMINISTRATORS)(apply)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="Settings file (YAML).")]
+HostOption = Annotated[str | None, typer.Option(help="Address to listen on; overrides http.host.")]
+PortOption = Annotated[
+    int | None, typer.Option(min=1, max=65535, help="Port to listen on; overrides http.port.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def dear(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Listwise reranking as a service: vLLM with LoRA adapters behind Ray Serve."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(rich_help_panel=_OPERATORS)
+def serve(config: ConfigOption = DEFAULT_CONFIG, host: HostOption = None, port: PortOption = None) -> None:
+    """Start the server in the foreground; Ctrl-C stops it and everything it started."""
+    from dear_serving.process.supervisor import supervise
+
+    settings = check(config, host, port)
+    raise typer.Exit(supervise(server_command(config, settings)))
+
+
+@app.command(rich_help_panel=_OPERATORS)
+def demo(config: ConfigOption = DEFAULT_CONFIG, host: HostOption = None, port: PortOption = None) -> None:
+    """Start the server, rank three example lists over HTTP, show the result, and stop."""
+    from dear_serving.cli.demo import show_examples
+
+    settings = check(config, host, port)
+    raise typer.Exit(show_examples(settings, server_command(config, settings)))
+
+
+@app.command("training-data", rich_help_panel=_OPERATORS)
+def training_data(
+    file: Annotated[
+        typer.FileText, typer.Argument(help='Lines {"query": ..., "passages": [best first]}; - reads stdin.')
+    ],
+    template: Annotated[str, typer.Option(help="Prompt template that the adapter will serve with.")] = "chat",
+    templates: Annotated[Path | None, typer.Option(help="Folder with templates of your own.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the order in which passages are shown.")] = 0,
+) -> None:
+    """Turn ranked lists into LLaMA-Factory training examples, in the words the server will use."""
+    from dear_serving.adapters.template_files import load_template
+    from dear_serving.cli.training_data import examples
+
+    try:
+        for example in examples(file, load_template(template, templates), seed):
+            typer.echo(json.dumps(example, ensure_ascii=False))
+    except InvalidRequest as error:
+        raise SettingsError(f"{file.name}: {error.message}") from None
+
+
+def main() -> NoReturn:
+    """Entry point of the ``dear`` script."""
+    try:
+        app()
+    except (StartupError, ToolError, ClientError) as error:
+        typer.echo(f"dear: {error}", err=True)
+        sys.exit(FAILED)
+    sys.exit(0)
+
+
+def check(config: Path, host: str | None, port: int | None) -> Settings:
+    """Settings with the command line's host and port, everything checked that needs no engine.
+
+    Raises:
+        StartupError: one sentence about the settings, a model folder, an adapter or the port.
+    """
+    from dear_serving.adapters.preflight import check_models
+
+    settings = load_settings(config)
+    given = {"host": host, "port": port}
+    http = settings.http.model_copy(update={k: v for k, v in given.items() if v is not None})
+    if (port_found := check_port(http.host, http.port)).state != "ok":
+        raise SettingsError(f"cannot listen on {port_found.found}; choose another with --host and --port")
+    settings = settings.model_copy(update={"http": http})
+    check_open_access(settings)
+    check_models(settings)
+    return settings
+
+
+def server_command(config: Path, settings: Settings) -> list[str]:
+    """The command line of the server process itself, which cli.serve supervises."""
+    where = [str(config.resolve()), settings.http.host, str(settings.http.port)]
+    return [sys.executable, "-c", "from dear_serving.process.runtime import main; main()", *where]

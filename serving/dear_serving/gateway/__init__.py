@@ -1,0 +1,1 @@
+"""The gateway process: takes a rerank request through admission, ranking and the engines. No HTTP here."""

@@ -1,0 +1,92 @@
+"""Who a caller is, from the key they bring."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from collections.abc import Sequence
+
+from cachetools import TTLCache
+
+from dear_serving.errors import InvalidKey
+from dear_serving.tenancy.keys import proves, split_key
+from dear_serving.tenancy.tenants import KnownKey, Tenant, Tenants
+
+_MOST_REMEMBERED = 10_000
+
+
+class Authenticator:
+    """Tells tenants apart in one gateway, without asking the registry for every request.
+
+    Args:
+        tenants: the registry's.
+        digests: SHA-256 of the keys from the environment, all of the default tenant.
+        open_access: whether a caller without a key of this server's is the default tenant.
+        fresh_s: how long a key is remembered, and so how long a revoked one may still work.
+    """
+
+    def __init__(
+        self,
+        tenants: Tenants,
+        digests: Sequence[bytes] = (),
+        *,
+        open_access: bool = False,
+        fresh_s: float = 1.0,
+    ) -> None:
+        self._tenants = tenants
+        self._digests = tuple(digests)
+        self._open_door = open_access and not digests
+        self._known: TTLCache[str, KnownKey] = TTLCache(_MOST_REMEMBERED, fresh_s)
+
+    async def identify(self, authorization: str | None) -> Tenant:
+        """The tenant a request is for.
+
+        Args:
+            authorization: the Authorization header, ``Bearer KEY``.
+
+        Raises:
+            InvalidKey: no key on a server that is not open, or one that is unknown, expired or revoked.
+            RegistryUnavailable: the key cannot be looked up now.
+        """
+        text = bearer(authorization)
+        parts = split_key(text) if text else None
+        if self._open_door and parts is None:  # clients that cannot do without a key send any
+            return Tenant()
+        if text is None:
+            raise InvalidKey("an API key is needed: Authorization: Bearer KEY")
+        if matches_any(text, self._digests):
+            return Tenant()
+        known = await self._find(parts[0]) if parts else None
+        if parts is None or known is None or not proves(parts[1], known.salt, known.digest):
+            raise InvalidKey("the API key is not known")
+        if not known.key.is_valid(time.time()):
+            raise InvalidKey("the API key is expired or revoked")
+        return known.tenant
+
+    async def _find(self, key_id: str) -> KnownKey | None:
+        known = self._known.get(key_id)
+        if known is None:
+            known = await asyncio.to_thread(self._tenants.find_key, key_id)
+            if known is not None:  # what is not known is not remembered: guesses must not fill the memory
+                self._known[key_id] = known
+        return known
+
+
+def bearer(authorization: str | None) -> str | None:
+    """The key in an Authorization header; None where there is none."""
+    scheme, _, key = (authorization or "").partition(" ")
+    key = key.strip()
+    return key if scheme.lower() == "bearer" and key else None
+
+
+def hash_keys(keys: Sequence[str]) -> tuple[bytes, ...]:
+    """SHA-256 digests: what leaves the process that reads keys from the environment."""
+    return tuple(hashlib.sha256(key.encode()).digest() for key in keys)
+
+
+def matches_any(key: str, digests: Sequence[bytes]) -> bool:
+    """Whether the key is one of those; all are compared, each in constant time."""
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    return any([hmac.compare_digest(digest, one) for one in digests])  # noqa: C419 - compare all

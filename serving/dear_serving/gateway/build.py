@@ -1,0 +1,108 @@
+"""Puts a gateway together from settings and an engine; no Ray, no HTTP."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Callable, Sequence
+
+from dear_serving.adapters.heartbeats import Heartbeats
+from dear_serving.adapters.intake import intake
+from dear_serving.adapters.preflight import base_shape
+from dear_serving.adapters.revisions import Adapters
+from dear_serving.adapters.template_files import load_template
+from dear_serving.gateway.admission import Admission
+from dear_serving.gateway.authenticator import Authenticator
+from dear_serving.gateway.budgets import Budgets
+from dear_serving.gateway.canary import rank_canary
+from dear_serving.gateway.catalog import Catalog, ServedModel
+from dear_serving.gateway.fair_queue import FairQueue
+from dear_serving.gateway.lifecycle import Lifecycle
+from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.tokenizer import BaseTokenizer
+from dear_serving.metrics import Metrics
+from dear_serving.protocol import Engine
+from dear_serving.ranking.prompts import PromptBuilder
+from dear_serving.registry.database import open_database
+from dear_serving.settings import Settings
+from dear_serving.tenancy.tenants import Tenants
+
+
+def build_gateway(
+    settings: Settings,
+    engine: Engine,
+    tokenizer: BaseTokenizer,
+    base_source: str,
+    key_digests: Sequence[bytes] = (),
+    admin_digests: Sequence[bytes] = (),
+) -> GatewayState:
+    """One gateway over its registry, which is opened here. It serves nothing but the base model until its
+    catalog is refreshed.
+
+    Args:
+        settings: as loaded.
+        engine: of all gateways.
+        tokenizer: the base model's.
+        base_source: where the base model comes from.
+        key_digests: of the keys of the default tenant; see tenancy.authenticator.hash_keys.
+        admin_digests: of the keys of the admin routes.
+
+    Raises:
+        SettingsError: no registry, base model, store or template can be had as the settings say.
+    """
+    builders = _prompt_builders(settings, tokenizer)
+    for template in set(settings.templates().values()):
+        # A chat template that fails, fails here.
+        builders(template).layout(settings.ranking.window_size)
+    taking = intake(settings, base_shape(base_source, settings.adapters.bases))
+    database = open_database(settings.registry.url)
+    tenants, metrics = Tenants(database), Metrics()
+    adapters, heartbeats = Adapters(database, settings.adapters.capacity), Heartbeats(database)
+    base = ServedModel(settings.model.id, None, settings.model.template)
+    catalog = Catalog(uuid.uuid4().hex, base, adapters, heartbeats)
+    return GatewayState(
+        settings=settings,
+        engine=engine,
+        builders=builders,
+        catalog=catalog,
+        lifecycle=Lifecycle(
+            adapters,
+            heartbeats,
+            catalog,
+            taking,
+            lambda revision: rank_canary(engine, builders(revision.template), revision.id),
+            metrics,
+        ),
+        admission=Admission(settings.limits.max_requests_in_flight),
+        metrics=metrics,
+        database=database,
+        tenants=tenants,
+        authenticator=Authenticator(tenants, key_digests, open_access=settings.tenancy.open),
+        budgets=Budgets(settings.tenancy.limits_url),
+        queue=_fair_queue(settings),
+        admin_digests=tuple(admin_digests),
+    )
+
+
+def _prompt_builders(settings: Settings, tokenizer: BaseTokenizer) -> Callable[[str], PromptBuilder]:
+    """The prompt builder of a template, made once; raises SettingsError where there is no such template."""
+
+    @functools.cache
+    def builder(template: str) -> PromptBuilder:
+        return PromptBuilder(
+            load_template(template, settings.ranking.templates),
+            tokenizer,
+            settings.engine.max_model_len,
+            settings.ranking.max_reasoning_tokens,
+        )
+
+    return builder
+
+
+def _fair_queue(settings: Settings) -> FairQueue:
+    """One gateway's share of the engines: each replica of it lets in as many tokens as the others."""
+    share = settings.engine.replicas / settings.gateway.replicas
+    return FairQueue(
+        alone=max(1, int(settings.engine.max_tokens * share)),
+        shared=max(1, int(settings.engine.max_shared_tokens * share)),
+    )

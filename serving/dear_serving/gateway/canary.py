@@ -1,0 +1,38 @@
+"""A list to try a model with before anybody's is ranked by it."""
+
+from __future__ import annotations
+
+import uuid
+
+from dear_serving.gateway.ranker import Ranker
+from dear_serving.gateway.window_ranker import Reader
+from dear_serving.protocol import Engine
+from dear_serving.ranking.prompts import PromptBuilder
+from dear_serving.ranking.strategies import STRATEGIES
+from dear_serving.ranking.windows import Windowing
+from dear_serving.types import Ranking, RankTask
+
+_TASK = RankTask(
+    query="When was the light bulb invented?",
+    passages=(
+        "Coffee is good for diet",
+        "Thomas Edison invented the light bulb in 1879",
+        "KEPCO fixes light problems",
+    ),
+)
+
+
+async def rank_canary(engine: Engine, builder: PromptBuilder, adapter: str | None) -> Ranking:
+    """Rank three passages with an adapter, in the prompt that it is to serve with.
+
+    Args:
+        engine: has the adapter.
+        builder: of its prompts.
+        adapter: as in GenerationRequest.
+
+    Raises:
+        RequestError: see Ranker.rank.
+    """
+    count = len(_TASK.passages)
+    ranker = Ranker(Reader(engine, builder, adapter, _TASK), _TASK, f"canary-{uuid.uuid4().hex}")
+    return await ranker.rank(STRATEGIES["single"](Windowing(count, count, count, count)), "single", "canary")

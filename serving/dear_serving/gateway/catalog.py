@@ -1,0 +1,112 @@
+"""A gateway's side: which revision each public name stands for now, and for the requests that go on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from dear_serving.adapters.heartbeats import HEARTBEAT_S, GatewayHeartbeat, Heartbeats
+from dear_serving.adapters.revisions import Adapters, Pointers
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What answers to a public name.
+
+    Args:
+        name: the public name.
+        adapter: what engines call the revision; None for the base model.
+        template: of its prompts.
+        shared: whether every tenant may use it.
+    """
+
+    name: str
+    adapter: str | None
+    template: str
+    shared: bool = True
+
+    @property
+    def revision(self) -> str:
+        """What replies say answered."""
+        return self.adapter or self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """All that is served as of a version of the registry, by public name, the base model first."""
+
+    version: int
+    served: Mapping[str, ServedModel]
+
+
+class Catalog:
+    """The registry's pointers as one gateway goes by them. Not thread-safe: one event loop's.
+
+    A request holds on to the models it began with, so that all of it is answered by one revision, and the
+    registry knows how long they are in use.
+
+    Args:
+        gateway: its id, one that no other had.
+        base: the base model.
+        adapters: where names point.
+        heartbeats: told what this gateway goes by.
+    """
+
+    def __init__(self, gateway: str, base: ServedModel, adapters: Adapters, heartbeats: Heartbeats) -> None:
+        self.gateway = gateway
+        self._base = base
+        self._adapters = adapters
+        self._heartbeats = heartbeats
+        self._in_use: Counter[int] = Counter()
+        self._said: GatewayHeartbeat | None = None
+        self._said_s = 0.0
+        self.models = Models(0, MappingProxyType({base.name: base}))
+
+    @contextmanager
+    def hold(self) -> Iterator[Models]:
+        """The models of now, for as long as a request takes."""
+        models = self.models
+        self._in_use[models.version] += 1
+        try:
+            yield models
+        finally:
+            self._in_use[models.version] -= 1
+            if not self._in_use[models.version]:
+                del self._in_use[models.version]
+
+    async def refresh(self) -> None:
+        """Go by the registry of now, and say so.
+
+        Raises:
+            RegistryUnavailable: the models stay as they were.
+        """
+        if self._said is None:
+            # Before it reads where names point: from here on no revision is let go that it may come to use.
+            await self._say()
+        if await asyncio.to_thread(self._adapters.version) != self.models.version:
+            pointers = await asyncio.to_thread(self._adapters.pointers)
+            self.models = Models(pointers.version, self._served(pointers))
+        await self._say()
+
+    async def leave(self) -> None:
+        """This gateway ends."""
+        await asyncio.to_thread(self._heartbeats.forget, self.gateway)
+
+    async def _say(self) -> None:
+        adopted = self.models.version
+        life = GatewayHeartbeat(self.gateway, adopted, min(self._in_use, default=adopted))
+        if life != self._said or time.monotonic() - self._said_s >= HEARTBEAT_S:
+            await asyncio.to_thread(self._heartbeats.report_gateway, life)
+            self._said, self._said_s = life, time.monotonic()
+
+    def _served(self, pointers: Pointers) -> Mapping[str, ServedModel]:
+        served = {self._base.name: self._base}
+        for name, revision in pointers.active.items():
+            if name != self._base.name:
+                served[name] = ServedModel(name, revision.id, revision.template, name in pointers.shared)
+        return MappingProxyType(served)

@@ -1,0 +1,210 @@
+"""Sees every revision through its life: what no single request or replica decides."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Protocol
+
+from dear_serving.adapters.heartbeats import Alive, Heartbeats
+from dear_serving.adapters.intake import Intake
+from dear_serving.adapters.polling import attempt
+from dear_serving.adapters.revisions import Adapters, Revision, State
+from dear_serving.errors import (
+    DearError,
+    EngineUnavailable,
+    InvalidAdapterFiles,
+    InvalidRequest,
+    Overloaded,
+    RequestError,
+)
+from dear_serving.gateway.catalog import Catalog
+
+logger = logging.getLogger(__name__)
+
+Canary = Callable[[Revision], Awaitable[object]]
+"""Ranks a list with a revision that is on all engines; raises DearError, with a reason, where it cannot."""
+
+
+class Observer(Protocol):
+    """Told what changes."""
+
+    def swapped(self, model: str) -> None:
+        """This gateway goes by another revision of a name from now on."""
+        ...
+
+    def keep(self, models: Collection[str], revisions: Collection[str]) -> None:
+        """All names that are served and all revisions on the engines; what was told of others may go."""
+        ...
+
+
+_POLL_S = 0.1
+_RETRY_S = 1.0
+_CANARY_S = 60.0
+_SWEEP_S = 60.0
+
+
+class Lifecycle:
+    """One gateway's part in it. Where there are several, each does it all: every step counts once.
+
+    Args:
+        adapters: the registry's revisions.
+        heartbeats: who lives.
+        catalog: what this gateway goes by.
+        intake: where new ones come in.
+        canary: tries a revision.
+        observer: told what changes.
+    """
+
+    def __init__(
+        self,
+        adapters: Adapters,
+        heartbeats: Heartbeats,
+        catalog: Catalog,
+        intake: Intake,
+        canary: Canary,
+        observer: Observer,
+    ) -> None:
+        self.adapters = adapters
+        self._heartbeats = heartbeats
+        self._catalog = catalog
+        self._intake = intake
+        self._canary = canary
+        self._observer = observer
+        self._turn = asyncio.Lock()
+        self._trying: dict[str, asyncio.Task[None]] = {}
+        self._quiet_version = -1
+        self._swept_s = 0.0
+
+    async def register(
+        self,
+        name: str,
+        source: str,
+        *,
+        template: str,
+        shared: bool | None,
+        tenants: Sequence[str],
+        activate: bool,
+        actor: str,
+    ) -> Revision:
+        """Take an adapter in from a folder or URL; see Adapters.register and Intake.take.
+
+        Raises:
+            InvalidRequest: what is there cannot be served; ``param`` is ``source``.
+        """
+        try:
+            content = await asyncio.to_thread(self._intake.take, name, source)
+        except InvalidAdapterFiles as error:
+            raise InvalidRequest(error.message, param="source") from None
+        return await asyncio.to_thread(
+            lambda: self.adapters.register(
+                name,
+                content,
+                template=template,
+                shared=shared,
+                tenants=tenants,
+                activate=activate,
+                actor=actor,
+            )
+        )
+
+    async def settled(self, revision: Revision, timeout_s: float) -> Revision:
+        """The revision once it is where it was going and all gateways know, or as it is when time is up."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    await self.round()
+                    adapter = await asyncio.to_thread(self.adapters.get, revision.name)
+                    revision = next(one for one in adapter.revisions if one.digest == revision.digest)
+                    alive = await self.alive()
+                    if not _is_on_its_way(revision) and alive.adopted(revision.version):
+                        break
+                    await asyncio.sleep(_POLL_S / 5)
+        except TimeoutError:
+            pass
+        return revision
+
+    async def alive(self) -> Alive:
+        """Who lives, and what engine replicas hold."""
+        return await asyncio.to_thread(self._heartbeats.alive)
+
+    async def run(self) -> None:
+        """Rounds, for ever."""
+        while True:
+            pause_s = _POLL_S if await attempt(self.round) else _RETRY_S
+            await asyncio.sleep(pause_s)
+
+    async def round(self) -> None:
+        """Go by the registry of now, and move on what can be moved on."""
+        async with self._turn:
+            await self._go_by_the_registry()
+            models = self._catalog.models
+            if models.version == self._quiet_version:
+                return
+            version, revisions = await asyncio.to_thread(self.adapters.on_engines)
+            moving = [one for one in revisions if one.state in (State.REGISTERED, State.DRAINING)]
+            if not moving:
+                self._quiet_version = version
+                on_engines = {one.id for one in revisions}
+                used = {served.revision for served in models.served.values()}
+                self._observer.keep(models.served.keys(), on_engines | used)
+                return
+            alive = await self.alive()
+            for revision in moving:
+                await self._move_on(revision, alive)
+            await self._go_by_the_registry()
+            if time.monotonic() - self._swept_s > _SWEEP_S:
+                self._swept_s = time.monotonic()
+                await asyncio.to_thread(self._heartbeats.drop_expired)
+
+    async def _go_by_the_registry(self) -> None:
+        before = self._catalog.models.served
+        await self._catalog.refresh()
+        for name, served in self._catalog.models.served.items():
+            if name in before and before[name].adapter != served.adapter:
+                self._observer.swapped(name)
+
+    async def _move_on(self, revision: Revision, alive: Alive) -> None:
+        if revision.state is State.DRAINING:
+            if alive.left(revision.version):
+                await asyncio.to_thread(self.adapters.drained, revision)
+            return
+        # What a replica said before the revision came, or came back, is of another one.
+        told = [replica.holds for replica in alive.replicas if replica.adopted >= revision.version]
+        reason = next((held[revision.id] for held in told if held.get(revision.id) is not None), None)
+        if reason is not None:
+            await asyncio.to_thread(self.adapters.failed, revision, reason)
+            return
+        held_by_all = len(told) == len(alive.replicas) > 0 and all(revision.id in held for held in told)
+        if held_by_all and revision.id not in self._trying:
+            # Beside the rounds: a busy engine takes its time, and other names are not to wait for it.
+            trying = asyncio.create_task(self._try(revision))
+            self._trying[revision.id] = trying
+            trying.add_done_callback(lambda _: self._trying.pop(revision.id))
+
+    async def _try(self, revision: Revision) -> None:
+        try:
+            try:
+                async with asyncio.timeout(_CANARY_S):
+                    await self._canary(revision)
+            except (EngineUnavailable, Overloaded) as error:
+                logger.warning("%s is tried again: %s", revision.id, error.message)
+                await asyncio.sleep(_RETRY_S)
+            except TimeoutError:
+                reason = f"no answer in {_CANARY_S:.0f} s"
+                await asyncio.to_thread(self.adapters.failed, revision, reason)
+            except DearError as error:
+                await asyncio.to_thread(self.adapters.failed, revision, error.message)
+            else:
+                await asyncio.to_thread(self.adapters.staged, revision)
+        except RequestError as error:
+            logger.warning("%s is tried again: %s", revision.id, error.message)
+        except Exception:
+            logger.exception("%s is tried again", revision.id)
+            await asyncio.sleep(_RETRY_S)
+
+
+def _is_on_its_way(revision: Revision) -> bool:
+    return revision.state in (State.REGISTERED, State.DRAINING) or revision.activate

@@ -1,0 +1,47 @@
+"""The gateway as a Ray Serve deployment."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from dear_serving.gateway.build import build_gateway
+from dear_serving.gateway.engine_client import EngineClient
+from dear_serving.gateway.tokenizer import load_tokenizer
+from dear_serving.http.routes import create_app
+from dear_serving.settings import Settings
+
+
+def running_replicas(engine: DeploymentHandle[Any]) -> int:
+    """How many replicas of the engine Serve counts as running."""
+    application = serve.status().applications[engine.app_name]
+    return int(application.deployments[engine.deployment_name].replica_states.get("RUNNING", 0))
+
+
+@serve.deployment
+@serve.ingress()
+class Gateway:
+    """One HTTP replica: cheap, without a model, as many as the traffic needs."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits constructors
+        self,
+        engine: DeploymentHandle[Any],
+        settings: Settings,
+        base_source: str,
+        key_digests: tuple[bytes, ...],
+        admin_digests: tuple[bytes, ...],
+    ) -> None:
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # no line a request
+        # By value: one gRPC call instead of objects in Ray's store, which costs milliseconds a window.
+        engines = EngineClient(engine.options(_by_reference=False), lambda: running_replicas(engine))
+        tokenizer = load_tokenizer(base_source, settings.model.chat_template)
+        self._state = build_gateway(settings, engines, tokenizer, base_source, key_digests, admin_digests)
+        await self._state.catalog.refresh()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Ray asks for the app once the replica is constructed."""
+        return create_app(self._state)

@@ -1,0 +1,102 @@
+"""The door every request passes: id, key, a place to work in, and the clock."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dear_serving.errors import RequestError
+from dear_serving.gateway.rerank_service import Caller, GatewayState
+from dear_serving.http.adapters import VLLM_PATHS
+from dear_serving.http.admin import ADMIN_PATH
+from dear_serving.http.errors import error_reply
+
+_OPEN_PATHS = {"/health", "/ready"}
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+
+
+class RequestMiddleware:
+    """ASGI middleware, so that places are held until the last byte of a stream, or until the client left."""
+
+    def __init__(self, app: ASGIApp, gateway: GatewayState) -> None:
+        self._app = app
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers, started_s = Headers(scope=scope), time.monotonic()
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})
+        status = 499  # the client left before there was an answer
+        caller: Caller | None = None
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                reply = MutableHeaders(scope=message)
+                for name, value in (caller.headers if caller else {}).items():
+                    reply[name] = value
+                if not given:  # Ray's proxy, which names every request, also sends the name back
+                    reply["x-request-id"] = request_id
+            await send(message)
+
+        route = _route_of(scope)
+        held = contextlib.ExitStack()
+        try:
+            if not self._is_open(scope["path"]):
+                tenant = await self._gateway.authenticator.identify(headers.get("authorization"))
+                # Held until the reply's last byte: one request is answered by one revision.
+                models = held.enter_context(self._gateway.catalog.hold())
+                caller = scope["state"]["caller"] = Caller(tenant, request_id, models)
+            await self._work(caller, scope, receive, send_with_id)
+        except RequestError as error:
+            await error_reply(error)(scope, receive, send_with_id)
+        finally:
+            held.close()
+            metrics = self._gateway.metrics
+            if caller is not None:
+                metrics.count_request(caller.tenant.id, _outcome(status))
+            metrics.requests.labels(route, str(status)).inc()
+            metrics.request_seconds.labels(route).observe(time.monotonic() - started_s)
+
+    def _is_open(self, path: str) -> bool:
+        """Whether no tenant is asked for: of the admin routes a key of their own is."""
+        metrics = path == "/metrics" and self._gateway.settings.tenancy.open_metrics
+        return metrics or path in _OPEN_PATHS or path.startswith(f"{ADMIN_PATH}/") or path in VLLM_PATHS
+
+    async def _work(self, caller: Caller | None, scope: Scope, receive: Receive, send: Send) -> None:
+        if caller is None or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        with (
+            self._gateway.admission.permit(caller.tenant),
+            self._gateway.metrics.in_flight.track_inprogress(),
+        ):
+            caller.tell(await self._gateway.budgets.spend_request(caller.tenant))
+            await self._app(scope, receive, send)
+
+
+def _outcome(status: int) -> str:
+    if status == 429:
+        return "limited"
+    return "served" if status < 400 else "refused" if status < 500 else "failed"
+
+
+def _route_of(scope: Scope) -> str:
+    """The route's pattern, never the caller's path: labels must stay few."""
+    for route in scope["app"].routes:
+        match, _ = route.matches(scope)
+        if match is Match.FULL:
+            return str(route.path)
+    return "none"

@@ -1,0 +1,90 @@
+"""A ranking as server-sent events, each rank as soon as it is decided."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+from starlette.responses import StreamingResponse
+from starlette.types import Send
+
+from dear_serving.errors import RequestError
+from dear_serving.gateway.ranker import Head
+from dear_serving.http.errors import error_body
+from dear_serving.http.rerank import RerankBody, results_along
+from dear_serving.types import Order, Ranking
+
+Rank = Callable[[Head | None], Awaitable[Ranking]]
+
+
+class _EventStream(StreamingResponse):
+    """Closes its events when the caller is gone, instead of when they are collected."""
+
+    body_iterator: AsyncGenerator[str, None]
+
+    async def stream_response(self, send: Send) -> None:
+        """As Starlette's."""
+        async with contextlib.aclosing(self.body_iterator):
+            await super().stream_response(send)
+
+
+def event_stream(events: AsyncGenerator[str, None]) -> StreamingResponse:
+    """Server-sent events that no proxy holds back."""
+    return _EventStream(
+        events,
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+async def stream_ranking(
+    body: RerankBody, rank: Rank, content: Callable[[Ranking], dict[str, Any]]
+) -> StreamingResponse:
+    """``rank`` events, one a result and best first, then a ``ranking`` event with the whole reply.
+
+    Raises:
+        RequestError: from ``rank``, where it fails before the first event; later it is an ``error`` event.
+    """
+    events = _events(body, rank, content)
+    first = await anext(events)
+    return event_stream(_resume(first, events))
+
+
+async def _resume(first: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    try:
+        yield first
+        async for event in rest:
+            yield event
+    except RequestError as error:
+        yield _event("error", error_body(error))
+    finally:
+        await rest.aclose()
+
+
+async def _events(
+    body: RerankBody, rank: Rank, content: Callable[[Ranking], dict[str, Any]]
+) -> AsyncGenerator[str, None]:
+    heads: asyncio.Queue[tuple[Order, tuple[float, ...]] | None] = asyncio.Queue()
+    ranking = asyncio.ensure_future(rank(lambda order, scores: heads.put_nowait((order, scores))))
+    ranking.add_done_callback(lambda _: heads.put_nowait(None))
+    told = 0
+    try:
+        while (head := await heads.get()) is not None:
+            for result in results_along(body, *head, first=told):
+                yield _event("rank", {"rank": told} | result)
+                told += 1
+        done = await ranking
+        for result in results_along(body, done.order, done.scores, first=told):
+            yield _event("rank", {"rank": told} | result)
+            told += 1
+        yield _event("ranking", content(done))
+        yield "data: [DONE]\n\n"
+    finally:
+        ranking.cancel()
+
+
+def _event(name: str, data: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"

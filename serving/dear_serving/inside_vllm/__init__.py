@@ -1,0 +1,1 @@
+"""What vLLM imports and runs in processes of its own."""

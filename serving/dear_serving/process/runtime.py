@@ -1,0 +1,166 @@
+"""The server process: a local Ray, Serve on it, our application, until told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dear_serving.errors import DearError, StartupError
+from dear_serving.process.supervisor import adopt_orphans, end_descendants
+from dear_serving.settings import Settings, load_settings
+
+# Before ray is imported. Mostly quiet: a user reads our lines; Ray's and vLLM's own are in its log folder.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")  # as in api.ingress: a millisecond less a request
+os.environ.setdefault("RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK", "0")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+_PROGRESS_S = 5.0
+_REASON_CHARS = 400
+_LOGS = "/tmp/ray/session_latest/logs"
+_CLOSE_S = 4.0
+_RAY_MEMORY_BYTES = 256 * 1024 * 1024
+
+
+def run(settings: Settings) -> int:
+    """Start everything, say when it answers, and wait for SIGINT.
+
+    Returns:
+        The exit code: 0 after a signal, 1 where the start failed (one sentence on standard error).
+    """
+    adopt_orphans()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us so
+    try:
+        with _Progress() as progress:
+            _start(settings, progress)
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        say("stopping")
+        return 0
+    except DearError as error:
+        say(f"cannot start: {error}")
+        return 1
+    finally:
+        _shut_down()
+
+
+def main() -> NoReturn:
+    """The server's process: settings file, host and port come as arguments."""
+    _, config, host, port = sys.argv
+    settings = load_settings(Path(config))
+    http = settings.http.model_copy(update={"host": host, "port": int(port)})
+    code = run(settings.model_copy(update={"http": http}))
+    sys.stderr.flush()
+    os._exit(code)  # Ray's threads may outlive a half-finished start
+
+
+def say(text: str) -> None:
+    """One line to the person who started the server."""
+    sys.stderr.write(f"dear: {text}\n")
+    sys.stderr.flush()
+
+
+class _Progress:
+    """Says every few seconds what is being waited for; a spinner's worth of life, also in logs."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+        self._stage = "loading Ray"
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> _Progress:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def stage(self, text: str) -> None:
+        """Enter a stage and say so."""
+        self._stage = text
+        say(f"[{self.elapsed_s():3.0f} s] {text}")
+
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started_s
+
+    def _tell(self) -> None:
+        say(f"[  0 s] {self._stage}")
+        while not self._done.wait(_PROGRESS_S):
+            say(f"[{self.elapsed_s():3.0f} s] ... {self._stage}")
+
+
+def _start(settings: Settings, progress: _Progress) -> None:
+    import ray
+    from ray import serve
+
+    from dear_serving.adapters.configured import seed
+    from dear_serving.app import APP_NAME, build_application, http_options
+
+    seed(settings)
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    progress.stage("starting Ray")
+    address = os.environ.get("RAY_ADDRESS")
+    local: dict[str, Any] = {
+        "num_cpus": max(2, os.cpu_count() or 2),
+        "include_dashboard": False,
+        "object_store_memory": _RAY_MEMORY_BYTES,
+    }
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        **({} if address else local),
+    )
+    # Ours are metrics: a line a request in three processes costs as much as the routing.
+    serve.start(http_options=http_options(settings), logging_config={"enable_access_log": False})
+    count = len(settings.adapters.serve)
+    progress.stage(f"starting vLLM with {settings.model.id} and {count} adapters")
+    try:
+        serve.run(build_application(settings), name=APP_NAME, route_prefix="/")
+    except RuntimeError as error:
+        deployments = serve.status().applications[APP_NAME].deployments.values()
+        raise StartupError(_reason(str(error), [one.message for one in deployments])) from None
+    where = f"http://{settings.http.host}:{settings.http.port}"
+    say(f"[{progress.elapsed_s():3.0f} s] ready at {where}, models: {', '.join(settings.templates())}")
+    say("stop with Ctrl-C")
+
+
+def _reason(error: str, messages: list[str]) -> str:
+    """The last exception in Serve's reports, which nest the tracebacks of several processes, as one line."""
+    report = "\n".join((error, *messages)).replace("\\n", "\n")
+    raised = re.split(r"^\s*(?=[\w.]*(?:Error|Exception): )", report, flags=re.MULTILINE)[-1]
+    said = " ".join(raised.split())[:_REASON_CHARS]
+    return f"{said} (logs: {_LOGS})"
+
+
+def _shut_down() -> None:
+    """Let Serve finish the requests in flight for a moment, then end every process we started."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):  # Ray's threads report their own end
+        os.dup2(silence, stream.fileno())
+    closing = threading.Thread(target=_close_serve, daemon=True)
+    closing.start()
+    closing.join(_CLOSE_S)
+    end_descendants()
+
+
+def _close_serve() -> None:
+    if "ray" in sys.modules:
+        from ray import serve
+
+        with contextlib.suppress(Exception):  # half-started Ray fails in many ways, and is killed anyway
+            serve.shutdown()

@@ -1,0 +1,308 @@
+"""The vLLM replica: Ray Serve LLM's server, with what a reranker needs added."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import ValidationError
+from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
+from ray.serve.llm import LLMConfig, LLMServer
+from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
+
+from dear_serving.adapters.heartbeats import Heartbeats
+from dear_serving.adapters.revisions import Adapters
+from dear_serving.adapters.store import Store
+from dear_serving.errors import (
+    AdapterNotLoadable,
+    EngineUnavailable,
+    InvalidRequest,
+    RequestError,
+    UnknownModel,
+)
+from dear_serving.gateway.replica_choice import HELD
+from dear_serving.metrics import EngineMetrics
+from dear_serving.protocol import GenerationRequest, OpenAIRoute, PermutationRequest
+from dear_serving.registry.database import open_database
+from dear_serving.replica.adapter_slots import AdapterSlots
+from dear_serving.replica.adapter_sync import AdapterSync
+from dear_serving.replica.kv_admission import KvAdmission
+from dear_serving.replica.self_check import compare, small_window
+from dear_serving.replica.window_decoder import Decoder, ordinary_steps
+from dear_serving.settings import AdaptersSettings, describe
+from dear_serving.types import DecodedWindow, Generation
+
+if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+logger = logging.getLogger(__name__)
+
+_RESTART_S = 10.0
+_NOT_HELD_S = 1.0
+_SELF_CHECK_S = 60.0
+
+
+class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for it
+    """One vLLM engine that holds the revisions which the registry says engines are to have.
+
+    Implements the calls of engine.protocol.Engine on the replica's side, which engine.handle reaches, and
+    those of adapters.holdings.Loader. It reports ready when it holds all of them, or knows why it cannot.
+    """
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits constructors
+        self, llm_config: LLMConfig, *, registry_url: str, adapters: AdaptersSettings
+    ) -> None:
+        """Start the engine and bring it to what the registry wants."""
+        await super().__init__(llm_config)
+        self._in_use: Counter[str] = Counter()
+        self._metrics = EngineMetrics()
+        lora = self._client().vllm_config.lora_config
+        self._slots = AdapterSlots(lora.max_loras if lora else 1)
+        self._decoder = Decoder(self._client(), self._sessions())
+        await self._check_decoder(None)
+        held: Sequence[str] = ()
+        if adapters.capacity:
+            held = await self._take_up(registry_url, adapters)
+        for adapter in held[:1]:
+            await self._check_decoder(adapter)
+        await self._warm_up()
+
+    async def _take_up(self, registry_url: str, settings: AdaptersSettings) -> Sequence[str]:
+        """Load what the registry wants, and keep to it from now on; the ids of what is held."""
+        database = await asyncio.to_thread(open_database, registry_url)
+        holdings = AdapterSync(
+            uuid.uuid4().hex,
+            Adapters(database, settings.capacity),
+            Heartbeats(database),
+            Store(settings.store),
+            settings.cache,
+            self,
+        )
+        await holdings.start()
+        self._holding = asyncio.create_task(holdings.run())
+        return holdings.held()
+
+    async def load(self, revision: str, folder: Path) -> None:
+        """See Loader. Tried with a window before any caller's: what gives no numbers must not go on."""
+        try:
+            await self.engine.resolve_lora(
+                DiskMultiplexConfig(
+                    model_id=revision, local_path=str(folder), max_total_tokens=None, lora_assigned_int_id=0
+                )
+            )
+        except ValueError as error:
+            if self._client().errored:
+                raise _restarting() from None
+            raise AdapterNotLoadable(f"vLLM does not load it: {error}") from None
+        try:
+            window = await self.permute(small_window(f"load-{uuid.uuid4().hex}", revision))
+        except EngineUnavailable:
+            await self.unload(revision)
+            raise
+        if not all(map(math.isfinite, window.log_probs)):
+            await self.unload(revision)
+            raise AdapterNotLoadable("with it, the model gives no finite probabilities")
+
+    async def unload(self, revision: str) -> bool:
+        """See Loader. vLLM frees an adapter's slot when it is told to, not when its name goes."""
+        if self._in_use[revision]:
+            return False
+        models = self.engine._oai_models
+        request = models.lora_requests.pop(revision, None)
+        models.lora_resolver_lock.pop(revision, None)
+        if request is not None:
+            await self._client().remove_lora(request.lora_int_id)
+        return True
+
+    def _sessions(self) -> KvAdmission:
+        """As many windows as the engine's batch and KV cache hold, a little kept for everything else."""
+        config = self._client().vllm_config
+        return KvAdmission(
+            max_open=config.scheduler_config.max_num_seqs,
+            blocks=int(config.cache_config.num_gpu_blocks * 0.95),
+            block_size=config.cache_config.block_size,
+        )
+
+    async def _check_decoder(self, adapter: str | None) -> None:
+        """Rank a small window with and without resuming; decode without from now on if they disagree."""
+        found = None
+        try:
+            async with asyncio.timeout(_SELF_CHECK_S):
+                request = small_window("self-check", adapter)
+                difference = await compare(self._decoder, self._client(), request, self._lora(adapter))
+            if difference is not None and not difference.near_tie:
+                found = f"rank {difference.rank} differs by {difference.gap:.2f} nats"
+        except TimeoutError:
+            found = f"no answer in {_SELF_CHECK_S:.0f} s"
+        if found is not None:
+            logger.warning("windows are decoded one request a choice, several times slower: %s", found)
+            self._decoder.steps = ordinary_steps
+            self._metrics.self_check_failures.inc()
+        self._metrics.resumable.set(self._decoder.steps is not ordinary_steps)
+
+    async def _warm_up(self) -> None:
+        """Run every path once, so that the first caller does not wait for imports and kernels."""
+        await self.permute(small_window("warm-up"))
+        await self.generate(GenerationRequest([0] * 32, 2, None, "warm-up-text"))
+        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+        with contextlib.suppress(RequestError):  # a base model may have no chat template
+            async for _ in self.openai("chat", body, "warm-up-chat"):
+                pass
+
+    async def _start_engine(self) -> None:
+        """As Ray's, without its usage report, an actor that would import vLLM once more."""
+        await self.engine.start()
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """See the protocol."""
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=request.max_tokens,
+            stop=list(request.stop),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        output = None
+        async with self._using(request.adapter, request.priority) as lora:
+            try:
+                # FINAL_ONLY: there is one output.
+                async for output in self._client().generate(  # noqa: B007
+                    tokens_input(list(request.token_ids), cache_salt=request.cache_salt),
+                    params,
+                    request.request_id,
+                    lora_request=lora,
+                    priority=request.priority,
+                ):
+                    pass
+            except EngineDeadError:
+                raise _restarting() from None
+        if output is None:
+            raise _restarting()
+        completion, stats = output.outputs[0], output.metrics
+        return Generation(
+            text=completion.text,
+            prompt_tokens=len(output.prompt_token_ids or ()),
+            completion_tokens=len(completion.token_ids),
+            queue_ms=(stats.scheduled_ts - stats.queued_ts) * 1e3,
+            engine_ms=(stats.last_token_ts - stats.scheduled_ts) * 1e3,
+            stop=completion.stop_reason if completion.stop_reason in request.stop else None,
+        )
+
+    async def permute(self, request: PermutationRequest) -> DecodedWindow:
+        """See the protocol."""
+        async with contextlib.aclosing(self._decode(request)) as windows:
+            return await anext(windows)
+
+    async def permute_stream(self, request: PermutationRequest) -> AsyncGenerator[DecodedWindow, None]:
+        """See the protocol."""
+        async with contextlib.aclosing(self._decode(request, every_rank=True)) as windows:
+            async for window in windows:
+                yield window
+
+    async def _decode(
+        self, request: PermutationRequest, *, every_rank: bool = False
+    ) -> AsyncGenerator[DecodedWindow, None]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        async with self._using(request.adapter, request.priority) as lora:
+            windows = self._decoder.decode(request, lora, every_rank=every_rank)
+            try:
+                async with contextlib.aclosing(windows):
+                    async for window in windows:
+                        yield window
+            except EngineDeadError:
+                raise _restarting() from None
+
+    async def openai(
+        self, route: OpenAIRoute, body: dict[str, Any], request_id: str
+    ) -> AsyncGenerator[str | dict[str, Any], None]:
+        """See the protocol."""
+        request_type = ChatCompletionRequest if route == "chat" else CompletionRequest
+        try:
+            request = request_type.model_validate(body | {"request_id": request_id})
+        except ValidationError as error:
+            field = ".".join(str(step) for step in error.errors()[0]["loc"]) or None
+            raise InvalidRequest(describe(error), param=field) from None
+        adapter = None if request.model == self._llm_config.model_id else request.model
+        async with self._using(adapter, request.priority):
+            answer = await (self.chat(request) if route == "chat" else self.completions(request))
+            async with contextlib.aclosing(answer):  # a caller who leaves ends the generation now
+                async for item in answer:
+                    # Ray hands a stream on in batches: texts, and vLLM's error where there is one.
+                    pieces = item if isinstance(item, list) else [item]
+                    if text := "".join(piece for piece in pieces if isinstance(piece, str)):
+                        yield text
+                    for piece in pieces:
+                        if isinstance(piece, str):
+                            continue
+                        reply = piece.model_dump(mode="json")
+                        if "error" in reply:
+                            raise _from_vllm(reply["error"])
+                        yield reply
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """For engine.routing, asked by Serve."""
+        return {HELD: list(self.engine._oai_models.lora_requests)}
+
+    async def metrics(self) -> str:
+        """See the protocol."""
+        from prometheus_client import generate_latest
+
+        return generate_latest().decode()
+
+    def _client(self) -> AsyncLLM:
+        """The engine itself. Ray keeps it private; this is the one place that reaches for it."""
+        return cast("AsyncLLM", self.engine._engine_client)
+
+    @contextlib.asynccontextmanager
+    async def _using(self, adapter: str | None, priority: int) -> AsyncIterator[LoRARequest | None]:
+        """A request's use of an adapter, from its turn in a slot to its end; until then it is not let go."""
+        if adapter is None:
+            yield None
+            return
+        lora = self._lora(adapter)
+        self._in_use[adapter] += 1
+        try:
+            async with self._slots.hold(adapter, priority):
+                yield lora
+        finally:
+            self._in_use[adapter] -= 1
+            if not self._in_use[adapter]:
+                del self._in_use[adapter]
+
+    def _lora(self, adapter: str | None) -> LoRARequest | None:
+        """What vLLM calls a loaded adapter, from the registry its OpenAI routes use as well."""
+        if adapter is None:
+            return None
+        try:
+            return cast("LoRARequest", self.engine._oai_models.lora_requests[adapter])
+        except KeyError:
+            raise EngineUnavailable(
+                "the adapter is not on this engine now", retry_after_s=_NOT_HELD_S
+            ) from None
+
+
+def _restarting() -> EngineUnavailable:
+    return EngineUnavailable("the engine is restarting", retry_after_s=_RESTART_S)
+
+
+def _from_vllm(error: dict[str, Any]) -> RequestError:
+    """vLLM's own error object as ours; what is not the caller's fault says nothing of its inside."""
+    code, message = int(error.get("code") or 500), str(error.get("message") or "")
+    if code == 404:
+        return UnknownModel(message, param=error.get("param"))
+    if code < 500:
+        return InvalidRequest(message, param=error.get("param"))
+    return EngineUnavailable("the engine could not answer", retry_after_s=_RESTART_S)

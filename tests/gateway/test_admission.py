@@ -1,0 +1,83 @@
+"""Admission: the bound, and the advice when to come back."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from dear_serving.errors import Overloaded, RateLimited
+from dear_serving.gateway import admission as module
+from dear_serving.gateway.admission import Admission
+from dear_serving.tenancy.tenants import Limits, Tenant
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands until the test moves it: one number, in seconds."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_the_bound_holds_and_places_come_back() -> None:
+    admission = Admission(2)
+    with admission.permit(Tenant()), admission.permit(Tenant()):
+        with pytest.raises(Overloaded, match="2 requests are in flight"), admission.permit(Tenant()):
+            pass
+        assert admission.in_flight == 2
+    with admission.permit(Tenant()):
+        assert admission.in_flight == 1
+
+
+def test_a_place_comes_back_when_the_work_fails() -> None:
+    admission = Admission(1)
+    with contextlib.suppress(RuntimeError), admission.permit(Tenant()):
+        raise RuntimeError
+    assert admission.in_flight == 0
+
+
+def test_retry_after_is_the_work_ahead_over_the_measured_rate(clock: list[float]) -> None:
+    admission = Admission(8)
+    with contextlib.ExitStack() as held:
+        for _ in range(8):
+            held.enter_context(admission.permit(Tenant()))
+        assert admission.retry_after_s() == 1  # nothing measured yet
+        admission._max_in_flight = 100
+        for _ in range(6):  # one request done every two seconds
+            with admission.permit(Tenant()):
+                clock[0] += 2
+        assert admission.in_flight == 8
+        assert admission.retry_after_s() == 16
+
+
+def test_retry_after_stays_between_a_second_and_a_minute(clock: list[float]) -> None:
+    admission = Admission(1000)
+    with contextlib.ExitStack() as held:
+        for _ in range(500):
+            held.enter_context(admission.permit(Tenant()))
+        for _ in range(3):
+            with admission.permit(Tenant()):
+                clock[0] += 30
+        assert admission.retry_after_s() == 60
+
+
+def test_an_idle_gap_says_nothing_of_the_rate(clock: list[float]) -> None:
+    admission = Admission(10)
+    for _ in range(3):
+        with admission.permit(Tenant()):
+            clock[0] += 0.01
+        clock[0] += 1000
+    assert admission.retry_after_s() == 1
+
+
+def test_a_tenants_own_bound_leaves_room_for_the_others() -> None:
+    admission, small = Admission(10), Tenant("small", limits=Limits(requests_in_flight=2))
+    with admission.permit(small), admission.permit(small):
+        with pytest.raises(RateLimited, match="the tenant has 2 requests in flight"), admission.permit(small):
+            pass
+        with admission.permit(Tenant("other")):
+            assert admission.in_flight == 3
+    with admission.permit(small):
+        pass
+    assert not admission._of_tenants

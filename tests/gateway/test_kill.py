@@ -1,0 +1,204 @@
+"""A server killed in the middle of registering, swapping or retiring: what comes after it is whole."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from dear_serving.adapters.configured import seed
+from dear_serving.adapters.heartbeats import Heartbeats
+from dear_serving.adapters.revisions import Adapters, State
+from dear_serving.adapters.store import Store
+from dear_serving.gateway.build import build_gateway
+from dear_serving.gateway.lifecycle import Lifecycle
+from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.tokenizer import load_tokenizer
+from dear_serving.registry.database import open_database
+from dear_serving.replica.adapter_sync import AdapterSync
+from dear_serving.settings import load_settings
+from tests.conftest import CPU_CONFIG, LEGAL, ROOT, client_of, settings_in
+from tests.support.adapters import Engine
+from tests.support.fake_engine import FakeEngine
+
+POINTS: dict[str, tuple[type, str, str, int]] = {
+    # What is cut off: a call of a method, before or after its work, the how-manieth.
+    "checked, not kept": (Store, "put", "before", 1),
+    "weights kept, settings not": (LocalFileSystem, "put_file", "after", 1),
+    "kept, not registered": (Store, "put", "after", 1),
+    "registering, not committed": (Adapters, "_take_in", "after", 1),
+    "registered, not copied": (Adapters, "register", "after", 1),
+    "copied, not loaded": (Store, "fetch", "after", 1),
+    "loaded, not said": (Engine, "load", "after", 1),
+    "held, not tried": (Lifecycle, "_try", "before", 1),
+    "tried, not staged": (Adapters, "staged", "before", 1),
+    "swapping, not committed": (Adapters, "_point", "after", 1),
+    "swapped, not drained": (Adapters, "drained", "before", 1),
+    "drained, not let go": (Engine, "unload", "before", 1),
+    "let go, not said": (Engine, "unload", "after", 1),
+    "going back": (Adapters, "rollback", "after", 1),
+    "retiring, not committed": (Adapters, "_retire", "after", 1),
+    "retired, not drained": (Adapters, "retire", "after", 1),
+}
+
+
+class Server:
+    """A gateway and an engine replica in this process, over the folder's registry and store."""
+
+    def __init__(self, folder: Path) -> None:
+        settings = settings_in(folder, load_settings(CPU_CONFIG))
+        served = settings.adapters.model_copy(update={"serve": settings.adapters.serve[:1]})
+        settings = settings.model_copy(update={"adapters": served})
+        seed(settings)
+        assert settings.model.source is not None
+        fake = FakeEngine(lambda request: "")
+        self.gateway: GatewayState = build_gateway(
+            settings, fake, load_tokenizer(settings.model.source), settings.model.source
+        )
+        self.engine = Engine()
+        self.database = open_database(settings.registry.url)
+        self.adapters = Adapters(self.database, settings.adapters.capacity)
+        self.holdings = AdapterSync(
+            os.urandom(8).hex(),
+            self.adapters,
+            Heartbeats(self.database),
+            Store(settings.adapters.store),
+            settings.adapters.cache,
+            self.engine,
+        )
+
+    async def __aenter__(self) -> Server:
+        await self.holdings.start()
+        await self.gateway.catalog.refresh()
+        loops = (self.holdings.run(), self.gateway.lifecycle.run())
+        self._loops = [asyncio.create_task(loop) for loop in loops]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.wait(self._loops)
+        self.database.close()
+        self.gateway.database.close()
+
+    async def swap_to_medical(self) -> None:
+        lifecycle = self.gateway.lifecycle
+        revision = await lifecycle.register(
+            "legal", "medical", template="plain", shared=None, tenants=(), activate=True, actor="test"
+        )
+        assert (await lifecycle.settled(revision, 15)).state is State.ACTIVE
+
+    async def at_rest(self) -> None:
+        """Return when nothing is on its way, and the engine has what it is to have."""
+        async with asyncio.timeout(20):
+            while True:
+                _, revisions = await asyncio.to_thread(self.adapters.on_engines)
+                moving = [one for one in revisions if one.state in (State.REGISTERED, State.DRAINING)]
+                if not moving and set(self.engine.loaded) == {one.id for one in revisions}:
+                    return
+                await asyncio.sleep(0.02)
+
+
+async def work(folder: Path, point: str) -> None:
+    """What the killed process does: a swap, the way back, and the name's retirement."""
+    async with Server(folder) as server:
+        say("ready")
+        cut(point)
+        await server.swap_to_medical()
+        await server.at_rest()
+        revision = await asyncio.to_thread(lambda: server.adapters.rollback("legal", actor="test"))
+        await server.gateway.lifecycle.settled(revision, 15)
+        await server.at_rest()
+        await asyncio.to_thread(lambda: server.adapters.retire("legal", actor="test"))
+        await server.at_rest()
+    say("never killed")
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def cut(point: str) -> None:
+    """Have this process killed at a point."""
+    owner, name, moment, left = POINTS[point]
+    inner: Callable[..., Any] = getattr(owner, name)
+
+    def count() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if moment == "before":
+            count()
+        result = inner(*arguments, **named)
+        if moment == "after":
+            count()
+        return result
+
+    async def call_later(*arguments: Any, **named: Any) -> Any:
+        if moment == "before":
+            count()
+        result = await inner(*arguments, **named)
+        if moment == "after":
+            count()
+        return result
+
+    setattr(owner, name, call_later if asyncio.iscoroutinefunction(inner) else call)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Path]]]:
+    """For each point the folder of a server that was killed there; they are killed beside the tests."""
+    code = "import asyncio, sys, pathlib; from tests.gateway.test_kill import work; "
+    code += "asyncio.run(work(pathlib.Path(sys.argv[1]), sys.argv[2]))"
+
+    def kill(point: str) -> Path:
+        folder = tmp_path_factory.mktemp("killed")
+        command = [sys.executable, "-c", code, str(folder), point]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+        assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "ready\n"), ended.stderr
+        return folder
+
+    with ThreadPoolExecutor(2) as pool:
+        yield {point: pool.submit(kill, point) for point in POINTS}
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_after_a_kill_the_registry_is_whole_and_the_service_answers(
+    point: str, killed: dict[str, Future[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The killed server counts as alive for a while, and what it may use is kept for it.
+    monkeypatch.setattr("dear_serving.adapters.heartbeats._LIVES_S", 2.5)
+    for module in ("holdings", "catalog"):
+        monkeypatch.setattr(f"dear_serving.adapters.{module}.HEARTBEAT_S", 0.5)
+    async with Server(await asyncio.wrap_future(killed[point])) as server:
+        await server.at_rest()
+        adapter = server.adapters.get("legal")
+        active = [one.id for one in adapter.revisions if one.state is State.ACTIVE]
+        assert active == ([adapter.active] if adapter.active else [])
+        assert (adapter.active is None) == (point == "retired, not drained")
+        async with client_of(server.gateway) as http:
+            reply = await http.post(
+                "/v2/rerank", json={"model": "legal", "query": "q", "documents": ["a", "b"]}
+            )
+            if adapter.active is None:
+                assert reply.status_code == 404
+            else:
+                assert reply.json()["meta"]["dear"]["revision"] == adapter.active
+        # And nothing stands in the way of what was cut off.
+        await server.swap_to_medical()
+        await server.at_rest()
+        assert server.adapters.get("legal").active != LEGAL
+        assert len(server.engine.loaded) == 1

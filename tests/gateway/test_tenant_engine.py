@@ -1,0 +1,99 @@
+"""The engines as a tenant sees them: its turn, its salt, and what waiting leaves of a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from dear_serving.gateway.fair_queue import FairQueue
+from dear_serving.gateway.tenant_engine import TenantEngine, openai_tokens, window_tokens
+from dear_serving.protocol import GenerationRequest, PermutationRequest
+from dear_serving.tenancy.tenants import Tenant
+from tests.support.fake_engine import FakeEngine
+
+WINDOW = PermutationRequest(
+    [1, 2, 3], ((4,), (5,), (6, 7)), (8, 9), needed=2, adapter=None, request_id="w", deadline_s=10.0
+)
+
+
+class Spy(FakeEngine):
+    """Keeps the requests it is sent."""
+
+    seen: list[Any]
+
+    async def permute(self, request: PermutationRequest) -> Any:
+        self.seen.append(request)
+        return await super().permute(request)
+
+
+@pytest.fixture
+def spy(engine: FakeEngine) -> Spy:
+    engine.__class__ = Spy
+    engine.seen = []  # type: ignore[attr-defined]
+    return engine  # type: ignore[return-value]
+
+
+async def wait_behind(queue: FairQueue, seconds: float) -> None:
+    async with queue.turn("other", 1.0, 10**9):
+        await asyncio.sleep(seconds)
+
+
+async def test_waiting_counts_against_the_deadline_and_as_queue_time(spy: Spy) -> None:
+    queue = FairQueue(alone=100, shared=100)
+    tenant = TenantEngine(spy, queue, Tenant("acme", cache_salt="salt"))
+    ahead = asyncio.create_task(wait_behind(queue, 0.2))
+    await asyncio.sleep(0)
+    window = await tenant.permute(WINDOW)
+    await ahead
+    assert window.queue_ms >= 190
+    (request,) = spy.seen
+    assert request.cache_salt == "salt"
+    assert 9.0 < request.deadline_s <= 9.81
+    assert queue.tokens == 0
+
+
+async def test_a_deadline_that_passed_while_waiting_leaves_the_first_step(spy: Spy) -> None:
+    queue = FairQueue(alone=100, shared=100)
+    tenant = TenantEngine(spy, queue, Tenant("acme"))
+    ahead = asyncio.create_task(wait_behind(queue, 0.1))
+    await asyncio.sleep(0)
+    hurried = PermutationRequest([1], ((4,), (5,)), (8,), 2, None, "w", deadline_s=0.01)
+    await tenant.permute(hurried)
+    await ahead
+    assert spy.seen[0].deadline_s == 0.0
+
+
+async def test_streams_hold_their_place_until_they_are_closed(engine: FakeEngine) -> None:
+    queue = FairQueue(alone=100, shared=100)
+    windows = TenantEngine(engine, queue, Tenant("acme")).permute_stream(WINDOW)
+    await anext(windows)
+    assert queue.tokens == window_tokens(WINDOW)
+    await windows.aclose()
+    assert queue.tokens == 0
+
+
+async def test_an_engine_that_fails_frees_the_place(engine: FakeEngine) -> None:
+    engine.dead = True
+    queue = FairQueue(alone=100, shared=100)
+    with pytest.raises(Exception, match="engine"):
+        await TenantEngine(engine, queue, Tenant("acme")).generate(GenerationRequest([1, 2], 5, None, "g"))
+    assert queue.tokens == 0
+
+
+def test_a_window_costs_its_prompt_and_its_answer() -> None:
+    assert window_tokens(WINDOW) == 3 + 2 * (2 + 2)
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        ({"prompt": "x" * 400, "max_tokens": 10}, 100 + 1 + 10),
+        ({"prompt": [1, 2, 3], "max_tokens": 10, "n": 2}, 3 + 1 + 20),
+        ({"messages": [{"role": "user", "content": "x" * 396}], "max_completion_tokens": 7}, 100 + 1 + 7),
+        ({"messages": None, "max_tokens": "many"}, 1 + 256),
+    ],
+)
+def test_an_openai_request_costs_its_text_and_what_it_may_write(body: dict[str, Any], tokens: int) -> None:
+    assert openai_tokens(body) == tokens

@@ -1,0 +1,234 @@
+"""Permutation decoding on the real engine: orders, other requests beside it, leaving, short memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import islice
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from prometheus_client import REGISTRY
+
+from benchmarks.demo_model.lists import ListShape, ranking_lists
+from benchmarks.demo_model.relevance import BASE
+from dear_serving.adapters.template_files import load_template
+from dear_serving.app import engine_environment, llm_config
+from dear_serving.gateway.tokenizer import BaseTokenizer
+from dear_serving.protocol import PermutationRequest
+from dear_serving.ranking.prompts import PromptBuilder
+from dear_serving.replica.kv_admission import KvAdmission
+from dear_serving.replica.self_check import NEAR_TIE, compare
+from dear_serving.replica.window_decoder import Decoder, ordinary_steps
+from dear_serving.settings import Settings
+from dear_serving.types import DecodedWindow, RankTask
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.asyncio(loop_scope="module"),
+    # vLLM leaves a closed client's sockets to the collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+MODELS = (None, "legal", "medical")
+_numbers = iter(range(1_000_000))
+
+
+class Engine:
+    """vLLM as the product configures it, without Ray around it."""
+
+    def __init__(self, client: Any, settings: Settings) -> None:
+        from vllm.lora.request import LoRARequest
+
+        self.client = client
+        config = client.vllm_config
+        self.block_size = config.cache_config.block_size
+        self.blocks = config.cache_config.num_gpu_blocks
+        self.sessions = KvAdmission(
+            max_open=config.scheduler_config.max_num_seqs, blocks=self.blocks, block_size=self.block_size
+        )
+        self.decoder = Decoder(client, self.sessions)
+        self.loras: dict[str | None, Any] = {
+            adapter.name: LoRARequest(adapter.name, number, str(settings.adapters.root / adapter.path))
+            for number, adapter in enumerate(settings.adapters.serve, start=1)
+        }
+        self.loras[None] = None
+
+    async def rank(self, request: PermutationRequest, decoder: Decoder | None = None) -> DecodedWindow:
+        windows = (decoder or self.decoder).decode(request, self.loras[request.adapter])
+        async with contextlib.aclosing(windows):
+            return await anext(windows)
+
+    async def left_in_engine(self) -> dict[str, float]:
+        """Requests and memory that vLLM still holds, by its own account after one more request."""
+        await self.rank(window_of(4, 0, needed=0))
+        assert not self.client.output_processor.request_states
+        names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
+        samples = [s for family in REGISTRY.collect() for s in family.samples if s.name in names]
+        assert {sample.name for sample in samples} == set(names)
+        return {sample.name: sample.value for sample in samples}
+
+
+@asynccontextmanager
+async def started(settings: Settings, **engine_kwargs: Any) -> AsyncIterator[Engine]:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    config = llm_config(settings)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in engine_environment(settings).items():
+            patch.setenv(name, value)
+        patch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+        kwargs = {"model": settings.model.source} | config.engine_kwargs | engine_kwargs
+        client = await asyncio.to_thread(AsyncLLM.from_engine_args, AsyncEngineArgs(**kwargs))
+        try:
+            yield Engine(client, settings)
+        finally:
+            client.shutdown()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(settings: Settings) -> AsyncIterator[Engine]:
+    async with started(settings) as engine:
+        yield engine
+
+
+_builders: list[PromptBuilder] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def builder(tokenizer: BaseTokenizer) -> None:
+    _builders[:] = [PromptBuilder(load_template("plain", None), tokenizer, 4096)]
+
+
+def window_of(
+    count: int, seed: int, adapter: str | None = None, needed: int | None = None, **options: Any
+) -> PermutationRequest:
+    """A window of invented passages, as the gateway sends it."""
+    (builder,) = _builders
+    (one,) = islice(ranking_lists(seed, ListShape(count, count), True, BASE), 1)
+    prompt = builder.prepare(RankTask(one.query, one.passages)).window(range(count))
+    return PermutationRequest(
+        [*prompt.token_ids, *builder.answer.opening],
+        builder.answer.identifiers[:count],
+        builder.answer.separator,
+        count if needed is None else needed,
+        adapter,
+        f"window-{next(_numbers)}",
+        **options,
+    )
+
+
+async def in_groups(calls: Sequence[Any], size: int) -> list[Any]:
+    """Awaited ``size`` at a time."""
+    return [
+        result
+        for start in range(0, len(calls), size)
+        for result in await asyncio.gather(*calls[start : start + size])
+    ]
+
+
+async def test_200_windows_have_the_order_of_one_ordinary_request_a_choice(engine: Engine) -> None:
+    generator = random.Random(0)
+    requests = [window_of(generator.randint(2, 12), seed, generator.choice(MODELS)) for seed in range(200)]
+    differences = await in_groups(
+        [compare(engine.decoder, engine.client, one, engine.loras[one.adapter]) for one in requests], 20
+    )
+    found = [difference for difference in differences if difference is not None]
+    assert all(difference.near_tie for difference in found), found
+    assert len(found) <= 10, found
+
+
+async def test_a_window_is_ranked_the_same_alone_and_in_a_burst_of_mixed_adapters(engine: Engine) -> None:
+    cases = [(seed, MODELS[seed % 3]) for seed in range(64)]
+    alone = [await engine.rank(window_of(8, seed, adapter)) for seed, adapter in cases]
+    burst = await asyncio.gather(*(engine.rank(window_of(8, seed, adapter)) for seed, adapter in cases))
+    for one, other in zip(alone, burst, strict=True):
+        assert other.log_probs == pytest.approx(one.log_probs, abs=NEAR_TIE)
+    same = sum(one.order == other.order for one, other in zip(alone, burst, strict=True))
+    assert same >= 62
+    of_base = [window.order for window in alone[::3]]
+    of_legal = [(await engine.rank(window_of(8, seed, "legal"))).order for seed in range(0, 64, 3)]
+    assert of_base != of_legal  # what a mix-up would give is something else
+
+
+@pytest.mark.parametrize(("needed", "passes"), [(0, 1), (1, 1), (5, 5), (9, 9), (10, 9)])
+async def test_a_ranked_passage_costs_one_forward_pass(engine: Engine, needed: int, passes: int) -> None:
+    whole = await engine.rank(window_of(10, 3))
+    window = await engine.rank(window_of(10, 3, needed=needed))
+    assert window.completion_tokens == passes
+    assert window.decided == needed
+    assert window.order[:needed] == whole.order[:needed]
+    rest = window.order[needed:]
+    assert list(rest) == sorted(rest, key=lambda at: (-window.log_probs[at], at))
+    assert sorted(window.order) == list(range(10))
+
+
+async def test_identifiers_of_several_tokens_are_chosen_token_by_token(
+    engine: Engine, tokenizer: BaseTokenizer
+) -> None:
+    digits = [tokenizer.encode(str(digit)) for digit in range(10)]
+    identifiers = tuple(tuple(t for digit in str(i) for t in digits[int(digit)]) for i in range(12))
+    request = window_of(12, 5)
+    request = PermutationRequest(request.token_ids, identifiers, request.separator, 12, "legal", "digits")
+    naive = Decoder(engine.client, engine.sessions, ordinary_steps)
+    ours, other = await engine.rank(request), await engine.rank(request, naive)
+    assert sorted(ours.order) == list(range(12))
+    assert ours.order == other.order
+    assert ours.completion_tokens == other.completion_tokens > 11
+
+
+async def test_ranks_are_told_as_they_are_decided(engine: Engine) -> None:
+    request = window_of(10, 7, "medical")
+    windows = [one async for one in engine.decoder.decode(request, engine.loras["medical"], every_rank=True)]
+    assert len(windows) > 1
+    assert [one.decided for one in windows] == sorted({one.decided for one in windows})
+    last = windows[-1]
+    assert last.decided == 10
+    for one in windows:
+        assert one.order[: one.decided] == last.order[: one.decided]
+        assert one.log_probs == last.log_probs
+
+
+async def test_a_deadline_gives_what_was_decided(engine: Engine) -> None:
+    whole = await engine.rank(window_of(20, 11))
+    window = await engine.rank(window_of(20, 11, deadline_s=whole.engine_ms / 2e3))
+    assert 0 < window.decided < 20
+    assert window.order[: window.decided] == whole.order[: window.decided]
+    assert sorted(window.order) == list(range(20))
+    left = await engine.left_in_engine()
+    assert left["vllm:num_requests_running"] == left["vllm:num_requests_waiting"] == 0
+
+
+async def test_windows_that_are_left_leave_nothing_in_the_engine(engine: Engine) -> None:
+    tasks = [asyncio.create_task(engine.rank(window_of(20, seed, MODELS[seed % 3]))) for seed in range(24)]
+    for number, task in enumerate(tasks):
+        if number % 3:
+            await asyncio.sleep(0.01)
+        task.cancel()
+    assert all(
+        isinstance(result, asyncio.CancelledError)
+        for result in await asyncio.gather(*tasks, return_exceptions=True)
+    )
+    left = await engine.left_in_engine()
+    assert left["vllm:num_requests_running"] == left["vllm:num_requests_waiting"] == 0
+    assert left["vllm:kv_cache_usage_perc"] < 0.01
+    async with engine.sessions.hold(engine.blocks * engine.block_size, 0):
+        pass  # all room is free again
+
+
+async def test_more_windows_than_memory_wait_for_each_other_and_finish(settings: Settings) -> None:
+    """Without KvAdmission vLLM stalls here: windows between two chunks keep their blocks, none goes on."""
+    async with started(settings, num_gpu_blocks_override=34) as engine:
+        assert engine.blocks <= 34
+        requests = [window_of(20, seed, MODELS[seed % 3]) for seed in range(24)]
+        wanted = sum(len(request.token_ids) + 80 for request in requests) / engine.block_size
+        assert wanted > 2 * engine.blocks
+        async with asyncio.timeout(200):
+            windows = await asyncio.gather(*map(engine.rank, requests))
+    assert all(sorted(window.order) == list(range(20)) for window in windows)
+    assert max(window.queue_ms for window in windows) > 0
