@@ -1,4 +1,4 @@
-"""Fixtures shared by the suites that run without Ray."""
+"""How the tests are run, and what most of them share: settings, a registry, a gateway over a fake engine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 from starlette.testclient import TestClient
 
@@ -30,6 +31,22 @@ ROOT = Path(__file__).resolve().parents[1]
 CPU_CONFIG = ROOT / "configs" / "cpu.yaml"
 LEGAL = f"legal@{digest(ROOT / 'configs' / 'demo' / 'adapters' / 'legal')[:12]}"
 """The revision of the adapter that the default serves as legal."""
+
+
+# The usual run repeats itself, so that what fails in it was broken by the change. The long one looks for more.
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
+hypothesis.settings.register_profile("dev", deadline=None, max_examples=60)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=500)
+hypothesis.settings.load_profile("ci")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, one runs the tests of the shared server and another those that start servers of
+    their own, while the rest run the others."""
+    for item in items:
+        if item.get_closest_marker("e2e"):
+            shared = "server" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("shared server" if shared else "own servers"))
 
 
 @pytest.fixture(scope="session")

@@ -330,7 +330,8 @@ class Place:
             "Content-Type: application/json",
             "Content-Length: 100",
         ]
-        self._connection = socket.create_connection(("127.0.0.1", self._server.port))
+        url = httpx.URL(self._server.url)
+        self._connection = socket.create_connection((url.host, url.port))
         self._connection.sendall("\r\n".join([*head, "", "{"]).encode())
         self._wait_until(lambda: metric(self._http, "dear_requests_in_flight") == 1)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dear_serving.ranking.permutation import Permutation, parse_permutation
@@ -36,7 +36,6 @@ answers = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
 @given(text=answers, count=st.integers(0, 120), first_identifier=st.sampled_from([0, 1]))
 def test_any_text_becomes_a_permutation(text: str, count: int, first_identifier: int) -> None:
     parsed = parse_permutation(text, count, first_identifier=first_identifier)

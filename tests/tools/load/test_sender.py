@@ -11,9 +11,9 @@ from email.utils import format_datetime
 
 import pytest
 
+from dear_serving.process.background import free_port
 from dear_tools.load.mix import Tenant
 from dear_tools.load.records import Record
-from tests.e2e.conftest import free_port
 from tests.tools.load.runs import outcome_of, record_of, schedule
 from tests.tools.load.servers import Asked, always, ranking, ranks, raw, refusal, reply, says, scripted
 
