@@ -33,7 +33,7 @@ LEGAL = f"legal@{digest(ROOT / 'configs' / 'demo' / 'adapters' / 'legal')[:12]}"
 """The revision of the adapter that the default serves as legal."""
 
 
-# The usual run repeats itself, so that what fails in it was broken by the change. The long one looks for more.
+# The usual run repeats itself: what fails in it was broken by the change. The long one looks for more.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=60)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=500)
@@ -69,7 +69,7 @@ def postgres_folder() -> Iterator[str]:
         yield folder
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
 def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database that nobody has used, of either kind."""
     if request.param == "sqlite":

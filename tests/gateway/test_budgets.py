@@ -94,6 +94,7 @@ async def gateways(redis: tuple[str, object]) -> AsyncIterator[tuple[Budgets, Bu
         await one.close()
 
 
+@pytest.mark.integration
 async def test_gateways_with_a_redis_count_together(gateways: tuple[Budgets, Budgets]) -> None:
     one, other = gateways
     acme = tenant("together", requests=3, tokens=100)

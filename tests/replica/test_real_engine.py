@@ -17,7 +17,6 @@ from prometheus_client import REGISTRY
 from benchmarks.demo_model.lists import ListShape, ranking_lists
 from benchmarks.demo_model.relevance import BASE
 from dear_serving.adapters.template_files import load_template
-from dear_serving.app import engine_environment, llm_config
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.protocol import PermutationRequest
 from dear_serving.ranking.prompts import PromptBuilder
@@ -77,6 +76,8 @@ class Engine:
 async def started(settings: Settings, **engine_kwargs: Any) -> AsyncIterator[Engine]:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
+
+    from dear_serving.app import engine_environment, llm_config
 
     config = llm_config(settings)
     with pytest.MonkeyPatch.context() as patch:

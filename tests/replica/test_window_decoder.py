@@ -19,6 +19,8 @@ from dear_serving.replica.window_decoder import Decoder, Steps, ordinary_steps, 
 from dear_serving.types import DecodedWindow
 from tests.support.vllm_client import Client, Model, always
 
+pytestmark = pytest.mark.integration
+
 PROMPT = [1, 2, 3, 4]
 SEPARATOR = (90, 91)
 LOG_PROBS = {10: -3.0, 11: -1.0, 12: -4.0, 13: -2.0}  # the order 1, 3, 0, 2

@@ -42,7 +42,7 @@ NAMES = ["report.html", "report.json", "report.md"]
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command()(load)
 
-pytestmark = pytest.mark.usefixtures("clean_environment")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("clean_environment")]
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ from dear_tools.load.trial import run
 from tests.tools.load.runs import few_words, outcome_of, plan, schedule
 from tests.tools.load.servers import Asked, always, ranks, refusal, scripted, trivial
 
+pytestmark = pytest.mark.integration
+
 
 def gaps(times: list[float]) -> list[float]:
     return [later - earlier for earlier, later in itertools.pairwise(sorted(times))]

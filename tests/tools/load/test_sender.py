@@ -235,6 +235,7 @@ def date_in(seconds: float) -> str:
     return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("asked", ["0.3", "date", None])
 async def test_a_retry_waits_at_least_what_retry_after_asks_for(status: int, asked: str | None) -> None:
