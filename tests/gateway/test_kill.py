@@ -22,7 +22,7 @@ from dear_serving.adapters.revisions import Adapters, State
 from dear_serving.adapters.store import Store
 from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.lifecycle import Lifecycle
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.registry.database import open_database
 from dear_serving.registry.tables import GatewayRow, ReplicaRow

@@ -18,7 +18,7 @@ from dear_serving.adapters.preflight import base_shape
 from dear_serving.adapters.store import Store
 from dear_serving.gateway.canary import rank_canary
 from dear_serving.gateway.lifecycle import Lifecycle
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from dear_serving.replica.adapter_sync import AdapterSync
 from tests.conftest import LEGAL, ROOT, client_of
 from tests.support.adapters import Engine
@@ -51,7 +51,7 @@ async def served(
         heartbeats,
         gateway.catalog,
         intake(settings, base_shape(settings.model.source)),
-        lambda revision: rank_canary(engine, gateway.builders(revision.template), revision.id),
+        lambda revision: rank_canary(engine, gateway.rerank.builders(revision.template), revision.id),
         gateway.metrics,
     )
     store = Store(settings.adapters.store)

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 
 from dear_serving.errors import InvalidKey, InvalidRequest, PermissionDenied, UnknownModel, UnknownSubject
 from dear_serving.gateway.authenticator import bearer, matches_any
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from dear_serving.http.body import read_json, validate
 from dear_serving.http.tenant_bodies import Grant, NewKeyBody, NewTenant, Rotation, TenantChanges
 from dear_serving.registry.audit import Change

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
+from starlette.responses import Response
 
 from dear_serving.errors import BodyTimeout, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from dear_serving.ranking.neutralise import without_surrogates
@@ -74,6 +75,11 @@ def validate(model: type[Model], data: dict[str, Any]) -> Model:
         message = "unknown option" if first["type"] == "extra_forbidden" else first["msg"]
         message = message.removeprefix("Value error, ")
         raise InvalidRequest(f"{field}: {message}" if field else message, param=field) from None
+
+
+def json_reply(content: Any) -> Response:
+    """JSON with every character outside ASCII escaped, so that any text can be sent back."""
+    return Response(json.dumps(content, separators=(",", ":")), media_type="application/json")
 
 
 def _is_field(step: int | str) -> bool:

@@ -12,11 +12,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError
+from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
-from dear_serving.gateway.rerank_service import Caller, GatewayState
-from dear_serving.http.body import read_json
+from dear_serving.gateway.state import GatewayState
+from dear_serving.http.body import json_reply, read_json
 from dear_serving.http.errors import error_body
-from dear_serving.http.rerank import json_reply
 from dear_serving.http.streaming import event_stream
 from dear_serving.protocol import OpenAIRoute
 
@@ -59,11 +59,7 @@ async def _forward(request: Request, route: OpenAIRoute) -> Response:
     if model is not None and not isinstance(model, str):
         raise InvalidRequest("model: a text is needed", param="model")
     caller: Caller = request.state.caller
-    served = gateway.resolve(model, caller)
-    body["model"] = served.revision
-    await gateway.admit_openai(caller, body)
-    gateway.metrics.count_model(caller.tenant.id, served.revision, route)
-    items = gateway.engine_for(caller.tenant).openai(route, body, caller.request_id)
+    served, items = await gateway.openai.answer(route, body, caller)
     try:
         first = await anext(items)
     except StopAsyncIteration:

@@ -1,0 +1,138 @@
+"""The dialects with ``documents``: Cohere v1 and v2, Jina and vLLM. One reply serves all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from dear_serving.errors import InvalidRequest
+from dear_serving.http.dialects.options import DearOptions
+from dear_serving.types import Order, Ranking, RankTask
+
+_DOCUMENTS_PER_SEARCH_UNIT = 100
+
+AtLeastZero = Annotated[int, Field(ge=0)]
+
+
+class RerankBody(BaseModel):
+    """Cohere's, Jina's and vLLM's request in one; unknown fields are ignored, as those APIs do."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    model: str | None = None
+    query: str
+    documents: list[str | dict[str, Any]]
+    top_n: AtLeastZero | None = None
+    return_documents: bool | None = None
+    rank_fields: list[str] | None = None
+    max_tokens_per_doc: AtLeastZero | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    priority: Annotated[int, Field(ge=0, le=999)] | None = None
+    dear: DearOptions | None = None
+
+    @field_validator("query", mode="before")
+    @classmethod
+    def _text_object(cls, value: Any) -> Any:
+        """Jina also takes ``{"text": ...}``."""
+        return value["text"] if isinstance(value, dict) and set(value) == {"text"} else value
+
+    @property
+    def max_passage_tokens(self) -> int | None:
+        """The smaller of the two caps the dialects know; 0 and -1 mean none."""
+        caps = [self.max_tokens_per_doc, self.truncate_prompt_tokens]
+        return min((cap for cap in caps if cap is not None and cap > 0), default=None)
+
+
+def to_task(body: RerankBody) -> RankTask:
+    """What the body asks for.
+
+    Raises:
+        InvalidRequest: a document lacks a field that is ranked, or it is no text.
+    """
+    fields = body.rank_fields or ["text"]
+    options = body.dear.task_fields() if body.dear is not None else {}
+    return RankTask(
+        query=body.query,
+        passages=[
+            one if isinstance(one, str) else _text_of(one, fields, position)
+            for position, one in enumerate(body.documents)
+        ],
+        model=body.model,
+        top_n=body.top_n,
+        max_passage_tokens=body.max_passage_tokens,
+        priority=body.priority or 0,
+        **options,
+    )
+
+
+def results_along(
+    body: RerankBody, order: Order, scores: Sequence[float], first: int = 0
+) -> list[dict[str, Any]]:
+    """The reply's results from rank ``first`` on, as far as the caller asks for them."""
+    results: list[dict[str, Any]] = []
+    for index, score in list(zip(order, scores, strict=True))[: body.top_n or None][first:]:
+        result: dict[str, Any] = {"index": index, "relevance_score": score}
+        if body.return_documents:
+            document = body.documents[index]
+            result["document"] = {"text": document} if isinstance(document, str) else document
+        results.append(result)
+    return results
+
+
+def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str) -> dict[str, Any]:
+    """The superset that Cohere's, Jina's and vLLM's clients all read."""
+    usage = ranking.usage
+    repairs = ranking.repairs
+    dear: dict[str, Any] = {
+        "strategy": ranking.strategy,
+        "strategy_reason": ranking.strategy_reason,
+        "scoring": task.scoring,
+        "windows": ranking.windows,
+        "rounds": ranking.rounds,
+        "repairs": {
+            "repeated": repairs.repeated,
+            "missing": repairs.missing,
+            "out_of_range": repairs.out_of_range,
+            "unparseable": repairs.unparseable,
+        },
+        "score_type": ranking.score_type,
+        "revision": ranking.revision,
+        "queue_ms": round(usage.queue_ms, 3),
+        "engine_ms": round(usage.engine_ms, 3),
+    }
+    if ranking.reasoning:
+        dear["reasoning"] = list(ranking.reasoning)
+    return {
+        "id": request_id,
+        "model": ranking.model,
+        "object": "list",
+        "results": results_along(body, ranking.order, ranking.scores),
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        },
+        "meta": {
+            "api_version": {"version": "2"},
+            "billed_units": {"search_units": -(-len(ranking.order) // _DOCUMENTS_PER_SEARCH_UNIT)},
+            "tokens": {
+                "input_tokens": usage.prompt_tokens,
+                "output_tokens": usage.completion_tokens,
+            },
+            "warnings": list(ranking.warnings),
+            "dear": dear,
+        },
+    }
+
+
+def _text_of(document: dict[str, Any], fields: list[str], position: int) -> str:
+    values = []
+    for field in fields:
+        value = document.get(field)
+        if not isinstance(value, str):
+            where = f"documents.{position}.{field}"
+            raise InvalidRequest(f"{where}: a text is needed", param=where)
+        values.append(value if len(fields) == 1 else f"{field}: {value}")
+    return "\n".join(values)

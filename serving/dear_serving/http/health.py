@@ -1,0 +1,50 @@
+"""Is the gateway up, can an engine answer, and what they count."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse
+
+from dear_serving.errors import EngineUnavailable, RegistryUnavailable
+from dear_serving.gateway.state import GatewayState
+
+_READY_TIMEOUT_S = 5.0
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """The gateway's process is up."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(request: Request) -> dict[str, str]:
+    """An engine can answer; 503 until then."""
+    gateway: GatewayState = request.app.state.gateway
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            await gateway.engine.check_ready()
+    except TimeoutError:
+        raise EngineUnavailable("no engine is ready yet", retry_after_s=_READY_TIMEOUT_S) from None
+    return {"status": "ready"}
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> PlainTextResponse:
+    """Prometheus metrics of this gateway and, while one answers, of an engine."""
+    gateway: GatewayState = request.app.state.gateway
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            of_engine = await gateway.engine.metrics()
+    except (TimeoutError, EngineUnavailable):
+        of_engine = ""
+    gateway.metrics.queued_tokens.set(gateway.queue.tokens)
+    with contextlib.suppress(RegistryUnavailable):  # what was known stays
+        alive = await gateway.lifecycle.alive()
+        gateway.metrics.show_held({replica.id: replica.holds for replica in alive.replicas})
+    return PlainTextResponse(gateway.metrics.render() + of_engine)
