@@ -28,7 +28,7 @@ class Engine:
 
 
 async def serve(engine: Engine, *windows: tuple[object, ...]) -> None:
-    await asyncio.gather(*(engine.window(*window) for window in windows))  # type: ignore[arg-type]
+    await asyncio.gather(*(engine.window(*window) for window in windows))
 
 
 async def test_a_burst_does_not_hold_up_who_comes_after_it() -> None:
