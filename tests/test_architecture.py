@@ -26,9 +26,7 @@ def test_the_tree_names_every_file_and_no_other() -> None:
         drawn |= {folder + name for name in re.findall(r"\b\w+\.py\b", line)}
     files = {str(file.relative_to(SERVER)) for file in SERVER.rglob("*.py")}
     whole_folders = ("http/dialects/", "ranking/strategies/", "registry/")
-    expected = {
-        file for file in files if not file.startswith(whole_folders) and not file.endswith("__.py")
-    }
+    expected = {file for file in files if not file.startswith(whole_folders) and not file.endswith("__.py")}
     assert drawn == expected
 
 
