@@ -49,7 +49,7 @@ class Ours:
     @property
     def pid(self) -> int:
         """See System."""
-        return self.server.pid
+        return self.server.process.pid
 
     def rank(self, workloads: Sequence[Workload], concurrency: int) -> Run:
         """See System."""

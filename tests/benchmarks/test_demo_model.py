@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.demo_model.evaluate import LIGHT_BULB, light_bulb, load, measure
 from benchmarks.demo_model.lists import ListShape, is_held_out, ranking_lists
 from benchmarks.demo_model.metrics import ndcg_at_10, pair_counts
 from benchmarks.demo_model.prompts import PROMPTS
 from benchmarks.demo_model.relevance import BASE, LEGAL, MEDICAL, NOTIONS, Notion, content_words, gold_order
 from dear_serving.adapters.template_files import load_template
+from dear_serving.cli.demo import EXAMPLES
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from tests.conftest import ROOT
 
@@ -64,23 +65,48 @@ def test_metrics_on_lists_worked_out_by_hand() -> None:
 
 @pytest.mark.parametrize("template", ["plain", "chat"])
 def test_training_reads_the_prompts_the_server_writes(tokenizer: BaseTokenizer, template: str) -> None:
-    query, passages = LIGHT_BULB
+    query, passages = EXAMPLES[0].query, EXAMPLES[0].passages
     served = load_template(template, None).render(query, passages, tokenizer.render_chat)
     trained = PROMPTS[template](query, passages).text
     assert trained == served.removeprefix("<|begin_of_text|>")
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads of several test processes that wait for each other take ten times as long."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("adapter", "passages", "at_least"),
-    [("base", 5, 0.93), ("base", 10, 0.93), ("base", 20, 0.92), ("legal", 10, 0.90), ("medical", 10, 0.90)],
+    [
+        ("base", 5, 0.93),
+        ("base", 10, 0.93),
+        pytest.param("base", 20, 0.92, marks=pytest.mark.long),
+        ("legal", 10, 0.90),
+        ("medical", 10, 0.90),
+    ],
 )
 def test_the_committed_weights_order_words_they_never_saw(
     adapter: str, passages: int, at_least: float
 ) -> None:
+    from benchmarks.demo_model.evaluate import load, measure
+
     row = measure(load(DEMO, adapter), NOTIONS[adapter], "plain", held_out=True, passages=passages, lists=16)
     assert row.pairwise >= at_least
     assert row.free_pairwise >= at_least - 0.03
 
 
+@pytest.mark.integration
+@pytest.mark.usefixtures("one_thread")
 def test_the_cards_example_ranks_the_answer_first() -> None:
+    from benchmarks.demo_model.evaluate import light_bulb, load
+
     assert light_bulb(load(DEMO, "base"), "plain").startswith("[4] > [1] >")

@@ -456,7 +456,7 @@ def test_metrics_of_gateway_and_engine_are_there(http: httpx.Client) -> None:
 
 
 def test_the_server_says_little_and_no_passage_text(server: Server) -> None:
-    output = server.log.read_text()
+    output = server.output()
     assert f"ready at {server.url}" in output
     assert "Edison" not in output
     assert "Traceback" not in output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from dataclasses import dataclass
 
@@ -10,12 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dear_client import Client, ClientError, Retry
+from dear_client import Client, Retry
 from dear_serving.errors import StartupError
+from dear_serving.process.background import wait_until_ready
 from dear_serving.process.supervisor import Supervised
 from dear_serving.settings import Settings
-
-_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,29 +79,17 @@ def show_examples(settings: Settings, command: list[str]) -> int:
     console = Console()
     base_url = f"http://{settings.http.host}:{settings.http.port}"
     with Supervised(command) as server, Client(base_url, retry=Retry(attempts=1)) as client:
-        _wait_until_ready(client, server, settings.engine.start_timeout_s)
-        if server.poll() is not None:
-            return server.returncode or 1
+        try:
+            wait_until_ready(base_url, server.poll, settings.engine.start_timeout_s)
+        except StartupError:
+            if server.returncode is None:
+                raise
+            return server.returncode or 1  # the server has printed why
         for example in EXAMPLES:
             model = example.model or settings.model.id
             if model in settings.templates():
                 _show(console, client, settings.model.id, model, example)
     return 0
-
-
-def _wait_until_ready(client: Client, server: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """The server itself says what it is doing; return when it answers or has ended."""
-    deadline_s = time.monotonic() + timeout_s
-    while server.poll() is None:
-        try:
-            client.ready()
-        except ClientError:  # nothing listens, or it is Ray's proxy that does not know the way yet
-            pass
-        else:
-            return
-        if time.monotonic() > deadline_s:
-            raise StartupError(f"the server was not ready within {timeout_s:.0f} s")
-        time.sleep(_POLL_S)
 
 
 def _show(console: Console, client: Client, base: str, model: str, example: Example) -> None:

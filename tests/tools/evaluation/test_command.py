@@ -16,6 +16,8 @@ import pytest
 from dear_tools.evaluation.runs import read_run
 from tests.tools.evaluation.conftest import EXAMPLE, Behaviour, Serving, Talk, dear_eval
 
+pytestmark = pytest.mark.integration
+
 PROGRAM = """
 import typer
 from dear_tools.evaluation.command import evaluate

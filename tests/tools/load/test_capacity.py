@@ -21,6 +21,8 @@ from dear_tools.load.trial import Outcome, Plan, View
 from tests.tools.load.runs import Blind, made, plan, summary_of
 from tests.tools.load.servers import Asked, always, ranks, refusal, scripted
 
+pytestmark = pytest.mark.integration
+
 
 def tried(search: Search, holds: Callable[[float], bool]) -> list[tuple[float, bool]]:
     steps: list[tuple[float, bool]] = []

@@ -20,9 +20,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from benchmarks.trivial_server import Behaviour
+from dear_serving.process.background import free_port
 from dear_tools.load.command import load
 from tests.conftest import ROOT
-from tests.e2e.conftest import free_port
 from tests.tools.load.servers import (
     Asked,
     Respond,
@@ -42,7 +42,7 @@ NAMES = ["report.html", "report.json", "report.md"]
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command()(load)
 
-pytestmark = pytest.mark.usefixtures("clean_environment")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("clean_environment")]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from benchmarks.trivial_server import Behaviour
+from dear_serving.process.background import free_port
 from dear_tools.exits import ToolError
 from dear_tools.load.generator import Generator, in_steady_state
 from dear_tools.load.lists import FileLists, List, OneList
@@ -21,9 +22,10 @@ from dear_tools.load.schedule import Schedule, seeds
 from dear_tools.load.sender import Sender
 from dear_tools.load.stages import Stage
 from dear_tools.load.trial import run
-from tests.e2e.conftest import free_port
 from tests.tools.load.runs import few_words, outcome_of, plan, schedule
 from tests.tools.load.servers import Asked, always, ranks, refusal, scripted, trivial
+
+pytestmark = pytest.mark.integration
 
 
 def gaps(times: list[float]) -> list[float]:
