@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -16,6 +17,7 @@ from dear_serving.ranking.neutralise import without_surrogates
 Model = TypeVar("Model", bound=BaseModel)
 
 _ARRIVAL_S = 60.0
+_ADMIN_BYTES = 64 * 1024
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -74,6 +76,21 @@ def validate(model: type[Model], data: dict[str, Any]) -> Model:
         message = "unknown option" if first["type"] == "extra_forbidden" else first["msg"]
         message = message.removeprefix("Value error, ")
         raise InvalidRequest(f"{field}: {message}" if field else message, param=field) from None
+
+
+@dataclass(frozen=True, slots=True)
+class BodyReader:
+    """A dependency that reads a route's body as ``model``; the OpenAPI document publishes the same model.
+
+    See read_json and validate for the errors.
+    """
+
+    model: type[BaseModel]
+    may_be_empty: bool = False
+
+    async def __call__(self, request: Request) -> Any:
+        """The body, small enough for an admin route."""
+        return validate(self.model, await read_json(request, _ADMIN_BYTES, may_be_empty=self.may_be_empty))
 
 
 def _is_field(step: int | str) -> bool:

@@ -6,6 +6,7 @@ import logging
 import math
 from typing import Any
 
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -21,18 +22,29 @@ class InternalError(RequestError):
     code = "internal_error"
 
 
+class ErrorDetail(BaseModel):
+    """An error as OpenAI's clients read it."""
+
+    message: str = Field(description="One sentence for people.")
+    type: str = Field(description="The family, as OpenAI's: invalid_request_error and the like.")
+    param: str | None = Field(description="The field at fault, dotted (documents.3), where there is one.")
+    code: str | None = Field(
+        description="Tells errors of one status apart; those of a route are listed there."
+    )
+
+
+class ErrorBody(BaseModel):
+    """Three shapes at once: OpenAI's clients read ``error``, Cohere's ``message``, Jina's ``detail``."""
+
+    error: ErrorDetail
+    message: str
+    detail: str
+
+
 def error_body(error: RequestError) -> dict[str, Any]:
-    """The three shapes at once: OpenAI clients read ``error``, Cohere's ``message``, Jina's ``detail``."""
-    return {
-        "error": {
-            "message": error.message,
-            "type": error.type,
-            "param": error.param,
-            "code": error.code,
-        },
-        "message": error.message,
-        "detail": error.message,
-    }
+    """The error as an ErrorBody, ready for JSON."""
+    detail = ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code)
+    return ErrorBody(error=detail, message=error.message, detail=error.message).model_dump()
 
 
 def error_reply(error: RequestError) -> JSONResponse:
