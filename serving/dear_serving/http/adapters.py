@@ -71,7 +71,7 @@ async def register(
     return RevisionReply.of(revision)
 
 
-@router.get("", responses=errors(InvalidRequest))
+@router.get("")
 async def list_adapters(request: Request, limit: PageLimit, after: After = "") -> AdapterPage:
     """Adapters by name, a page at a time; ``next`` is the ``after`` of the next one."""
     found = await _call(request, lambda adapters: adapters.list(after=after, limit=limit))

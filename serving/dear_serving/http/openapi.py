@@ -7,11 +7,12 @@ errors are made in one place (errors.py), so FastAPI knows of none of them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
@@ -36,116 +37,133 @@ _SCHEMAS = "#/components/schemas/"
 _ERRORS_OF_KEYS: dict[str | None, tuple[type[RequestError], ...]] = {
     None: (),
     "tenant": (InvalidKey, RegistryUnavailable),
-    "admin": (InvalidKey, PermissionDenied, RegistryUnavailable),
+    # Any text in a path can be none that the registry keeps: 400.
+    "admin": (InvalidRequest, InvalidKey, PermissionDenied, RegistryUnavailable),
 }
 _ERRORS_OF_BODIES = (InvalidRequest, PayloadTooLarge, UnsupportedMediaType, BodyTimeout)
 _ERRORS_OF_LIMITS = (Overloaded, RateLimited)
 
-_SECURITY_SCHEMES = {
-    "tenant": {
-        "type": "http",
-        "scheme": "bearer",
-        "description": "A tenant's API key. Servers with `tenancy.open` also take requests without one.",
-    },
-    "admin": {"type": "http", "scheme": "bearer", "description": "The server's `DEAR_ADMIN_KEY`."},
-}
-_HEADERS = {
-    "X-Request-ID": "The request's id, where the caller gave none; a proxy may send the caller's back.",
-    "Retry-After": "Seconds until a retry may succeed.",
-} | {
-    f"x-ratelimit-{what}-{kind}": f"{text}, for tenants with a limit of {kind} a minute."
+_LIMIT_HEADERS = [
+    f"x-ratelimit-{what}-{kind}"
     for kind in ("requests", "tokens")
-    for what, text in (("limit", "The limit"), ("remaining", "What is left"), ("reset", "When it is whole"))
-}
-_REQUEST_ID = {
-    "name": "X-Request-ID",
-    "in": "header",
-    "description": "An id for logs and traces: 1 to 128 letters, digits, `_ . : -`; others are replaced.",
-    "schema": {"type": "string"},
+    for what in ("limit", "remaining", "reset")
+]
+_TEXT = {"schema": {"type": "string"}}
+_COMPONENTS: dict[str, Any] = {
+    "securitySchemes": {
+        "tenant": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A tenant's API key. Servers with `tenancy.open` answer without one, too.",
+        },
+        "admin": {"type": "http", "scheme": "bearer", "description": "The server's `DEAR_ADMIN_KEY`."},
+    },
+    "parameters": {
+        "X-Request-ID": {
+            "name": "X-Request-ID",
+            "in": "header",
+            "description": "An id for logs: 1 to 128 letters, digits, `_ . : -`. Others are replaced.",
+            **_TEXT,
+        }
+    },
+    "headers": {
+        "X-Request-ID": {"description": "The id of a request that came without one.", **_TEXT},
+        "Retry-After": {"description": "Seconds until a retry may succeed.", **_TEXT},
+        **{
+            name: {"description": "Of tenants with such a limit a minute, as OpenAI's.", **_TEXT}
+            for name in _LIMIT_HEADERS
+        },
+    },
 }
 
 
 def errors(*kinds: type[RequestError]) -> dict[int | str, dict[str, Any]]:
     """What a route publishes of its own errors: the ``responses`` argument of its decorator.
 
-    Those of keys, bodies and limits are not named: ``document`` adds them.
+    Those of keys, bodies and limits are not named there: ``document`` adds them.
     """
     found: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
-        _add_error(found.setdefault(kind.status, {}), kind)
+        reply = found.setdefault(kind.status, {"description": "", "x-codes": []})
+        said = (inspect.getdoc(kind) or "").partition("\n")[0]
+        reply["description"] += f"- `{kind.code}`: {said}\n" if kind.code else f"{said}\n"
+        reply["x-codes"].append(kind.code)
     return found
 
 
 def document(routes: Sequence[BaseRoute], **info: Any) -> dict[str, Any]:
     """The document of these routes; ``info`` is what get_openapi takes besides."""
     found: dict[str, Any] = get_openapi(routes=routes, **info)
-    readers = []
+    components = found["components"]
+    models: set[type[BaseModel]] = {ErrorBody}
+    components |= _COMPONENTS | {"responses": {}}
     for route in routes:
-        if isinstance(route, APIRoute) and route.include_in_schema:
-            path = found["paths"][route.path_format]
-            path["parameters"] = [_REQUEST_ID]
-            for method in route.methods:
-                reader = next(_readers(route), None)
-                _complete(path[method.lower()], route.path, method, reader)
-                readers += [reader] if reader else []
-    models = {reader.model for reader in readers} | {ErrorBody}
+        if not isinstance(route, APIRoute) or not route.include_in_schema:
+            continue
+        reader = _reader_of(route)
+        models |= {reader.model} if reader else set()
+        path = found["paths"][route.path_format]
+        path["parameters"] = [{"$ref": "#/components/parameters/X-Request-ID"}]
+        for method in route.methods:
+            operation = path[method.lower()]
+            _add_shared(operation, route.path, method, reader)
+            _share_errors(operation["responses"], components["responses"])
     _, schemas = models_json_schema(
         [(model, "validation") for model in sorted(models, key=lambda model: model.__name__)],
         ref_template=_SCHEMAS + "{model}",
     )
-    components = found["components"]
-    components["schemas"] = dict(sorted((components["schemas"] | schemas["$defs"]).items()))
-    for unused in ("HTTPValidationError", "ValidationError"):
-        components["schemas"].pop(unused, None)
-    components["headers"] = {
-        name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()
-    }
-    components["securitySchemes"] = _SECURITY_SCHEMES
+    of_fastapi = {"HTTPValidationError", "ValidationError"}  # its own errors, which no route gives
+    named = {name: one for name, one in components["schemas"].items() if name not in of_fastapi}
+    components["schemas"] = dict(sorted((named | schemas["$defs"]).items()))
     return found
 
 
-def _readers(route: APIRoute) -> Iterator[BodyReader]:
-    for dependency in route.dependant.dependencies:
-        if isinstance(dependency.call, BodyReader):
-            yield dependency.call
+def _reader_of(route: APIRoute) -> BodyReader | None:
+    calls = (dependency.call for dependency in route.dependant.dependencies)
+    return next((call for call in calls if isinstance(call, BodyReader)), None)
 
 
-def _complete(operation: dict[str, Any], path: str, method: str, reader: BodyReader | None) -> None:
-    """Add body, key, errors and headers to one operation."""
+def _add_shared(operation: dict[str, Any], path: str, method: str, reader: BodyReader | None) -> None:
+    """Add to an operation what the middleware and the reading of its body do."""
     key = key_for(path)
-    limited = key == "tenant" and method == "POST"
     replies = operation["responses"]
-    if "HTTPValidationError" in str(replies.get("422")):  # FastAPI's own, which cannot happen here
-        del replies["422"]
-    shared = _ERRORS_OF_KEYS[key]
+    if "x-codes" not in replies.get("422", {}):
+        replies.pop("422", None)  # FastAPI's own
+    kinds = _ERRORS_OF_KEYS[key]
+    success = ["X-Request-ID"]
     if reader:
-        shared += _ERRORS_OF_BODIES
-        operation["requestBody"] = _request_body(reader)
-    if limited:
-        shared += _ERRORS_OF_LIMITS
-    for kind in shared:
-        _add_error(replies.setdefault(str(kind.status), {}), kind)
+        schema = {"$ref": _SCHEMAS + reader.model.__name__}
+        content = {"application/json": {"schema": schema}}
+        operation["requestBody"] = {"required": not reader.may_be_empty, "content": content}
+        kinds += _ERRORS_OF_BODIES
+    if key == "tenant" and method == "POST":
+        kinds += _ERRORS_OF_LIMITS
+        success += _LIMIT_HEADERS
+    for reply in replies.values():
+        if "x-codes" not in reply:
+            reply["headers"] = _references("headers", success)
+    for status, shared in errors(*dict.fromkeys(kinds)).items():
+        reply = replies.setdefault(str(status), {"description": "", "x-codes": []})
+        reply["description"] += shared["description"]
+        reply["x-codes"] += shared["x-codes"]
     if key:
         operation["security"] = [{key: []}]
-    operation["responses"] = dict(sorted(replies.items()))
-    for status, reply in replies.items():
-        names = ["X-Request-ID"]
-        names += [
-            name
-            for name in _HEADERS
-            if name.startswith("x-ratelimit") and limited and status in ("200", "429")
-        ]
-        names += ["Retry-After"] if status in ("429", "503") else []
-        reply["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _request_body(reader: BodyReader) -> dict[str, Any]:
-    schema = {"$ref": _SCHEMAS + reader.model.__name__}
-    return {"required": not reader.may_be_empty, "content": {"application/json": {"schema": schema}}}
+def _share_errors(replies: dict[str, Any], shared: dict[str, Any]) -> None:
+    """Move the errors among the replies to ``shared``, named after their codes."""
+    for status, reply in sorted(replies.items()):
+        del replies[status]
+        if "x-codes" in reply:
+            name = "-".join(code or "invalid_request" for code in reply["x-codes"])
+            names = ["X-Request-ID"]
+            names += ["Retry-After"] if status in ("429", "503") else []
+            names += _LIMIT_HEADERS if status == "429" else []
+            content = {"application/json": {"schema": {"$ref": _SCHEMAS + ErrorBody.__name__}}}
+            shared[name] = reply | {"content": content, "headers": _references("headers", names)}
+            reply = {"$ref": f"#/components/responses/{name}"}
+        replies[status] = reply
 
 
-def _add_error(reply: dict[str, Any], kind: type[RequestError]) -> None:
-    said = (inspect.getdoc(kind) or "").partition("\n")[0]
-    line = f"`{kind.code}`: {said}" if kind.code else said
-    reply["description"] = "\n\n".join(filter(None, [reply.get("description"), line]))
-    reply["content"] = {"application/json": {"schema": {"$ref": _SCHEMAS + ErrorBody.__name__}}}
+def _references(kind: str, names: Sequence[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/{kind}/{name}"} for name in names}
