@@ -6,13 +6,13 @@ from typing import Literal
 
 ADMIN_PATH = "/admin/v1"
 VLLM_PATHS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
-DOCS_FILES = "/docs/static"
 
 _OPEN_PATHS = ("/health", "/ready", "/openapi.json", "/docs", "/redoc")
+_OPEN_FOLDERS = ("/docs/", "/redoc/")
 
 
 def key_for(path: str) -> Literal["tenant", "admin"] | None:
     """Whose key opens a path; None where none is asked for."""
-    if path in _OPEN_PATHS or path.startswith(f"{DOCS_FILES}/"):
+    if path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS):
         return None
     return "admin" if path.startswith(f"{ADMIN_PATH}/") or path in VLLM_PATHS else "tenant"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from dear_serving.errors import MethodNotAllowed, RateLimited, RequestError, UnknownRoute
 
@@ -69,7 +70,9 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
     """Handler for what the web framework itself refuses: unknown paths and methods."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return error_reply(MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}"))
+        reply = error_reply(MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}"))
+        reply.headers["Allow"] = ", ".join(sorted(_methods_of(request)))
+        return reply
     return error_reply(UnknownRoute(f"there is no {request.url.path}"))
 
 
@@ -77,3 +80,9 @@ async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
     """Handler for faults of ours."""
     logger.error("unexpected error on %s", request.url.path, exc_info=error)
     return error_reply(InternalError("internal error"))
+
+
+def _methods_of(request: Request) -> set[str]:
+    """What a path may be asked by, over all of its routes; Starlette itself names those of one route."""
+    matching = (one for one in request.app.routes if one.matches(request.scope)[0] is not Match.NONE)
+    return {method for route in matching for method in getattr(route, "methods", None) or ()}

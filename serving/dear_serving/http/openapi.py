@@ -10,12 +10,15 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from fastapi_standalone_docs import StandaloneDocs
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
+from dear_serving import __version__
 from dear_serving.errors import (
     BodyTimeout,
     InvalidKey,
@@ -33,6 +36,23 @@ from dear_serving.http.body import BodyReader
 from dear_serving.http.errors import ErrorBody
 
 _SCHEMAS = "#/components/schemas/"
+
+ABOUT: dict[str, Any] = {
+    "title": "dear-serving",
+    "version": __version__,
+    "summary": "Listwise reranking with LoRA adapters.",
+    "description": (
+        "One server for the clients of Cohere, Jina, vLLM, text-embeddings-inference and OpenAI. "
+        "Every error has one body; the codes of a status are listed with it."
+    ),
+}
+_TAGS = [
+    {"name": "rerank", "description": "Order passages by a query, in the dialect the client speaks."},
+    {"name": "openai", "description": "Models, chat and completions, answered by vLLM."},
+    {"name": "tenants", "description": "Tenants, keys, grants and the audit trail, with the admin key."},
+    {"name": "adapters", "description": "LoRA adapters and their revisions, with the admin key."},
+    {"name": "health", "description": "Whether the server answers, and its metrics."},
+]
 
 _ERRORS_OF_KEYS: dict[str | None, tuple[type[RequestError], ...]] = {
     None: (),
@@ -91,9 +111,20 @@ def errors(*kinds: type[RequestError]) -> dict[int | str, dict[str, Any]]:
     return found
 
 
-def document(routes: Sequence[BaseRoute], **info: Any) -> dict[str, Any]:
-    """The document of these routes; ``info`` is what get_openapi takes besides."""
-    found: dict[str, Any] = get_openapi(routes=routes, **info)
+def publish(app: FastAPI) -> None:
+    """Have an app answer with its document, and with pages of it that need nothing from the internet."""
+
+    def openapi() -> dict[str, Any]:
+        app.openapi_schema = app.openapi_schema or document(app.routes)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's own page on extending it does
+    StandaloneDocs(app)
+
+
+def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
+    """The document of these routes."""
+    found: dict[str, Any] = get_openapi(**ABOUT, tags=_TAGS, routes=routes)
     components = found["components"]
     models: set[type[BaseModel]] = {ErrorBody}
     components |= _COMPONENTS | {"responses": {}}
