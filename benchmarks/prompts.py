@@ -37,7 +37,7 @@ class Prompts:
     def token_ids(self, workload: Workload) -> list[int]:
         """The prompt of one window with all passages, in input order."""
         task = RankTask(query=workload.query, passages=workload.passages)
-        return list(self._builder.prepare(task).window(range(len(workload.passages))).token_ids)
+        return self._builder.prepare(task).window(range(len(workload.passages)))
 
     async def complete(self, client: httpx.AsyncClient, workload: Workload, tokens: int) -> Answer:
         """Exactly ``tokens`` freely generated tokens by /v1/completions, whatever they say.

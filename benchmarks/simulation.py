@@ -24,12 +24,12 @@ from benchmarks.workloads import DL19
 from dear_serving.ranking.strategies import STRATEGIES, joint
 from dear_serving.ranking.strategies.cost import cost
 from dear_serving.ranking.strategies.passes import self_consistent
-from dear_serving.ranking.windows import Strategy, Windowing
+from dear_serving.ranking.windows import Sizes, Strategy
 
 Floats = NDArray[np.float64]
 
 PASSAGES, WINDOW, STEP, TOP_N = 100, 20, 10, 10
-SHAPE = Windowing(PASSAGES, WINDOW, STEP, TOP_N)
+SHAPE = Sizes(PASSAGES, WINDOW, STEP, TOP_N)
 REFERENCE = "sliding"
 
 STICKING_SD, GUMBEL_SCALE = 0.65, 0.6  # the setting of the project's first simulations
@@ -115,7 +115,7 @@ def simulate(context: Context) -> dict[str, Any]:
         "runs": runs,
         "main_share": MAIN_SHARE,
         "bm25_ndcg": float(bm25),
-        "shape": asdict(SHAPE),
+        "sizes": asdict(SHAPE),
         "costs": {name: asdict(cost(make())) for name, make in ARMS.items()},
         "settings": settings,
     }

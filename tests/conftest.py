@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,9 +17,9 @@ from dear_serving.adapters.configured import seed
 from dear_serving.adapters.preflight import digest
 from dear_serving.gateway.authenticator import Authenticator, hash_keys
 from dear_serving.gateway.build import build_gateway
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import BaseTokenizer, load_tokenizer
-from dear_serving.http.routes import create_app
+from dear_serving.http.app import create_app
 from dear_serving.protocol import GenerationRequest
 from dear_serving.registry.database import Database, open_database
 from dear_serving.settings import RegistrySettings, Settings, load_settings
@@ -138,6 +139,11 @@ def client_of(gateway: GatewayState) -> httpx.AsyncClient:
     """A client of the app in this process; faults of the app come back as its 500 reply."""
     transport = httpx.ASGITransport(create_app(gateway), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+
+def with_rerank(gateway: GatewayState, **parts: Any) -> GatewayState:
+    """The gateway with other parts of its rerank service."""
+    return dataclasses.replace(gateway, rerank=dataclasses.replace(gateway.rerank, **parts))
 
 
 class InProcess(httpx.BaseTransport):

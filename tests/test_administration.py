@@ -15,7 +15,7 @@ from dear_client import administration as client_administration
 from dear_serving import administration
 from dear_serving.cli.main import app
 from dear_serving.errors import SettingsError
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from tests.conftest import LEGAL, InProcess
 
 SEED = """

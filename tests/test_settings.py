@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from dear_serving.errors import SettingsError
-from dear_serving.protocol import MAX_IDENTIFIERS
 from dear_serving.settings import Settings, accepted_api_keys, load_settings
+from dear_serving.types import MAX_IDENTIFIERS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 GOOD: dict[str, Any] = {

@@ -1,22 +1,22 @@
-"""What the server may ask of an engine."""
+"""The messages between a gateway and an engine replica, and what a gateway may ask of an engine."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from dear_serving.types import DecodedWindow, Generation
+from dear_serving.types import Order, Repairs, Usage
 
 OpenAIRoute = Literal["chat", "completions"]
 
-MAX_IDENTIFIERS = 128
-"""Most passages of one window: vLLM returns the log probabilities of at most this many chosen tokens."""
+HELD = "held"
+"""Key of the routing statistics under which a replica lists the adapters that it has loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """Free text to write. ``len(token_ids) + max_tokens`` is within the model's length.
+    """Free text to write. ``tokens`` is within the model's length.
 
     ``adapter`` is the engine-side name of a loaded adapter, None for the base model. Of two requests
     that wait, the lower ``priority`` runs first. The first of the ``stop`` strings ends the text. Cached
@@ -31,10 +31,27 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     cache_salt: str | None = None
 
+    @property
+    def tokens(self) -> int:
+        """Most tokens it takes in the engine: prompt and text."""
+        return len(self.token_ids) + self.max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What an engine wrote for one prompt.
+
+    ``stop`` is the one of the request's stop strings that ended the text, which does not hold it.
+    """
+
+    text: str
+    usage: Usage
+    stop: str | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class PermutationRequest:
-    """One window to rank. Prompt and whole answer together are within the model's length.
+    """One window to rank. ``tokens`` is within the model's length.
 
     ``token_ids`` end where the first identifier is due. ``identifiers`` holds the tokens of each position's
     identifier, at most MAX_IDENTIFIERS, all different; ``separator`` those between one and the next.
@@ -52,6 +69,31 @@ class PermutationRequest:
     priority: int = 0
     deadline_s: float | None = None
     cache_salt: str | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Most tokens it takes in the engine: prompt, identifiers and separators."""
+        longest = max(map(len, self.identifiers), default=1)
+        return len(self.token_ids) + max(1, self.needed) * (longest + len(self.separator))
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedWindow:
+    """A window's order, and how it came about.
+
+    ``order`` holds positions in the window, best first: the first ``decided`` were chosen one after the
+    other (all of them in free text), the rest stand by their first-step log probabilities, equal ones as they
+    were shown. ``log_probs[i]`` is the natural log of the probability that the model names position i first
+    (its identifier's first token), before anything is masked; none for free text. ``repairs`` counts what had
+    to be mended in free text; ``reasoning`` is what the model wrote before it ranked.
+    """
+
+    order: Order
+    decided: int
+    log_probs: tuple[float, ...]
+    usage: Usage
+    repairs: Repairs = field(default=Repairs())
+    reasoning: str | None = None
 
 
 class Engine(Protocol):

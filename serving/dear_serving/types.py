@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,84 +12,83 @@ Order = tuple[int, ...]
 Scoring = Literal["permutation", "generate", "first_token"]
 """How a window is read off the model: identifier by identifier, as free text, or from one forward pass."""
 
+StrategyName = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank"]
+"""How a list longer than one window is ranked; ``auto`` chooses by cost and deadline."""
+
+OnProgress = Callable[[Order, tuple[float, ...]], None]
+"""Called with the best passages decided so far, best first, and their scores; every call has more of them."""
+
+MAX_IDENTIFIERS = 128
+"""Most passages of one window: vLLM returns the log probabilities of at most this many chosen tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class RankTask:
-    """What a caller wants ranked: one query and its candidate passages, in the caller's order.
+    """A whole rerank request: one query, its candidate passages in the caller's order, and every option.
 
-    ``top_n`` is how many of the best are asked for (None: all). ``max_passage_tokens`` caps every passage
-    before the budget is shared (None: no cap). ``deadline_s`` is the time left for the whole answer, in
-    seconds (None: no deadline). With ``reasoning`` the model writes its reasoning before it ranks.
+    Args:
+        model: public name of the model that ranks; None: the server's default.
+        top_n: how many of the best are asked for; None: all.
+        max_passage_tokens: where every passage is cut before the budget is shared; None: no cap.
+        deadline_ms: milliseconds for the whole answer; None: no deadline.
+        priority: of two requests that wait, the lower runs first.
+        window_size: passages of one window; None: the server's default. ``step`` likewise, of ``sliding``.
+        reasoning: whether the model writes its reasoning before it ranks.
+        passes: how many shuffled orders are ranked and averaged, >= 1.
     """
 
     query: str
     passages: Sequence[str]
+    model: str | None = None
     top_n: int | None = None
     max_passage_tokens: int | None = None
-    deadline_s: float | None = None
+    deadline_ms: int | None = None
     priority: int = 0
+    strategy: StrategyName = "auto"
+    window_size: int | None = None
+    step: int | None = None
     scoring: Scoring = "permutation"
     reasoning: bool = False
+    passes: int = 1
 
     @property
     def needed(self) -> int:
         """How many of the best are asked for, at most all."""
         return min(self.top_n or len(self.passages), len(self.passages))
 
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """What an engine wrote for one prompt. Token counts are the engine's own, times are milliseconds.
-
-    ``stop`` is the one of the request's stop strings that ended the text, which does not hold it.
-    """
-
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
-    queue_ms: float
-    engine_ms: float
-    stop: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DecodedWindow:
-    """A window's order, decoded identifier by identifier.
-
-    ``order`` holds positions in the window, best first: the first ``decided`` were chosen one after the
-    other, the rest stand by their first-step log probabilities, equal ones as they were shown.
-    ``log_probs[i]`` is the natural log of the probability that the model names position i first (its
-    identifier's first token), before anything is masked. Token counts are the engine's own, times are
-    milliseconds.
-    """
-
-    order: Order
-    decided: int
-    log_probs: tuple[float, ...]
-    prompt_tokens: int
-    completion_tokens: int
-    queue_ms: float
-    engine_ms: float
+    @property
+    def deadline_s(self) -> float | None:
+        """The deadline in seconds."""
+        return None if self.deadline_ms is None else self.deadline_ms / 1e3
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and time summed over windows; ``engine_ms`` and ``queue_ms`` are the slowest window of
-    each round, added up, so that they compare with the wall time a caller sees."""
+    """Tokens and milliseconds of work in an engine. Token counts are the engine's own."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     queue_ms: float = 0.0
     engine_ms: float = 0.0
 
-    def plus_round(self, windows: Sequence[Sequence[Generation | DecodedWindow]]) -> Usage:
-        """Add one round of windows that ran at the same time, each the runs it took, one after another."""
-        runs = [run for window in windows for run in window]
+    def __add__(self, after: Usage) -> Usage:
+        """This work, then that: everything adds up."""
         return Usage(
-            self.prompt_tokens + sum(run.prompt_tokens for run in runs),
-            self.completion_tokens + sum(run.completion_tokens for run in runs),
-            self.queue_ms + max((sum(run.queue_ms for run in window) for window in windows), default=0.0),
-            self.engine_ms + max((sum(run.engine_ms for run in window) for window in windows), default=0.0),
+            self.prompt_tokens + after.prompt_tokens,
+            self.completion_tokens + after.completion_tokens,
+            self.queue_ms + after.queue_ms,
+            self.engine_ms + after.engine_ms,
+        )
+
+    @staticmethod
+    def side_by_side(usages: Iterable[Usage]) -> Usage:
+        """Work done at the same time: tokens add up, times are the longest, as a caller waits for them."""
+        parts = list(usages)
+        return Usage(
+            sum(part.prompt_tokens for part in parts),
+            sum(part.completion_tokens for part in parts),
+            max((part.queue_ms for part in parts), default=0.0),
+            max((part.engine_ms for part in parts), default=0.0),
         )
 
 
@@ -119,7 +118,9 @@ class Ranking:
     """The answer to a RankTask: every passage's index, best first, and how it came about.
 
     ``scores`` go with ``order``: in (0, 1), strictly falling; what they mean says ``score_type`` (see
-    ranking.scores). ``reasoning`` holds what the model wrote before each window it ranked.
+    ranking.scores). ``usage`` adds up the rounds, of each the slowest window's times. ``reasoning`` holds
+    what the model wrote before each window it ranked. ``model`` is the public name that was asked,
+    ``revision`` what answered to it.
     """
 
     order: Order
@@ -133,3 +134,5 @@ class Ranking:
     usage: Usage = Usage()
     warnings: tuple[str, ...] = field(default=())
     reasoning: tuple[str, ...] = ()
+    model: str = ""
+    revision: str = ""

@@ -47,7 +47,7 @@ def test_a_template_of_ones_own_works_to_the_prompt(tmp_path: Path, tokenizer: B
     write(tmp_path, "own", OWN)
     builder = PromptBuilder(load_template("own", tmp_path), tokenizer, 512)
     prompts = builder.prepare(RankTask("the light bulb", ["Edison, 1879", "coffee"]))
-    ids = prompts.window((1, 0)).token_ids
+    ids = prompts.window((1, 0))
     expected = "Query: the light bulb\n(1) coffee (2) Edison, 18\nOrder of 2:"
     assert tokenizer.decode(ids) == f"<|begin_of_text|>{expected}"
     assert ids[1:] == tokenizer.encode_template(expected)
@@ -67,7 +67,7 @@ def test_an_answer_and_a_reasoning_of_ones_own_work_to_the_prompt(
     first, second = answer.identifiers[:2]
     assert tokenizer.decode([*answer.opening, *first, *answer.separator, *second]) == "(1), (2"
     task = RankTask("the light bulb", ["Edison", "coffee"], reasoning=True)
-    ids = [*builder.prepare(task).window((0, 1)).token_ids, *builder.after_reasoning("Well. \n", "So:")]
+    ids = [*builder.prepare(task).window((0, 1)), *builder.after_reasoning("Well. \n", "So:")]
     assert tokenizer.decode(ids).endswith("(1) Edison (2) coffee\nThink of 2:Well. So: (")
 
 

@@ -22,7 +22,7 @@ from dear_serving.cli.doctor import (
     check_python,
 )
 from dear_serving.cli.main import app
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from dear_serving.settings import Settings, load_settings
 from tests.conftest import CPU_CONFIG, InProcess
 

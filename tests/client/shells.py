@@ -15,8 +15,8 @@ from typing import Any, Literal
 import httpx
 
 from dear_client import AsyncClient, Client, RankedDocument, Ranking
-from dear_serving.gateway.rerank_service import GatewayState
-from dear_serving.http.routes import create_app
+from dear_serving.gateway.state import GatewayState
+from dear_serving.http.app import create_app
 
 Kind = Literal["blocking", "asyncio"]
 KINDS: tuple[Kind, ...] = ("blocking", "asyncio")

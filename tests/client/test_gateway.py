@@ -34,7 +34,7 @@ from dear_client.administration import AdminCalls
 from dear_client.async_client import AsyncAdmin, AsyncClient
 from dear_client.calls import Calls
 from dear_client.client import Admin, Client
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from tests.client.conftest import Connect
 from tests.conftest import LEGAL
 from tests.support.fake_engine import FakeEngine

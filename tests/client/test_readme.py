@@ -17,8 +17,8 @@ import dear_client
 from dear_client import Client, ClientError, RerankOptions, Retry, Timeout
 from dear_client.administration import AdminCalls
 from dear_client.many import AHEAD
-from dear_serving.gateway.rerank_service import GatewayState
-from dear_serving.http.routes import create_app
+from dear_serving.gateway.state import GatewayState
+from dear_serving.http.app import create_app
 from tests.client.shells import environment
 from tests.client.test_errors import below
 from tests.conftest import ROOT

@@ -13,13 +13,15 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError, UnknownModel
 from dear_serving.gateway.engine_client import EngineClient
-from dear_serving.protocol import GenerationRequest, PermutationRequest
-from dear_serving.types import DecodedWindow, Generation
+from dear_serving.protocol import DecodedWindow, Generation, GenerationRequest, PermutationRequest
+from dear_serving.types import Usage
 
 REQUEST = GenerationRequest([1, 2, 3], 8, None, "r")
 WINDOW = PermutationRequest([1, 2, 3], ((10,), (11,)), (90,), 2, None, "w")
-ANSWER = Generation("[0]", 3, 1, 0.0, 1.0)
-PARTLY, WHOLE = (DecodedWindow((1, 0), decided, (-2.0, -1.0), 3, decided, 0.0, 1.0) for decided in (1, 2))
+ANSWER = Generation("[0]", Usage(3, 1, 0.0, 1.0))
+PARTLY, WHOLE = (
+    DecodedWindow((1, 0), decided, (-2.0, -1.0), Usage(3, decided, 0.0, 1.0)) for decided in (1, 2)
+)
 
 Call = Callable[[EngineClient], Coroutine[Any, Any, object]]
 either_call = pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from dear_serving.adapters.revisions import Adapters, State
 from dear_serving.adapters.store import Store
 from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.lifecycle import Lifecycle
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.registry.database import open_database
 from dear_serving.replica.adapter_sync import AdapterSync
@@ -181,8 +181,8 @@ async def test_after_a_kill_the_registry_is_whole_and_the_service_answers(
 ) -> None:
     # The killed server counts as alive for a while, and what it may use is kept for it.
     monkeypatch.setattr("dear_serving.adapters.heartbeats._LIVES_S", 2.5)
-    for module in ("holdings", "catalog"):
-        monkeypatch.setattr(f"dear_serving.adapters.{module}.HEARTBEAT_S", 0.5)
+    for module in ("replica.adapter_sync", "gateway.catalog"):
+        monkeypatch.setattr(f"dear_serving.{module}.HEARTBEAT_S", 0.5)
     async with Server(await asyncio.wrap_future(killed[point])) as server:
         await server.at_rest()
         adapter = server.adapters.get("legal")

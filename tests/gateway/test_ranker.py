@@ -12,15 +12,15 @@ import pytest
 
 from dear_serving.adapters.template_files import load_template
 from dear_serving.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest
-from dear_serving.gateway.ranker import Head, Ranker
+from dear_serving.gateway.ranker import Ranker
 from dear_serving.gateway.tokenizer import BaseTokenizer
-from dear_serving.gateway.window_ranker import Reader
-from dear_serving.protocol import GenerationRequest, PermutationRequest
+from dear_serving.gateway.window_ranker import WindowRanker
+from dear_serving.protocol import DecodedWindow, GenerationRequest, PermutationRequest
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.ranking.strategies import STRATEGIES
 from dear_serving.ranking.strategies.passes import self_consistent
-from dear_serving.ranking.windows import Batch, Strategy, Window, Windowing
-from dear_serving.types import DecodedWindow, Order, Ranking, RankTask, Repairs, Scoring, Usage
+from dear_serving.ranking.windows import Batch, Sizes, Strategy, Window
+from dear_serving.types import OnProgress, Order, Ranking, RankTask, Repairs, Scoring, Usage
 from tests.support.fake_engine import FakeEngine
 from tests.support.worths import best_first, engine_of, task_of
 
@@ -40,7 +40,7 @@ def plain(demo: BaseTokenizer) -> PromptBuilder:
 
 
 def strategy_of(name: str, task: RankTask, window: int = 20, step: int = 10) -> Strategy:
-    return STRATEGIES[name](Windowing(len(task.passages), window, step, task.needed))
+    return STRATEGIES[name](Sizes(len(task.passages), window, step, task.needed))
 
 
 async def rank(
@@ -48,13 +48,15 @@ async def rank(
     builder: PromptBuilder,
     task: RankTask,
     strategy: Strategy | str = "single",
-    head: Head | None = None,
+    on_progress: OnProgress | None = None,
     **options: Any,
 ) -> Ranking:
     name = strategy if isinstance(strategy, str) else "own"
     if isinstance(strategy, str):
         strategy = strategy_of(strategy, task)
-    ranker = Ranker(Reader(engine, builder, "legal@1", task), task, "req", head=head, **options)
+    ranker = Ranker(
+        WindowRanker(engine, builder, "legal@1", task), task, "req", on_progress=on_progress, **options
+    )
     return await ranker.rank(strategy, name, "asked for")
 
 
@@ -238,7 +240,7 @@ async def test_rounds_are_observed_with_their_windows_and_seconds(plain: PromptB
 Told = list[tuple[Order, tuple[float, ...]]]
 
 
-def listening() -> tuple[Told, Head]:
+def listening() -> tuple[Told, OnProgress]:
     told: Told = []
     return told, lambda order, scores: told.append((order, scores))
 
@@ -308,7 +310,7 @@ async def test_a_window_decided_in_part_tells_what_was_decided(plain: PromptBuil
     engine, (told, head) = engine_of(plain), listening()
     engine.decides = 2
 
-    ranking = await rank(engine, plain, task_of([30, 10, 50, 20], deadline_s=60.0), "single", head)
+    ranking = await rank(engine, plain, task_of([30, 10, 50, 20], deadline_ms=60000), "single", head)
     assert {order for order, _ in told} == {(2,), (2, 0)}
     assert all(scores == ranking.scores[: len(scores)] for _, scores in told)
 
@@ -332,7 +334,7 @@ async def test_what_was_told_stands_when_the_deadline_passes(plain: PromptBuilde
         engine.delay_s = 60
         head(order, scores)
 
-    ranking = await rank(engine, plain, task_of(WORTHS, deadline_s=1.0), strategy, tell)
+    ranking = await rank(engine, plain, task_of(WORTHS, deadline_ms=1000), strategy, tell)
     assert len(told) == 2
     assert agree(told, ranking)
     assert sorted(ranking.order) == list(range(45))
@@ -354,7 +356,7 @@ async def test_a_deadline_that_passes_in_the_first_round_is_an_error(
     engine = FakeEngine(lambda _: "[1]", delay_s=60)
     started = time.monotonic()
     with pytest.raises(DeadlineExceeded) as failure:
-        await rank(engine, plain, task_of([1, 2], deadline_s=0.05, scoring=scoring))
+        await rank(engine, plain, task_of([1, 2], deadline_ms=50, scoring=scoring))
     assert failure.value.param == "dear.deadline_ms"
     assert time.monotonic() - started < 10
     assert (engine.cancelled, engine.finished) == (1, 0)
@@ -363,7 +365,7 @@ async def test_a_deadline_that_passes_in_the_first_round_is_an_error(
 async def test_a_deadline_that_has_passed_already_asks_no_engine(plain: PromptBuilder) -> None:
     engine = FakeEngine(lambda _: "[1]")
     with pytest.raises(DeadlineExceeded):
-        await rank(engine, plain, task_of([1, 2], deadline_s=-1.0))
+        await rank(engine, plain, task_of([1, 2], deadline_ms=-1000))
     assert engine.requests == []
 
 
@@ -389,7 +391,7 @@ async def test_rounds_that_come_too_late_keep_the_order_they_were_shown(
     ranking = await rank(
         engine,
         plain,
-        task_of(WORTHS, deadline_s=0.7, scoring=scoring),
+        task_of(WORTHS, deadline_ms=700, scoring=scoring),
         "sliding",
         observe=lambda windows, wall_s: observed.append(windows),
     )
@@ -414,7 +416,7 @@ async def test_a_round_that_loses_some_windows_keeps_the_others(plain: PromptBui
     ranking = await rank(
         engine,
         plain,
-        task_of([1, 3, 2], deadline_s=0.5),
+        task_of([1, 3, 2], deadline_ms=500),
         groups_of_one_round(),
         observe=lambda windows, wall_s: observed.append((windows, wall_s)),
     )
@@ -444,7 +446,7 @@ async def test_requests_after_a_lost_window_have_names_of_their_own(plain: Promp
                 await asyncio.sleep(60)
 
     engine = LosesOne(lambda _: "")
-    task = task_of([1, 2], deadline_s=0.3)
+    task = task_of([1, 2], deadline_ms=300)
     await rank(engine, plain, task, side_by_side(2, 2))
     assert [request.request_id for request in engine.requests] == ["req-0", "req-1"]
 
@@ -455,7 +457,7 @@ async def test_ranks_that_were_not_decided_are_counted(
 ) -> None:
     engine = engine_of(plain)
     engine.decides = decides
-    ranking = await rank(engine, plain, task_of([30, 10, 50, 20], deadline_s=60.0))
+    ranking = await rank(engine, plain, task_of([30, 10, 50, 20], deadline_ms=60000))
     assert ranking.order == (2, 0, 3, 1)
     said = (
         f"deadline passed: {missing} ranks were not decided one by one, they follow the first-step "
@@ -467,7 +469,7 @@ async def test_ranks_that_were_not_decided_are_counted(
 async def test_first_token_scoring_has_no_ranks_to_miss(plain: PromptBuilder) -> None:
     engine = engine_of(plain)
     engine.decides = 0
-    task = task_of([30, 10], deadline_s=60.0, scoring="first_token")
+    task = task_of([30, 10], deadline_ms=60000, scoring="first_token")
     assert (await rank(engine, plain, task)).warnings == ()
 
 
@@ -486,14 +488,14 @@ class FailsOne(FakeEngine):
 
 
 @pytest.mark.parametrize("error", [EngineUnavailable("engine gone"), ValueError("a bug")], ids=repr)
-@pytest.mark.parametrize("deadline_s", [None, 60.0])
+@pytest.mark.parametrize("deadline_ms", [None, 60_000])
 @every_scoring
 async def test_a_failing_window_cancels_its_siblings_and_is_raised_itself(
-    plain: PromptBuilder, error: Exception, deadline_s: float | None, scoring: Scoring
+    plain: PromptBuilder, error: Exception, deadline_ms: int | None, scoring: Scoring
 ) -> None:
     engine = FailsOne(lambda _: "[1]", delay_s=60)
     engine.error = error
-    task = task_of([1, 2], scoring=scoring, deadline_s=deadline_s)
+    task = task_of([1, 2], scoring=scoring, deadline_ms=deadline_ms)
     with pytest.raises(type(error)) as failure:
         await rank(engine, plain, task, side_by_side(2, 3))
     assert failure.value is error
@@ -501,14 +503,14 @@ async def test_a_failing_window_cancels_its_siblings_and_is_raised_itself(
     assert engine.cancelled >= 1
 
 
-@pytest.mark.parametrize("deadline_s", [None, 60.0])
+@pytest.mark.parametrize("deadline_ms", [None, 60_000])
 async def test_an_engines_own_timeout_is_not_taken_for_the_deadline(
-    plain: PromptBuilder, deadline_s: float | None
+    plain: PromptBuilder, deadline_ms: int | None
 ) -> None:
     engine = FailsOne(lambda _: "[1]", delay_s=60)
     engine.error = TimeoutError("engine's own")
     with pytest.raises(TimeoutError, match="engine's own"):
-        await rank(engine, plain, task_of([1, 2], deadline_s=deadline_s), side_by_side(2, 2))
+        await rank(engine, plain, task_of([1, 2], deadline_ms=deadline_ms), side_by_side(2, 2))
 
 
 async def test_a_window_that_fails_in_the_leading_stream_is_raised(plain: PromptBuilder) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dear_serving.gateway.fair_queue import FairQueue
-from dear_serving.gateway.tenant_engine import TenantEngine, openai_tokens, window_tokens
+from dear_serving.gateway.tenant_engine import TenantEngine, openai_tokens
 from dear_serving.protocol import GenerationRequest, PermutationRequest
 from dear_serving.tenancy.tenants import Tenant
 from tests.support.fake_engine import FakeEngine
@@ -47,7 +47,7 @@ async def test_waiting_counts_against_the_deadline_and_as_queue_time(spy: Spy) -
     await asyncio.sleep(0)
     window = await tenant.permute(WINDOW)
     await ahead
-    assert window.queue_ms >= 190
+    assert window.usage.queue_ms >= 190
     (request,) = spy.seen
     assert request.cache_salt == "salt"
     assert 9.0 < request.deadline_s <= 9.81
@@ -69,7 +69,7 @@ async def test_streams_hold_their_place_until_they_are_closed(engine: FakeEngine
     queue = FairQueue(alone=100, shared=100)
     windows = TenantEngine(engine, queue, Tenant("acme")).permute_stream(WINDOW)
     await anext(windows)
-    assert queue.tokens == window_tokens(WINDOW)
+    assert queue.tokens == WINDOW.tokens
     await windows.aclose()
     assert queue.tokens == 0
 
@@ -83,7 +83,7 @@ async def test_an_engine_that_fails_frees_the_place(engine: FakeEngine) -> None:
 
 
 def test_a_window_costs_its_prompt_and_its_answer() -> None:
-    assert window_tokens(WINDOW) == 3 + 2 * (2 + 2)
+    assert WINDOW.tokens == 3 + 2 * (2 + 2)
 
 
 @pytest.mark.parametrize(

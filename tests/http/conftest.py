@@ -16,7 +16,7 @@ from dear_serving.adapters.preflight import base_shape
 from dear_serving.adapters.store import Store
 from dear_serving.gateway.canary import rank_canary
 from dear_serving.gateway.lifecycle import Lifecycle
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from dear_serving.replica.adapter_sync import AdapterSync
 from tests.conftest import ROOT
 from tests.support.adapters import Engine
@@ -43,7 +43,7 @@ def with_adapters(with_tenants: GatewayState, engine: FakeEngine, tmp_path: Path
         Heartbeats(with_tenants.database),
         with_tenants.catalog,
         intake(settings, base_shape(settings.model.source)),
-        lambda revision: rank_canary(engine, with_tenants.builders(revision.template), revision.id),
+        lambda revision: rank_canary(engine, with_tenants.rerank.builders(revision.template), revision.id),
         with_tenants.metrics,
     )
     return dataclasses.replace(with_tenants, settings=settings, lifecycle=lifecycle)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from tests.conftest import LEGAL, client_of
 from tests.support.adapters import Engine
 from tests.support.fake_engine import FakeEngine

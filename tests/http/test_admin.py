@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from dear_serving.gateway.rerank_service import GatewayState
-from tests.conftest import client_of
+from dear_serving.gateway.state import GatewayState
+from dear_serving.gateway.token_admission import TokenAdmission
+from tests.conftest import client_of, with_rerank
 
 ADMIN = {"authorization": "Bearer root"}
 RERANK = {"query": "q", "documents": ["a", "b", "c"]}
@@ -218,14 +219,12 @@ async def test_openai_routes_spend_tokens_too(http: httpx.AsyncClient) -> None:
 
 
 async def test_work_waits_in_a_bounded_line(with_tenants: GatewayState) -> None:
-    limits = with_tenants.settings.limits.model_copy(update={"max_queued_tokens": 50})
-    bounded = dataclasses.replace(
-        with_tenants, settings=with_tenants.settings.model_copy(update={"limits": limits})
-    )
+    queue = with_tenants.queue
+    bounded = with_rerank(with_tenants, admission=TokenAdmission(queue, with_tenants.budgets, 50))
     async with client_of(bounded) as http:
         key = await key_of(http, "acme")
         assert (await rerank(http, key)).status_code == 200  # nothing is ahead of it
-        async with bounded.queue.turn("somebody", 1.0, 40):
+        async with queue.turn("somebody", 1.0, 40):
             reply = await rerank(http, key)
     assert reply.status_code == 429
     assert "40 tokens of work are ahead" in reply.json()["message"]
@@ -275,5 +274,5 @@ async def test_a_thousand_unknown_adapters_leave_nothing_behind(with_tenants: Ga
         assert {reply.status_code for reply in replies} == {404}
         after = len((await http.get("/metrics", headers=key)).text.splitlines())
     assert after - before <= 20  # the 404s' own lines, once
-    assert len(with_tenants.paces) == 1
+    assert len(with_tenants.rerank.latencies) == 1
     assert len(with_tenants.queue._lines) <= 1

@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.http import body as body_of_requests
 from dear_serving.protocol import GenerationRequest, PermutationRequest
 from dear_serving.ranking.prompts import PromptBuilder
-from dear_serving.ranking.strategies.pace import LatencyModel
-from tests.conftest import LEGAL, client_of
+from dear_serving.ranking.strategies.latency import LatencyModel
+from tests.conftest import LEGAL, client_of, with_rerank
 from tests.support.fake_engine import FakeEngine
 
 DOCUMENTS = ["alpha", "beta", "gamma"]
@@ -247,9 +247,9 @@ async def test_reasoning_comes_back_for_every_window(
 async def test_reasoning_needs_a_template_with_a_form_for_it(
     gateway: GatewayState, engine: FakeEngine, tokenizer: BaseTokenizer
 ) -> None:
-    plain = gateway.builders("plain")
+    plain = gateway.rerank.builders("plain")
     builder = PromptBuilder(plain.template.model_copy(update={"reasoning": None}), tokenizer, 4096)
-    async with client_of(dataclasses.replace(gateway, builders=lambda name: builder)) as http:
+    async with client_of(with_rerank(gateway, builders=lambda name: builder)) as http:
         reply = await http.post("/v2/rerank", json=BODY | {"dear": {"reasoning": True}})
         assert (reply.status_code, reply.json()["error"]["param"]) == (400, "dear.reasoning")
         for said in ('template "plain"', '"legal"', "no reasoning form"):
@@ -295,7 +295,7 @@ async def test_options_within_their_bounds_are_taken(
 
 
 async def test_a_deadline_that_only_some_strategies_keep_decides_which(gateway: GatewayState) -> None:
-    pace = gateway.paces.setdefault("legal", LatencyModel())
+    pace = gateway.rerank.latencies.setdefault("legal", LatencyModel())
     pace.observe(1, 0.5)
     pace.observe(6, 3.0)  # one window after the other: half a second each
     async with client_of(gateway) as http:
@@ -306,7 +306,7 @@ async def test_a_deadline_that_only_some_strategies_keep_decides_which(gateway: 
             ({"deadline_ms": 4_000, "passes": 2}, "sliding"),
             ({"deadline_ms": 4_000}, "joint"),
         ):
-            gateway.paces["legal"] = copy.deepcopy(pace)
+            gateway.rerank.latencies["legal"] = copy.deepcopy(pace)
             reply = await http.post("/v2/rerank", json=many(25) | {"dear": options})
             meta = reply.json()["meta"]["dear"]
             assert meta["strategy"] == strategy, meta
@@ -316,8 +316,8 @@ async def test_a_deadline_that_only_some_strategies_keep_decides_which(gateway: 
 async def test_rounds_set_the_pace_of_their_model_alone(gateway: GatewayState) -> None:
     async with client_of(gateway) as http:
         await http.post("/v2/rerank", json=BODY)
-    assert gateway.paces["legal"].known
-    assert set(gateway.paces) == {"legal"}
+    assert gateway.rerank.latencies["legal"].known
+    assert set(gateway.rerank.latencies) == {"legal"}
 
 
 async def test_priority_reaches_the_engine(http: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -532,7 +532,7 @@ async def test_a_body_over_the_limit_is_a_413_declared_or_streamed(http: httpx.A
 
 
 async def test_too_many_passages_for_one_window_is_a_400(gateway: GatewayState) -> None:
-    builder = gateway.builders("plain")
+    builder = gateway.rerank.builders("plain")
     builder.max_model_len = 1024
     body = BODY | {"documents": ["passage"] * 100, "dear": {"strategy": "single"}}
     async with client_of(gateway) as http:
@@ -559,8 +559,8 @@ async def test_identifiers_that_begin_alike_cannot_be_scored_by_first_token(
 ) -> None:
     limits = gateway.settings.limits.model_copy(update={"max_documents": 1000})
     settings = gateway.settings.model_copy(update={"limits": limits})
-    roomy = PromptBuilder(gateway.builders("plain").template, tokenizer, 20_000)
-    state = dataclasses.replace(gateway, settings=settings, builders=lambda name: roomy)
+    roomy = PromptBuilder(gateway.rerank.builders("plain").template, tokenizer, 20_000)
+    state = with_rerank(dataclasses.replace(gateway, settings=settings), builders=lambda name: roomy)
     body = many(128) | {"dear": {"strategy": "single", "scoring": "first_token"}}
     async with client_of(state) as http:
         reply = await http.post("/v2/rerank", json=body)

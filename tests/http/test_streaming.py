@@ -12,11 +12,10 @@ import httpx
 import pytest
 
 from dear_serving.errors import EngineUnavailable
-from dear_serving.gateway.rerank_service import GatewayState
-from dear_serving.http.routes import create_app
-from dear_serving.protocol import OpenAIRoute, PermutationRequest
-from dear_serving.types import DecodedWindow
-from tests.conftest import LEGAL, client_of
+from dear_serving.gateway.state import GatewayState
+from dear_serving.http.app import create_app
+from dear_serving.protocol import DecodedWindow, OpenAIRoute, PermutationRequest
+from tests.conftest import LEGAL, client_of, with_rerank
 from tests.support.fake_engine import FakeEngine
 
 DOCUMENTS = ["alpha", "beta", "gamma", "delta"]
@@ -213,7 +212,7 @@ def telling(engine: FakeEngine) -> Telling:
 
 @pytest.fixture
 def over(gateway: GatewayState, telling: Telling) -> GatewayState:
-    return dataclasses.replace(gateway, engine=telling)
+    return with_rerank(gateway, engine=telling)
 
 
 async def test_an_error_after_the_first_event_is_an_error_event(over: GatewayState, telling: Telling) -> None:
@@ -387,7 +386,7 @@ async def test_leaving_a_streamed_chat_ends_the_engines_work(
     gateway: GatewayState, engine: FakeEngine, spec_version: str
 ) -> None:
     chatting = Chatting(engine.write)
-    state = dataclasses.replace(gateway, engine=chatting)
+    state = dataclasses.replace(gateway, openai=dataclasses.replace(gateway.openai, engine=chatting))
     body = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
     caller = Caller(state, body, spec_version, "/v1/chat/completions")
     assert await caller.event() == (None, {"choices": []})

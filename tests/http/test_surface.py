@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from dear_serving.gateway.authenticator import Authenticator, hash_keys
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from tests.conftest import client_of
 from tests.support.fake_engine import FakeEngine
 

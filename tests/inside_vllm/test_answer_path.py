@@ -9,23 +9,23 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dear_serving.inside_vllm.answer_path import Choice, answer_path
+from dear_serving.inside_vllm.answer_path import TokenChoice, answer_path
 
 SEPARATOR = (90, 91, 92)
 ONE_TOKEN = tuple((token,) for token in range(10, 16))
 Identifiers = Sequence[Sequence[int]]
-Pick = Callable[[Choice], int]
+Pick = Callable[[TokenChoice], int]
 
 
 def take(
     identifiers: Identifiers, needed: int, pick: Pick, separator: Sequence[int] = SEPARATOR
-) -> tuple[tuple[int, ...], list[Choice], list[int]]:
+) -> tuple[tuple[int, ...], list[TokenChoice], list[int]]:
     """The positions decided, the choices put, and the answer's tokens up to the last choice's.
 
     A choice's ``append`` begins with the token that was chosen before it.
     """
     path = answer_path(identifiers, separator, needed)
-    choices: list[Choice] = []
+    choices: list[TokenChoice] = []
     tokens: list[int] = []
     try:
         choice = next(path)
@@ -38,7 +38,7 @@ def take(
         return done.value, choices, [*tokens, token] if choices else []
 
 
-def last(choice: Choice) -> int:
+def last(choice: TokenChoice) -> int:
     return choice.allowed[-1]
 
 
@@ -65,9 +65,9 @@ def test_one_token_identifiers_take_a_choice_less_than_there_are(count: int) -> 
 def test_each_choice_tells_what_is_decided_and_left() -> None:
     _, choices, _ = take(ONE_TOKEN[:4], 4, following([12, 10, 13]))
     assert choices == [
-        Choice([], [10, 11, 12, 13], 0, ()),
-        Choice([12, 90, 91, 92], [10, 11, 13], 0, (2,)),
-        Choice([10, 90, 91, 92], [11, 13], 0, (2, 0)),
+        TokenChoice([], [10, 11, 12, 13], 0, ()),
+        TokenChoice([12, 90, 91, 92], [10, 11, 13], 0, (2,)),
+        TokenChoice([10, 90, 91, 92], [11, 13], 0, (2, 0)),
     ]
 
 
@@ -100,9 +100,9 @@ def test_an_identifier_that_another_continues_ends_with_the_separators_first_tok
     decided, choices, tokens = take(DIGITS, 3, following([1, 90, 2]))
     assert decided == (0, 1, 2)
     assert choices == [
-        Choice([], [1, 2], 0, ()),
-        Choice([1], [90, 2], 1, ()),
-        Choice([90, 91, 92], [2, 1], 0, (0,)),  # what is left of the separator that was begun
+        TokenChoice([], [1, 2], 0, ()),
+        TokenChoice([1], [90, 2], 1, ()),
+        TokenChoice([90, 91, 92], [2, 1], 0, (0,)),  # what is left of the separator that was begun
     ]
     assert tokens == [1, 90, 91, 92, 2]
 
@@ -110,7 +110,7 @@ def test_an_identifier_that_another_continues_ends_with_the_separators_first_tok
 def test_the_longer_of_two_identifiers_with_one_beginning_can_be_chosen() -> None:
     decided, choices, tokens = take(DIGITS, 3, following([1, 2, 1]))
     assert decided == (2, 0, 1)
-    assert choices[2] == Choice([2, 90, 91, 92], [1, 2], 0, (2,))
+    assert choices[2] == TokenChoice([2, 90, 91, 92], [1, 2], 0, (2,))
     assert tokens == [1, 2, 90, 91, 92, 1]
 
 
@@ -125,15 +125,15 @@ def test_a_beginning_that_all_share_is_appended() -> None:
     decided, choices, tokens = take(identifiers, 3, following([3, 1]))
     assert decided == (2, 0, 1)
     assert choices == [
-        Choice([5], [1, 2, 3], 1, ()),
-        Choice([3, 90, 91, 92, 5], [1, 2], 1, (2,)),
+        TokenChoice([5], [1, 2, 3], 1, ()),
+        TokenChoice([3, 90, 91, 92, 5], [1, 2], 1, (2,)),
     ]
     assert tokens == [5, 3, 90, 91, 92, 5, 1]
 
 
 def test_a_separator_of_one_token_that_was_chosen_is_not_appended_again() -> None:
     _, choices, tokens = take(DIGITS, 3, following([1, 90, 1]), separator=(90,))
-    assert choices[2] == Choice([90], [2, 1], 0, (0,))
+    assert choices[2] == TokenChoice([90], [2, 1], 0, (0,))
     assert tokens == [1, 90, 1]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from hypothesis import strategies as st
 
-from dear_serving.ranking.windows import Batch, Strategy, Window, Windowing
+from dear_serving.ranking.windows import Batch, Sizes, Strategy, Window
 from dear_serving.types import Order
 
 Decide = Callable[[Window], Sequence[int]]
@@ -61,8 +61,8 @@ def play(strategy: Strategy, decide: Decide) -> tuple[Order, list[Batch]]:
 
 
 @st.composite
-def shapes(draw: st.DrawFn, max_count: int = 150) -> Windowing:
-    """Legal shapes, small windows (many rounds) included."""
+def sizes_of_lists(draw: st.DrawFn, max_count: int = 150) -> Sizes:
+    """Legal sizes_of_lists, small windows (many rounds) included."""
     window = draw(st.integers(2, 40))
     count = draw(st.integers(0, max_count))
-    return Windowing(count, window, draw(st.integers(1, window)), draw(st.integers(1, max(1, count))))
+    return Sizes(count, window, draw(st.integers(1, window)), draw(st.integers(1, max(1, count))))

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from dear_serving.adapters.template_files import load_template
 from dear_serving.errors import InvalidRequest, SettingsError
 from dear_serving.gateway.tokenizer import BaseTokenizer
-from dear_serving.protocol import MAX_IDENTIFIERS
 from dear_serving.ranking.neutralise import neutralise
-from dear_serving.ranking.prompts import Prompt, PromptBuilder, share_budget
+from dear_serving.ranking.prompts import PromptBuilder, share_budget
 from dear_serving.ranking.template import AnswerForm, ReasoningForm, Template
-from dear_serving.types import RankTask, Scoring
+from dear_serving.types import MAX_IDENTIFIERS, RankTask, Scoring
 from tests.support.tokenizers import merging_tokenizer
 
 CONTROL_TOKENS = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>"]
@@ -54,7 +53,7 @@ def build(
     passages: Sequence[str],
     query: str = QUERY,
     max_model_len: int = 4096,
-) -> Prompt:
+) -> list[int]:
     builder = PromptBuilder(template, tokenizer, max_model_len)
     return builder.prepare(RankTask(query, passages)).window(range(len(passages)))
 
@@ -95,7 +94,7 @@ def test_pieces_give_the_tokens_of_the_whole_prompt(
 ) -> None:
     prepared = [template.normalise(passage) for passage in passages]
     whole = ids_of_whole(template, either, query, prepared)
-    assert build(template, either, passages, query).token_ids == whole
+    assert build(template, either, passages, query) == whole
 
 
 @templates
@@ -109,12 +108,12 @@ def test_pieces_give_the_tokens_of_the_whole_prompt_for_any_text(
     if template is CHAT and not all(prepared):
         return  # See test_an_empty_passage_keeps_its_space_in_the_chat_prompt.
     whole = ids_of_whole(template, either, query, prepared)
-    assert build(template, either, passages, query).token_ids == whole
+    assert build(template, either, passages, query) == whole
 
 
 def test_an_empty_passage_keeps_its_space_in_the_chat_prompt(demo: BaseTokenizer) -> None:
     """The one known difference: a chat template strips the turn "[1] ", the pieces do not."""
-    pieces = demo.decode(build(CHAT, demo, ["", "b"]).token_ids)
+    pieces = demo.decode(build(CHAT, demo, ["", "b"]))
     assert pieces.replace("[1] <|eot_id|>", "[1]<|eot_id|>") == (
         CHAT.render(QUERY, ["", "b"], demo.render_chat)
     )
@@ -128,12 +127,12 @@ def test_a_separator_that_ends_in_a_space_keeps_the_tokens_of_the_whole(
     template = UNCUT.model_copy(update={"text": form})
     passages = ["Edison", "light bulb", "1879"]
     whole = ids_of_whole(template, llama3, QUERY, passages)
-    assert build(template, llama3, passages).token_ids == whole
+    assert build(template, llama3, passages) == whole
 
 
 def test_begins_with_one_begin_of_text(either: BaseTokenizer) -> None:
     for template in (PLAIN, CHAT):
-        ids = build(template, either, ["a", "b"]).token_ids
+        ids = build(template, either, ["a", "b"])
         assert ids.index(either.bos_token_id) == 0
         assert ids.count(either.bos_token_id) == 1
 
@@ -167,9 +166,9 @@ def test_prompt_and_answer_fit_and_the_instruction_is_whole(
     except InvalidRequest as error:
         assert error.param == "dear.window_size"
         return
-    assert len(prompt.token_ids) + prompt.max_new_tokens <= max_model_len
+    assert len(prompt) + builder.layout(len(passages)).max_new_tokens <= max_model_len
     closing = closing_ids(template, either, len(passages))
-    assert prompt.token_ids[-len(closing) :] == closing
+    assert prompt[-len(closing) :] == closing
 
 
 @templates
@@ -180,9 +179,9 @@ def test_a_huge_query_is_cut_to_a_quarter_and_passages_keep_their_room(
     builder = PromptBuilder(template, either, 4096)
     prompts = builder.prepare(RankTask(query, ["Edison", "coffee"]))
     prompt = prompts.window((0, 1))
-    without = build(template, either, ["Edison", "coffee"], "").token_ids
-    assert len(prompt.token_ids) - len(without) <= 4096 // 4
-    assert "Edison" in either.decode(prompt.token_ids)
+    without = build(template, either, ["Edison", "coffee"], "")
+    assert len(prompt) - len(without) <= 4096 // 4
+    assert "Edison" in either.decode(prompt)
     (said,) = prompts.warnings()
     assert re.fullmatch(r"query cut to \d+ tokens to fit the model's length", said)
 
@@ -192,18 +191,18 @@ def test_one_huge_passage_leaves_the_small_ones_whole(either: BaseTokenizer) -> 
     builder = PromptBuilder(UNCUT, either, 2048)
     prompts = builder.prepare(RankTask(QUERY, [*small[:4], LONG * 5, *small[4:]]))
     prompt = prompts.window(range(10))
-    text = either.decode(prompt.token_ids)
+    text = either.decode(prompt)
     for one in small:
         assert one in text
     # What is left goes to the huge one: nothing is wasted but what a character's end may take.
-    assert 2048 - 4 <= len(prompt.token_ids) + prompt.max_new_tokens <= 2048
+    assert 2048 - 4 <= len(prompt) + builder.layout(10).max_new_tokens <= 2048
     assert prompts.warnings() == ("1 passage cut to fit the model's 2048 tokens",)
 
 
 def test_long_passages_are_cut_to_the_same_share(either: BaseTokenizer) -> None:
     builder = PromptBuilder(UNCUT, either, 2048)
     prompts = builder.prepare(RankTask(QUERY, [LONG, "short", LONG, LONG]))
-    text = either.decode(prompts.window(range(4)).token_ids)
+    text = either.decode(prompts.window(range(4)))
     shown = re.findall(r"^\[\d\] (.*)$", text, re.MULTILINE)
     lengths = [len(either.encode(" " + one)) for one in shown]
     assert shown[1] == "short"
@@ -215,7 +214,7 @@ def test_long_passages_are_cut_to_the_same_share(either: BaseTokenizer) -> None:
 @pytest.mark.parametrize("limit", [1, 7, 50])
 def test_max_passage_tokens_caps_a_passage(either: BaseTokenizer, limit: int) -> None:
     prompts = PromptBuilder(UNCUT, either, 4096).prepare(cap_of(either, limit, LONG))
-    text = either.decode(prompts.window((0, 1)).token_ids)
+    text = either.decode(prompts.window((0, 1)))
     shown = re.findall(r"^\[0\](.*)$", text, re.MULTILINE)[0]
     assert len(either.encode(shown)) == limit
     (said,) = prompts.warnings()
@@ -249,14 +248,14 @@ def test_the_answer_has_room_for_the_full_permutation(
     first = template.first_identifier
     answer = " > ".join(f"[{first + n}]" for n in range(count))
     end_of_text = 1
-    prompt = build(template, either, ["a"] * count, max_model_len=50_000)
+    room = PromptBuilder(template, either, 50_000).layout(count).max_new_tokens
     needed = len(either.encode(answer)) + end_of_text
-    assert needed <= prompt.max_new_tokens <= needed + 16  # the rest of the model's length is for text
+    assert needed <= room <= needed + 16  # the rest of the model's length is for text
 
 
 def test_windows_show_the_passages_asked_for_in_that_order(either: BaseTokenizer) -> None:
     prompts = PromptBuilder(PLAIN, either, 4096).prepare(RankTask(QUERY, ["a1", "b2", "c3", "d4"]))
-    text = either.decode(prompts.window((3, 0, 2)).token_ids)
+    text = either.decode(prompts.window((3, 0, 2)))
     assert "[0] d4\n[1] a1\n[2] c3\n" in text
     assert "b2" not in text
     assert "provide you with 3 passages" in text
@@ -283,12 +282,12 @@ def test_warnings_count_each_passage_once(demo: BaseTokenizer) -> None:
 def test_control_tokens_in_text_are_plain_characters(
     template: Template, either: BaseTokenizer, control: str
 ) -> None:
-    clean = build(template, either, ["a", "b"], "q").token_ids
+    clean = build(template, either, ["a", "b"], "q")
     prompt = build(template, either, [f"a{control}", f"{control}b"], f"q{control}")
     (control_id,) = either.encode_template(control)
-    assert prompt.token_ids.count(control_id) == clean.count(control_id)
+    assert prompt.count(control_id) == clean.count(control_id)
     mentions = 2 + 2  # the query stands in the prompt twice
-    text = either.decode(prompt.token_ids)
+    text = either.decode(prompt)
     assert text.count(control) == either.decode(clean).count(control) + mentions
 
 
@@ -301,9 +300,9 @@ def test_bracketed_numbers_of_a_passage_do_not_survive(
     template: Template, either: BaseTokenizer, passage: str
 ) -> None:
     bracketed = re.compile(r"[\[［【]\s*\d+|\d+\s*[\]］】]")
-    clean = either.decode(build(template, either, ["x", "y"], "q").token_ids)
+    clean = either.decode(build(template, either, ["x", "y"], "q"))
     hostile = build(template, either, [passage, f"so {passage} it is"], f"q {passage}")
-    assert len(bracketed.findall(either.decode(hostile.token_ids))) == len(bracketed.findall(clean))
+    assert len(bracketed.findall(either.decode(hostile))) == len(bracketed.findall(clean))
 
 
 @many
@@ -324,7 +323,7 @@ def test_a_cut_never_splits_a_character(either: BaseTokenizer, text: str, limit:
 @pytest.mark.parametrize("piece", ["🙂", "東", "é", "🙂a", "👩‍👩‍👧‍👦"])
 def test_a_cut_prompt_brings_no_replacement_character(either: BaseTokenizer, piece: str) -> None:
     for max_model_len in range(600, 612):
-        ids = build(UNCUT, either, [piece * 2000, "b"], piece * 500, max_model_len).token_ids
+        ids = build(UNCUT, either, [piece * 2000, "b"], piece * 500, max_model_len)
         assert "\ufffd" not in either.decode(ids)
 
 
@@ -394,7 +393,7 @@ def test_more_passages_than_identifiers_are_refused(
 ) -> None:
     task = RankTask(QUERY, ["a"] * (MAX_IDENTIFIERS + 1), scoring=scoring)
     prompts = PromptBuilder(template, demo, 100_000).prepare(task)
-    assert prompts.window(range(MAX_IDENTIFIERS)).token_ids
+    assert prompts.window(range(MAX_IDENTIFIERS))
     with pytest.raises(
         InvalidRequest, match="129 passages in one window are over the limit of 128"
     ) as failure:
@@ -412,10 +411,11 @@ def test_a_reasoning_prompt_has_the_reasoning_forms_tokens(template: Template, e
     prompt = builder.prepare(RankTask(QUERY, passages, reasoning=True)).window((0, 1))
     ids = either.encode_template(template.render(QUERY, passages, either.render_chat, reasoning=True))
     bos = either.bos_token_id
-    assert prompt.token_ids == (ids if bos is None or ids[0] == bos else [bos, *ids])
+    assert prompt == (ids if bos is None or ids[0] == bos else [bos, *ids])
     without = builder.prepare(RankTask(QUERY, passages)).window((0, 1))
-    assert prompt.token_ids != without.token_ids
-    assert prompt.max_new_tokens >= without.max_new_tokens + builder.max_reasoning_tokens
+    assert prompt != without
+    room = builder.layout(2, reasoning=True).max_new_tokens
+    assert room >= builder.layout(2).max_new_tokens + builder.max_reasoning_tokens
 
 
 @templates
@@ -427,8 +427,9 @@ def test_passages_make_room_for_reasoning(
     builder = PromptBuilder(uncut, either, 2048, max_reasoning_tokens)
     prompts = builder.prepare(RankTask(QUERY, [LONG, LONG], reasoning=True))
     prompt = prompts.window((0, 1))
-    assert 2048 - 4 <= len(prompt.token_ids) + prompt.max_new_tokens <= 2048
-    assert prompt.max_new_tokens >= max_reasoning_tokens
+    room = builder.layout(2, reasoning=True).max_new_tokens
+    assert 2048 - 4 <= len(prompt) + room <= 2048
+    assert room >= max_reasoning_tokens
     assert prompts.warnings() == ("2 passages cut to fit the model's 2048 tokens",)
 
 
@@ -462,7 +463,7 @@ def test_prompt_reasoning_and_the_whole_ranking_fit_the_model(
     # The last one takes more tokens as text than the model may have needed.
     for thought in ("", LONG, "<|eot_id|>" * room):
         after = builder.after_reasoning(thought, stop)
-        assert len(prompt.token_ids) + len(after) + ranking <= 2048
+        assert len(prompt) + len(after) + ranking <= 2048
 
 
 @templates

@@ -11,16 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dear_serving.ranking.scores import FIRST_STEP, RANK, Scores
-from dear_serving.types import DecodedWindow
 
 
-def window_of(*log_probs: float) -> DecodedWindow:
-    order = tuple(sorted(range(len(log_probs)), key=lambda position: -log_probs[position]))
-    return DecodedWindow(order, len(order), log_probs, 0, 0, 0.0, 0.0)
-
-
-def from_probabilities(*probabilities: float) -> DecodedWindow:
-    return window_of(*(math.log(one) if one else -math.inf for one in probabilities))
+def from_probabilities(*probabilities: float) -> tuple[float, ...]:
+    return tuple(math.log(one) if one else -math.inf for one in probabilities)
 
 
 def prominence(probability: float, width: int) -> float:
@@ -165,7 +159,7 @@ def test_scores_fall_strictly_and_do_not_change_as_more_is_ranked(
     for _ in range(looks):
         width = generator.randint(2, min(count, 128))
         passages = generator.sample(range(count), width)
-        scores.observe(passages, window_of(*(generator.choice(pool) for _ in passages)))
+        scores.observe(passages, [generator.choice(pool) for _ in passages])
     order = generator.sample(range(count), count)
     along = scores.along(order)
     assert len(along) == count

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from dear_serving.ranking.strategies import STRATEGIES, joint, merge2, sliding, tourrank
 from dear_serving.ranking.strategies.cost import Cost, cost
-from dear_serving.ranking.windows import Windowing
-from tests.ranking.oracles import as_shown, by, play, shapes
+from dear_serving.ranking.windows import Sizes
+from tests.ranking.oracles import as_shown, by, play, sizes_of_lists
 
 SEEDS = st.integers(0, 1000)
 
@@ -33,19 +33,19 @@ def test_strategies_are_found_by_their_public_names() -> None:
     ],
 )
 def test_a_hundred_passages_cost_what_the_papers_say(name: str, expected: Cost) -> None:
-    assert cost(STRATEGIES[name](Windowing(100, 20, 10, 10))) == expected
+    assert cost(STRATEGIES[name](Sizes(100, 20, 10, 10))) == expected
 
 
 @settings(deadline=None)
-@given(shapes())
-def test_single_takes_one_call(shape: Windowing) -> None:
-    calls = int(shape.count > 1)
-    assert cost(STRATEGIES["single"](shape)) == Cost(calls, calls, calls * shape.count, calls)
+@given(sizes_of_lists())
+def test_single_takes_one_call(sizes: Sizes) -> None:
+    calls = int(sizes.count > 1)
+    assert cost(STRATEGIES["single"](sizes)) == Cost(calls, calls, calls * sizes.count, calls)
 
 
 @pytest.mark.parametrize(("top_n", "needed"), [(1, 1), (10, 10), (100, 100)])
 def test_single_needs_what_is_asked_for(top_n: int, needed: int) -> None:
-    _, (batch,) = play(STRATEGIES["single"](Windowing(100, 20, 10, top_n)), as_shown)
+    _, (batch,) = play(STRATEGIES["single"](Sizes(100, 20, 10, top_n)), as_shown)
     assert [window.needed for window in batch.windows] == [needed]
 
 
@@ -53,54 +53,54 @@ def test_single_needs_what_is_asked_for(top_n: int, needed: int) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(shapes())
-def test_sliding_takes_the_calls_it_says(shape: Windowing) -> None:
-    _, batches = play(sliding(shape), as_shown)
-    calls = 0 if shape.count < 2 else 1 + max(0, math.ceil((shape.count - shape.window) / shape.step))
+@given(sizes_of_lists())
+def test_sliding_takes_the_calls_it_says(sizes: Sizes) -> None:
+    _, batches = play(sliding(sizes), as_shown)
+    calls = 0 if sizes.count < 2 else 1 + max(0, math.ceil((sizes.count - sizes.window) / sizes.step))
     assert [len(batch.windows) for batch in batches] == [1] * calls
 
 
 @settings(max_examples=200, deadline=None)
-@given(shapes(), st.randoms(use_true_random=False))
-def test_sliding_brings_what_the_windows_overlap_by_to_the_head(shape: Windowing, random: object) -> None:
-    truth = list(range(shape.count))
+@given(sizes_of_lists(), st.randoms(use_true_random=False))
+def test_sliding_brings_what_the_windows_overlap_by_to_the_head(sizes: Sizes, random: object) -> None:
+    truth = list(range(sizes.count))
     random.shuffle(truth)  # type: ignore[attr-defined]
-    order, _ = play(sliding(shape), by(truth))
-    sure = shape.count if shape.count <= shape.window else shape.window - shape.step
+    order, _ = play(sliding(sizes), by(truth))
+    sure = sizes.count if sizes.count <= sizes.window else sizes.window - sizes.step
     assert list(order[:sure]) == truth[:sure]
 
 
 def test_sliding_ranks_the_head_when_step_does_not_divide() -> None:
     truth = list(range(25))[::-1]
-    order, batches = play(sliding(Windowing(25, 20, 10, 25)), by(truth))
+    order, batches = play(sliding(Sizes(25, 20, 10, 25)), by(truth))
     assert [batch.windows[0].passages[0] for batch in batches] == [5, 0]
     assert set(range(5)) <= set(batches[1].windows[0].passages)
     assert list(order[:10]) == truth[:10]
 
 
 def test_sliding_moves_from_the_last_passages_to_the_first() -> None:
-    order, batches = play(sliding(Windowing(6, 4, 2, 6)), by([5, 4, 3, 2, 1, 0]))
+    order, batches = play(sliding(Sizes(6, 4, 2, 6)), by([5, 4, 3, 2, 1, 0]))
     shown = [[window.passages for window in batch.windows] for batch in batches]
     assert shown == [[(2, 3, 4, 5)], [(0, 1, 5, 4)]]
     assert order == (5, 4, 1, 0, 3, 2)
 
 
 @pytest.mark.parametrize(
-    ("shape", "needed"),
+    ("sizes", "needed"),
     [
-        (Windowing(100, 20, 10, 1), [10] * 8 + [1]),
-        (Windowing(100, 20, 10, 10), [10] * 9),
-        (Windowing(100, 20, 10, 15), [10] * 8 + [15]),
-        (Windowing(100, 20, 10, 35), [10] * 6 + [15, 20, 20]),
-        (Windowing(100, 20, 10, 100), [20] * 9),
-        (Windowing(25, 20, 10, 5), [15, 5]),
-        (Windowing(40, 20, 20, 5), [1, 5]),
-        (Windowing(7, 20, 10, 5), [5]),
+        (Sizes(100, 20, 10, 1), [10] * 8 + [1]),
+        (Sizes(100, 20, 10, 10), [10] * 9),
+        (Sizes(100, 20, 10, 15), [10] * 8 + [15]),
+        (Sizes(100, 20, 10, 35), [10] * 6 + [15, 20, 20]),
+        (Sizes(100, 20, 10, 100), [20] * 9),
+        (Sizes(25, 20, 10, 5), [15, 5]),
+        (Sizes(40, 20, 20, 5), [1, 5]),
+        (Sizes(7, 20, 10, 5), [5]),
     ],
     ids=str,
 )
-def test_sliding_needs_what_it_carries_and_what_becomes_final(shape: Windowing, needed: list[int]) -> None:
-    _, batches = play(sliding(shape), as_shown)
+def test_sliding_needs_what_it_carries_and_what_becomes_final(sizes: Sizes, needed: list[int]) -> None:
+    _, batches = play(sliding(sizes), as_shown)
     assert [window.needed for batch in batches for window in batch.windows] == needed
 
 
@@ -116,20 +116,20 @@ def merge2_calls(count: int, window: int) -> list[int]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(shapes(max_count=2000))
-def test_merge2_takes_the_calls_and_rounds_it_says(shape: Windowing) -> None:
-    _, batches = play(merge2(shape), as_shown)
-    assert [len(batch.windows) for batch in batches] == merge2_calls(shape.count, shape.window)
-    rounds = next(rounds for rounds in range(1, 20) if shape.window**rounds >= shape.count)
-    assert len(batches) == (rounds if shape.count > 1 else 0)
-    if shape.window < shape.count <= shape.window**2 and shape.window > 2:
-        groups = math.ceil(shape.count / shape.window)
+@given(sizes_of_lists(max_count=2000))
+def test_merge2_takes_the_calls_and_rounds_it_says(sizes: Sizes) -> None:
+    _, batches = play(merge2(sizes), as_shown)
+    assert [len(batch.windows) for batch in batches] == merge2_calls(sizes.count, sizes.window)
+    rounds = next(rounds for rounds in range(1, 20) if sizes.window**rounds >= sizes.count)
+    assert len(batches) == (rounds if sizes.count > 1 else 0)
+    if sizes.window < sizes.count <= sizes.window**2 and sizes.window > 2:
+        groups = math.ceil(sizes.count / sizes.window)
         assert [len(batch.windows) for batch in batches] == [groups, 1]
 
 
 def test_merge2_stripes_its_groups_and_shows_the_winners_best_first() -> None:
     truth = [7, 3, 0, 1, 2, 4, 5, 6]
-    order, batches = play(merge2(Windowing(8, 4, 2, 8)), by(truth))
+    order, batches = play(merge2(Sizes(8, 4, 2, 8)), by(truth))
     shown = [[window.passages for window in batch.windows] for batch in batches]
     # Each group's best (0 and 7), then each group's second (2 and 3).
     assert shown == [[(0, 2, 4, 6), (1, 3, 5, 7)], [(0, 7, 2, 3)]]
@@ -138,30 +138,30 @@ def test_merge2_stripes_its_groups_and_shows_the_winners_best_first() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(shapes(), st.randoms(use_true_random=False))
-def test_merge2_finds_as_many_of_the_best_as_each_group_may_send(shape: Windowing, random: object) -> None:
-    assume(shape.window < shape.count <= shape.window**2)
-    truth = list(range(shape.count))
+@given(sizes_of_lists(), st.randoms(use_true_random=False))
+def test_merge2_finds_as_many_of_the_best_as_each_group_may_send(sizes: Sizes, random: object) -> None:
+    assume(sizes.window < sizes.count <= sizes.window**2)
+    truth = list(range(sizes.count))
     random.shuffle(truth)  # type: ignore[attr-defined]
-    order, _ = play(merge2(shape), by(truth))
-    sure = shape.window // math.ceil(shape.count / shape.window)
+    order, _ = play(merge2(sizes), by(truth))
+    sure = sizes.window // math.ceil(sizes.count / sizes.window)
     assert list(order[:sure]) == truth[:sure]
 
 
 @pytest.mark.parametrize(
-    ("shape", "needed"),
+    ("sizes", "needed"),
     [
-        (Windowing(100, 20, 10, 10), [[4] * 5, [10]]),
-        (Windowing(100, 20, 10, 20), [[4] * 5, [20]]),
-        (Windowing(100, 20, 10, 21), [[5] * 5, [20]]),
-        (Windowing(100, 20, 10, 26), [[6] * 5, [20]]),
-        (Windowing(99, 20, 10, 99), [[20] * 4 + [19], [20]]),
-        (Windowing(401, 20, 10, 5), [[1] * 21, [10, 10], [5]]),
+        (Sizes(100, 20, 10, 10), [[4] * 5, [10]]),
+        (Sizes(100, 20, 10, 20), [[4] * 5, [20]]),
+        (Sizes(100, 20, 10, 21), [[5] * 5, [20]]),
+        (Sizes(100, 20, 10, 26), [[6] * 5, [20]]),
+        (Sizes(99, 20, 10, 99), [[20] * 4 + [19], [20]]),
+        (Sizes(401, 20, 10, 5), [[1] * 21, [10, 10], [5]]),
     ],
     ids=str,
 )
-def test_merge2_needs_the_places_and_what_becomes_final(shape: Windowing, needed: list[list[int]]) -> None:
-    _, batches = play(merge2(shape), as_shown)
+def test_merge2_needs_the_places_and_what_becomes_final(sizes: Sizes, needed: list[list[int]]) -> None:
+    _, batches = play(merge2(sizes), as_shown)
     assert [[window.needed for window in batch.windows] for batch in batches] == needed
 
 
@@ -187,11 +187,11 @@ def tourrank_sizes(count: int, window: int) -> list[list[int]]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(shapes(max_count=2000))
-def test_tourrank_plays_the_stages_it_says(shape: Windowing) -> None:
-    _, batches = play(tourrank(shape), as_shown)
-    sizes = [[len(window.passages) for window in batch.windows] for batch in batches]
-    assert sizes == tourrank_sizes(shape.count, shape.window)
+@given(sizes_of_lists(max_count=2000))
+def test_tourrank_plays_the_stages_it_says(sizes: Sizes) -> None:
+    _, batches = play(tourrank(sizes), as_shown)
+    played = [[len(window.passages) for window in batch.windows] for batch in batches]
+    assert played == tourrank_sizes(sizes.count, sizes.window)
 
 
 @pytest.mark.parametrize(
@@ -207,14 +207,14 @@ def test_tourrank_plays_the_stages_it_says(shape: Windowing) -> None:
     ],
 )
 def test_tourrank_stages(count: int, window: int, sizes: list[list[int]]) -> None:
-    _, batches = play(tourrank(Windowing(count, window, 1, 1)), as_shown)
+    _, batches = play(tourrank(Sizes(count, window, 1, 1)), as_shown)
     assert [[len(window.passages) for window in batch.windows] for batch in batches] == sizes
 
 
 def test_tourrank_orders_by_stages_survived_then_rank_in_the_last_group() -> None:
     # Two groups of six keep two each of one window's four places: 0 2 4 6 8 10 and 1 3 5 7 9 11.
     truth = [10, 8, 6, 11, 9, 4, 7, 0, 1, 2, 3, 5]
-    order, batches = play(tourrank(Windowing(12, 6, 3, 12)), by(truth))
+    order, batches = play(tourrank(Sizes(12, 6, 3, 12)), by(truth))
     assert [len(batch.windows) for batch in batches] == [2, 1, 1]
     assert batches[1].windows[0].passages == (10, 11, 8, 9, 6, 7)
     assert batches[2].windows[0].passages == (10, 8, 6)
@@ -237,7 +237,7 @@ def test_tourrank_orders_by_stages_survived_then_rank_in_the_last_group() -> Non
 def test_tourrank_needs_those_that_advance_and_what_becomes_final(
     top_n: int, needed: list[list[int]]
 ) -> None:
-    _, batches = play(tourrank(Windowing(100, 20, 10, top_n)), as_shown)
+    _, batches = play(tourrank(Sizes(100, 20, 10, top_n)), as_shown)
     assert [[window.needed for window in batch.windows] for batch in batches] == needed
 
 
@@ -245,47 +245,47 @@ def test_tourrank_needs_those_that_advance_and_what_becomes_final(
 
 
 @settings(max_examples=100, deadline=None)
-@given(shapes(max_count=500), st.integers(1, 5), st.booleans())
-def test_joint_takes_the_calls_and_rounds_it_says(shape: Windowing, looks: int, final: bool) -> None:
-    _, batches = play(joint(shape, looks=looks, final=final), as_shown)
-    if shape.count <= shape.window:
-        expected = [1] if shape.count > 1 else []
+@given(sizes_of_lists(max_count=500), st.integers(1, 5), st.booleans())
+def test_joint_takes_the_calls_and_rounds_it_says(sizes: Sizes, looks: int, final: bool) -> None:
+    _, batches = play(joint(sizes, looks=looks, final=final), as_shown)
+    if sizes.count <= sizes.window:
+        expected = [1] if sizes.count > 1 else []
     else:
-        expected = [looks * math.ceil(shape.count / shape.window)] + [1] * final
+        expected = [looks * math.ceil(sizes.count / sizes.window)] + [1] * final
     assert [len(batch.windows) for batch in batches] == expected
 
 
 @settings(max_examples=100, deadline=None)
-@given(shapes(max_count=500), st.integers(1, 5))
-def test_joint_blocks_are_equal_and_span_the_first_stage_order(shape: Windowing, looks: int) -> None:
-    assume(shape.count > shape.window)
-    _, (batch,) = play(joint(shape, looks=looks), as_shown)
-    groups = math.ceil(shape.count / shape.window)
+@given(sizes_of_lists(max_count=500), st.integers(1, 5))
+def test_joint_blocks_are_equal_and_span_the_first_stage_order(sizes: Sizes, looks: int) -> None:
+    assume(sizes.count > sizes.window)
+    _, (batch,) = play(joint(sizes, looks=looks), as_shown)
+    groups = math.ceil(sizes.count / sizes.window)
     for window in batch.windows:
         assert [passage // groups for passage in window.passages] == list(
-            range(math.ceil(shape.count / groups))
+            range(math.ceil(sizes.count / groups))
         )
 
 
 @settings(max_examples=100, deadline=None)
-@given(shapes(max_count=500), st.integers(1, 5))
+@given(sizes_of_lists(max_count=500), st.integers(1, 5))
 def test_joint_shows_each_passage_once_a_look_but_for_the_fill_of_the_last_row(
-    shape: Windowing, looks: int
+    sizes: Sizes, looks: int
 ) -> None:
-    assume(shape.count > shape.window)
-    _, (batch,) = play(joint(shape, looks=looks), as_shown)
-    groups = math.ceil(shape.count / shape.window)
-    full = shape.count // groups * groups
+    assume(sizes.count > sizes.window)
+    _, (batch,) = play(joint(sizes, looks=looks), as_shown)
+    groups = math.ceil(sizes.count / sizes.window)
+    full = sizes.count // groups * groups
     for look in range(looks):
         blocks = batch.windows[look * groups : (look + 1) * groups]
         times = Counter(passage for window in blocks for passage in window.passages)
         assert all(times[passage] == 1 for passage in range(full))
-        assert all(times[passage] >= 1 for passage in range(full, shape.count))
+        assert all(times[passage] >= 1 for passage in range(full, sizes.count))
 
 
 @pytest.mark.parametrize("count", [45, 60, 80, 100, 120, 200])
 def test_joint_pairs_different_passages_in_different_looks(count: int) -> None:
-    _, (batch,) = play(joint(Windowing(count, 20, 10, 10)), as_shown)
+    _, (batch,) = play(joint(Sizes(count, 20, 10, 10)), as_shown)
     groups = math.ceil(count / 20)
     looks = [
         [set(window.passages) for window in batch.windows[start : start + groups]]
@@ -302,7 +302,7 @@ def test_joint_pairs_different_passages_in_different_looks(count: int) -> None:
 
 
 def test_joint_fills_the_last_row_with_all_of_its_passages() -> None:
-    _, (batch,) = play(joint(Windowing(97, 20, 10, 10)), as_shown)
+    _, (batch,) = play(joint(Sizes(97, 20, 10, 10)), as_shown)
     last = [window.passages[-1] for window in batch.windows]
     assert sorted(last[:5]) == sorted(last[5:10]) == sorted(last[10:]) == [95, 95, 95, 96, 96]
 
@@ -311,7 +311,7 @@ def test_joint_fills_the_last_row_with_all_of_its_passages() -> None:
 def test_joint_orders_by_the_share_of_comparisons_won(count: int) -> None:
     truth = [(37 * place) % 101 for place in range(101) if (37 * place) % 101 < count]
     truth.reverse()
-    order, (batch,) = play(joint(Windowing(count, 20, 10, count)), by(truth))
+    order, (batch,) = play(joint(Sizes(count, 20, 10, count)), by(truth))
     rank = {passage: place for place, passage in enumerate(truth)}
     shares: dict[int, float] = {}
     for one in range(count):
@@ -326,22 +326,22 @@ def test_joint_orders_by_the_share_of_comparisons_won(count: int) -> None:
     ("count", "top_n", "needed"), [(100, 10, 10), (100, 1, 7), (100, 11, 11), (100, 100, 20), (50, 10, 13)]
 )
 def test_joint_decides_what_the_top_n_takes_of_each_block(count: int, top_n: int, needed: int) -> None:
-    _, (batch,) = play(joint(Windowing(count, 20, 10, top_n)), as_shown)
+    _, (batch,) = play(joint(Sizes(count, 20, 10, top_n)), as_shown)
     assert {window.needed for window in batch.windows} == {needed}
 
 
 def test_joint_counts_those_it_did_not_decide_as_level() -> None:
     # Two blocks of 12, each decides 7 of them and beats the other 5 to the same win, wherever they stand.
     truth = [*range(13, -1, -1), *range(23, 13, -1)]
-    order, (batch,) = play(joint(Windowing(24, 12, 6, 1), looks=1), by(truth))
+    order, (batch,) = play(joint(Sizes(24, 12, 6, 1), looks=1), by(truth))
     assert [window.needed for window in batch.windows] == [7, 7]
     assert list(order[14:]) == list(range(14, 24))
 
 
 def test_joint_final_ranks_the_best_once_more() -> None:
     truth = [(37 * place) % 101 for place in range(101) if (37 * place) % 101 < 100]
-    first, _ = play(joint(Windowing(100, 20, 10, 10)), by(truth))
-    order, batches = play(joint(Windowing(100, 20, 10, 10), final=True), by(truth))
+    first, _ = play(joint(Sizes(100, 20, 10, 10)), by(truth))
+    order, batches = play(joint(Sizes(100, 20, 10, 10), final=True), by(truth))
     (window,) = batches[1].windows
     assert batches[1].leads
     assert (window.passages, window.needed) == (first[:20], 10)
@@ -351,19 +351,19 @@ def test_joint_final_ranks_the_best_once_more() -> None:
 
 def test_joint_refuses_no_look() -> None:
     with pytest.raises(ValueError, match="looks must be at least 1, got 0"):
-        joint(Windowing(100, 20, 10, 10), looks=0)
+        joint(Sizes(100, 20, 10, 10), looks=0)
 
 
 # cost
 
 
 @settings(deadline=None)
-@given(shapes(), st.sampled_from(list(STRATEGIES)), SEEDS)
-def test_cost_is_what_a_real_run_takes(shape: Windowing, name: str, seed: int) -> None:
-    truth = sorted(range(shape.count), key=lambda passage: (seed * passage) % 7)
-    _, batches = play(STRATEGIES[name](shape), by(truth))
+@given(sizes_of_lists(), st.sampled_from(list(STRATEGIES)), SEEDS)
+def test_cost_is_what_a_real_run_takes(sizes: Sizes, name: str, seed: int) -> None:
+    truth = sorted(range(sizes.count), key=lambda passage: (seed * passage) % 7)
+    _, batches = play(STRATEGIES[name](sizes), by(truth))
     windows = [window for batch in batches for window in batch.windows]
-    assert cost(STRATEGIES[name](shape)) == Cost(
+    assert cost(STRATEGIES[name](sizes)) == Cost(
         calls=len(windows),
         rounds=len(batches),
         shown=sum(len(window.passages) for window in windows),

@@ -6,9 +6,9 @@ import pytest
 
 from dear_serving.ranking.strategies.auto import PREFERENCE, Choice, LatencyModel, choose, cost_of
 from dear_serving.ranking.strategies.cost import Cost
-from dear_serving.ranking.windows import Windowing
+from dear_serving.ranking.windows import Sizes
 
-HUNDRED = Windowing(100, 20, 10, 10)
+HUNDRED = Sizes(100, 20, 10, 10)
 
 
 def pace(lone_s: float | None = None, many: tuple[int, float] | None = None) -> LatencyModel:
@@ -23,7 +23,7 @@ def pace(lone_s: float | None = None, many: tuple[int, float] | None = None) -> 
 @pytest.mark.parametrize("deadline_s", [None, 0.0, 10.0])
 @pytest.mark.parametrize("count", [0, 1, 20])
 def test_passages_that_fit_one_window_take_one(count: int, deadline_s: float | None) -> None:
-    choice = choose(Windowing(count, 20, 10, max(1, count)), deadline_s, pace(lone_s=3.0))
+    choice = choose(Sizes(count, 20, 10, max(1, count)), deadline_s, pace(lone_s=3.0))
     assert choice == Choice("single", f"{count} passages fit one window of 20")
 
 

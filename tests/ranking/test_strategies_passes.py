@@ -12,36 +12,36 @@ from hypothesis import strategies as st
 from dear_serving.ranking.strategies import STRATEGIES
 from dear_serving.ranking.strategies.cost import cost
 from dear_serving.ranking.strategies.passes import self_consistent
-from dear_serving.ranking.windows import Strategy, Window, Windowing
-from tests.ranking.oracles import as_shown, by, noisy, play, shapes
+from dear_serving.ranking.windows import Sizes, Strategy, Window
+from tests.ranking.oracles import as_shown, by, noisy, play, sizes_of_lists
 
 NAMES = st.sampled_from(list(STRATEGIES))
 
 
-def of(name: str, shape: Windowing, passes: int, seed: int = 0) -> Strategy:
-    make = partial(STRATEGIES[name], shape)
-    return self_consistent(make, shape.count, passes, seed, top_n=shape.top_n)
+def of(name: str, sizes: Sizes, passes: int, seed: int = 0) -> Strategy:
+    make = partial(STRATEGIES[name], sizes)
+    return self_consistent(make, sizes.count, passes, seed, top_n=sizes.top_n)
 
 
 @settings(max_examples=100, deadline=None)
-@given(shapes(), NAMES, st.integers(1, 4))
-def test_passes_multiply_the_calls_and_not_the_rounds(shape: Windowing, name: str, passes: int) -> None:
-    once = cost(STRATEGIES[name](shape))
-    more = cost(of(name, shape, passes))
+@given(sizes_of_lists(), NAMES, st.integers(1, 4))
+def test_passes_multiply_the_calls_and_not_the_rounds(sizes: Sizes, name: str, passes: int) -> None:
+    once = cost(STRATEGIES[name](sizes))
+    more = cost(of(name, sizes, passes))
     assert (more.calls, more.rounds, more.shown) == (once.calls * passes, once.rounds, once.shown * passes)
 
 
 @settings(deadline=None)
-@given(shapes(), NAMES, st.integers(0, 99))
-def test_one_pass_is_the_strategy_itself(shape: Windowing, name: str, seed: int) -> None:
-    assert play(of(name, shape, 1), noisy(seed)) == play(STRATEGIES[name](shape), noisy(seed))
+@given(sizes_of_lists(), NAMES, st.integers(0, 99))
+def test_one_pass_is_the_strategy_itself(sizes: Sizes, name: str, seed: int) -> None:
+    assert play(of(name, sizes, 1), noisy(seed)) == play(STRATEGIES[name](sizes), noisy(seed))
 
 
 @settings(deadline=None)
-@given(shapes(), NAMES, st.integers(2, 3))
-def test_the_first_pass_runs_on_the_given_order(shape: Windowing, name: str, passes: int) -> None:
-    _, alone = play(STRATEGIES[name](shape), as_shown)
-    _, merged = play(of(name, shape, passes), as_shown)
+@given(sizes_of_lists(), NAMES, st.integers(2, 3))
+def test_the_first_pass_runs_on_the_given_order(sizes: Sizes, name: str, passes: int) -> None:
+    _, alone = play(STRATEGIES[name](sizes), as_shown)
+    _, merged = play(of(name, sizes, passes), as_shown)
     for one, many in zip(alone, merged, strict=True):
         assert many.windows[: len(one.windows)] == one.windows
         assert not many.leads
@@ -49,7 +49,7 @@ def test_the_first_pass_runs_on_the_given_order(shape: Windowing, name: str, pas
 
 def test_the_other_passes_run_on_shuffles_that_the_seed_decides() -> None:
     def shown(seed: int) -> list[tuple[int, ...]]:
-        _, (batch,) = play(of("single", Windowing(20, 20, 10, 20), 3, seed), as_shown)
+        _, (batch,) = play(of("single", Sizes(20, 20, 10, 20), 3, seed), as_shown)
         return [window.passages for window in batch.windows]
 
     first, second, third = shown(0)
@@ -80,27 +80,27 @@ def in_turn(*orders: Sequence[int]) -> object:
 def test_passages_come_by_mean_rank_then_as_in_the_first_pass(
     orders: list[tuple[int, ...]], expected: tuple[int, ...]
 ) -> None:
-    strategy = of("single", Windowing(4, 20, 10, 4), len(orders), seed=3)
+    strategy = of("single", Sizes(4, 20, 10, 4), len(orders), seed=3)
     assert play(strategy, in_turn(*orders))[0] == expected  # type: ignore[arg-type]
 
 
 def test_ranks_from_top_n_on_count_alike() -> None:
     orders = [(0, 1, 2, 3, 4), (4, 1, 3, 2, 0)]
-    strategy = of("single", Windowing(5, 20, 10, 2), 2)
+    strategy = of("single", Sizes(5, 20, 10, 2), 2)
     # Capped at 2: passages 0 and 4 have 2, passage 1 has 2, passages 2 and 3 have 4.
     order, _ = play(strategy, in_turn(*orders))  # type: ignore[arg-type]
     assert order == (0, 1, 4, 2, 3)
 
 
 @settings(max_examples=50, deadline=None)
-@given(shapes(), NAMES, st.integers(2, 4), st.integers(0, 99))
+@given(sizes_of_lists(), NAMES, st.integers(2, 4), st.integers(0, 99))
 def test_shuffled_passes_that_came_back_as_shown_have_no_vote(
-    shape: Windowing, name: str, passes: int, seed: int
+    sizes: Sizes, name: str, passes: int, seed: int
 ) -> None:
-    truth = list(range(shape.count))[::-1]
-    alone, batches = play(STRATEGIES[name](shape), by(truth))
+    truth = list(range(sizes.count))[::-1]
+    alone, batches = play(STRATEGIES[name](sizes), by(truth))
     heads = [len(batch.windows) for batch in batches]
-    strategy = of(name, shape, passes, seed)
+    strategy = of(name, sizes, passes, seed)
     answer: list[tuple[int, ...]] | None = None
     rounds = iter(heads)
     try:
@@ -116,14 +116,14 @@ def test_shuffled_passes_that_came_back_as_shown_have_no_vote(
 
 
 def test_a_shuffled_pass_that_lost_only_some_windows_votes() -> None:
-    shape = Windowing(40, 20, 20, 40)
+    sizes = Sizes(40, 20, 20, 40)
     truth = list(range(40))[::-1]
-    strategy = of("sliding", shape, 2)
+    strategy = of("sliding", sizes, 2)
     batch = next(strategy)
     batch = strategy.send([tuple(by(truth)(batch.windows[0])), tuple(as_shown(batch.windows[1]))])
     with pytest.raises(StopIteration) as done:
         strategy.send([tuple(by(truth)(window)) for window in batch.windows])
-    assert done.value.value != play(STRATEGIES["sliding"](shape), by(truth))[0]
+    assert done.value.value != play(STRATEGIES["sliding"](sizes), by(truth))[0]
 
 
 def test_passes_average_noise_away() -> None:
@@ -136,9 +136,7 @@ def test_passes_average_noise_away() -> None:
         return sorted(range(len(worth)), key=worth.__getitem__)
 
     def misplaced(passes: int) -> int:
-        orders = [
-            play(of("single", Windowing(20, 20, 10, 20), passes, seed), decide)[0] for seed in range(30)
-        ]
+        orders = [play(of("single", Sizes(20, 20, 10, 20), passes, seed), decide)[0] for seed in range(30)]
         return sum(abs(rank - passage) for order in orders for rank, passage in enumerate(order))
 
     assert misplaced(8) < 0.6 * misplaced(1)
@@ -146,4 +144,4 @@ def test_passes_average_noise_away() -> None:
 
 def test_no_pass_is_refused() -> None:
     with pytest.raises(ValueError, match="passes must be at least 1, got 0"):
-        of("single", Windowing(4, 20, 10, 4), 0)
+        of("single", Sizes(4, 20, 10, 4), 0)

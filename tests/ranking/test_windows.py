@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from dear_serving.ranking.strategies import STRATEGIES, joint
 from dear_serving.ranking.strategies.passes import self_consistent
-from dear_serving.ranking.windows import Strategy, Windowing
-from tests.ranking.oracles import as_shown, by, guessing_the_rest, noisy, play, shapes
+from dear_serving.ranking.windows import Sizes, Strategy
+from tests.ranking.oracles import as_shown, by, guessing_the_rest, noisy, play, sizes_of_lists
 
 
-def twice(shape: Windowing) -> Strategy:
-    return self_consistent(partial(STRATEGIES["sliding"], shape), shape.count, 2, top_n=shape.top_n)
+def twice(sizes: Sizes) -> Strategy:
+    return self_consistent(partial(STRATEGIES["sliding"], sizes), sizes.count, 2, top_n=sizes.top_n)
 
 
-def thrice(shape: Windowing) -> Strategy:
-    return self_consistent(partial(STRATEGIES["tourrank"], shape), shape.count, 3, 7, top_n=shape.top_n)
+def thrice(sizes: Sizes) -> Strategy:
+    return self_consistent(partial(STRATEGIES["tourrank"], sizes), sizes.count, 3, 7, top_n=sizes.top_n)
 
 
 MAKERS = STRATEGIES | {
@@ -31,28 +31,28 @@ MAKERS = STRATEGIES | {
     "tourrank thrice": thrice,
 }
 EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-Make = Callable[[Windowing], Strategy]
+Make = Callable[[Sizes], Strategy]
 SEEDS = st.integers(0, 1000)
 
 
 @EVERY
 @settings(max_examples=60, deadline=None)
-@given(shape=shapes(), seed=SEEDS)
-def test_every_passage_is_shown_and_answered_once(make: Make, shape: Windowing, seed: int) -> None:
-    order, batches = play(make(shape), noisy(seed))
-    assert sorted(order) == list(range(shape.count))
+@given(sizes=sizes_of_lists(), seed=SEEDS)
+def test_every_passage_is_shown_and_answered_once(make: Make, sizes: Sizes, seed: int) -> None:
+    order, batches = play(make(sizes), noisy(seed))
+    assert sorted(order) == list(range(sizes.count))
     shown = {passage for batch in batches for window in batch.windows for passage in window.passages}
-    assert shown == (set(range(shape.count)) if shape.count > 1 else set())
+    assert shown == (set(range(sizes.count)) if sizes.count > 1 else set())
 
 
 @EVERY
 @settings(max_examples=60, deadline=None)
-@given(shape=shapes(), seed=SEEDS)
+@given(sizes=sizes_of_lists(), seed=SEEDS)
 def test_windows_hold_distinct_passages_that_fit_and_need_some_of_them(
-    make: Make, shape: Windowing, seed: int
+    make: Make, sizes: Sizes, seed: int
 ) -> None:
-    _, batches = play(make(shape), noisy(seed))
-    most = shape.count if make is STRATEGIES["single"] else shape.window
+    _, batches = play(make(sizes), noisy(seed))
+    most = sizes.count if make is STRATEGIES["single"] else sizes.window
     for batch in batches:
         assert batch.windows
         for window in batch.windows:
@@ -62,29 +62,27 @@ def test_windows_hold_distinct_passages_that_fit_and_need_some_of_them(
 
 @EVERY
 @settings(max_examples=100, deadline=None)
-@given(shape=shapes(), seed=SEEDS)
-def test_the_first_top_n_stand_on_what_is_needed_alone(make: Make, shape: Windowing, seed: int) -> None:
-    sure, batches = play(make(shape), noisy(seed))
-    guessed, guessed_batches = play(make(shape), guessing_the_rest(noisy(seed), seed))
-    assert guessed[: shape.top_n] == sure[: shape.top_n]
+@given(sizes=sizes_of_lists(), seed=SEEDS)
+def test_the_first_top_n_stand_on_what_is_needed_alone(make: Make, sizes: Sizes, seed: int) -> None:
+    sure, batches = play(make(sizes), noisy(seed))
+    guessed, guessed_batches = play(make(sizes), guessing_the_rest(noisy(seed), seed))
+    assert guessed[: sizes.top_n] == sure[: sizes.top_n]
     assert guessed_batches == batches
 
 
 @EVERY
 @settings(max_examples=60, deadline=None)
-@given(shape=shapes())
-def test_windows_sent_back_as_shown_leave_the_input_order(make: Make, shape: Windowing) -> None:
-    assert play(make(shape), as_shown)[0] == tuple(range(shape.count))
+@given(sizes=sizes_of_lists())
+def test_windows_sent_back_as_shown_leave_the_input_order(make: Make, sizes: Sizes) -> None:
+    assert play(make(sizes), as_shown)[0] == tuple(range(sizes.count))
 
 
 @EVERY
 @settings(max_examples=60, deadline=None)
-@given(shape=shapes(), seed=SEEDS)
-def test_a_window_that_leads_is_alone_and_heads_the_final_order(
-    make: Make, shape: Windowing, seed: int
-) -> None:
+@given(sizes=sizes_of_lists(), seed=SEEDS)
+def test_a_window_that_leads_is_alone_and_heads_the_final_order(make: Make, sizes: Sizes, seed: int) -> None:
     decide = noisy(seed)
-    order, batches = play(make(shape), decide)
+    order, batches = play(make(sizes), decide)
     for batch in batches[:-1]:
         assert not batch.leads
     if batches and batches[-1].leads:
@@ -96,44 +94,44 @@ def test_a_window_that_leads_is_alone_and_heads_the_final_order(
 @pytest.mark.parametrize("name", ["single", "sliding", "merge2", "tourrank"])
 @pytest.mark.parametrize("count", [2, 20, 21, 100])
 def test_strategies_that_end_in_one_window_lead_with_it(name: str, count: int) -> None:
-    _, batches = play(STRATEGIES[name](Windowing(count, 20, 10, 1)), as_shown)
+    _, batches = play(STRATEGIES[name](Sizes(count, 20, 10, 1)), as_shown)
     assert [batch.leads for batch in batches] == [False] * (len(batches) - 1) + [True]
 
 
 @EVERY
-@given(shape=shapes(), seed=SEEDS)
+@given(sizes=sizes_of_lists(), seed=SEEDS)
 @settings(max_examples=20, deadline=None)
-def test_a_strategy_is_the_same_every_time(make: Make, shape: Windowing, seed: int) -> None:
-    assert play(make(shape), noisy(seed)) == play(make(shape), noisy(seed))
+def test_a_strategy_is_the_same_every_time(make: Make, sizes: Sizes, seed: int) -> None:
+    assert play(make(sizes), noisy(seed)) == play(make(sizes), noisy(seed))
 
 
 @EVERY
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_passages_take_no_call(make: Make, count: int) -> None:
-    assert play(make(Windowing(count, 20, 10, 1)), noisy(0)) == (tuple(range(count)), [])
+    assert play(make(Sizes(count, 20, 10, 1)), noisy(0)) == (tuple(range(count)), [])
 
 
 @EVERY
 def test_no_passages_may_be_asked_for_in_full(make: Make) -> None:
-    assert play(make(Windowing(0, 20, 10, 0)), noisy(0)) == ((), [])
+    assert play(make(Sizes(0, 20, 10, 0)), noisy(0)) == ((), [])
 
 
 @EVERY
 @pytest.mark.parametrize("count", [2, 7, 20])
 def test_passages_that_fit_one_window_come_in_their_true_order(make: Make, count: int) -> None:
     truth = list(range(count))[::-1]
-    assert list(play(make(Windowing(count, 20, 10, count)), by(truth))[0]) == truth
+    assert list(play(make(Sizes(count, 20, 10, count)), by(truth))[0]) == truth
 
 
 @EVERY
 @pytest.mark.parametrize("window", [2, 3, 20, 100])
 @pytest.mark.parametrize("top_n", [1, 2000])
 def test_the_largest_lists_are_planned(make: Make, window: int, top_n: int) -> None:
-    order, _ = play(make(Windowing(2000, window, window, top_n)), as_shown)
+    order, _ = play(make(Sizes(2000, window, window, top_n)), as_shown)
     assert order == tuple(range(2000))
 
 
-LEGAL = Windowing(100, 20, 10, 10)
+LEGAL = Sizes(100, 20, 10, 10)
 ILLEGAL = [
     ({"count": -1}, "count must be at least 0, got -1"),
     ({"window": 1}, "window must be at least 2, got 1"),

@@ -19,13 +19,13 @@ from benchmarks.demo_model.relevance import BASE
 from dear_serving.adapters.template_files import load_template
 from dear_serving.app import engine_environment, llm_config
 from dear_serving.gateway.tokenizer import BaseTokenizer
-from dear_serving.protocol import PermutationRequest
+from dear_serving.protocol import DecodedWindow, PermutationRequest
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.replica.kv_admission import KvAdmission
 from dear_serving.replica.self_check import NEAR_TIE, compare
 from dear_serving.replica.window_decoder import Decoder, ordinary_steps
 from dear_serving.settings import Settings
-from dear_serving.types import DecodedWindow, RankTask
+from dear_serving.types import RankTask
 
 pytestmark = [
     pytest.mark.e2e,
@@ -113,7 +113,7 @@ def window_of(
     (one,) = islice(ranking_lists(seed, ListShape(count, count), True, BASE), 1)
     prompt = builder.prepare(RankTask(one.query, one.passages)).window(range(count))
     return PermutationRequest(
-        [*prompt.token_ids, *builder.answer.opening],
+        [*prompt, *builder.answer.opening],
         builder.answer.identifiers[:count],
         builder.answer.separator,
         count if needed is None else needed,
@@ -160,7 +160,7 @@ async def test_a_window_is_ranked_the_same_alone_and_in_a_burst_of_mixed_adapter
 async def test_a_ranked_passage_costs_one_forward_pass(engine: Engine, needed: int, passes: int) -> None:
     whole = await engine.rank(window_of(10, 3))
     window = await engine.rank(window_of(10, 3, needed=needed))
-    assert window.completion_tokens == passes
+    assert window.usage.completion_tokens == passes
     assert window.decided == needed
     assert window.order[:needed] == whole.order[:needed]
     rest = window.order[needed:]
@@ -179,7 +179,7 @@ async def test_identifiers_of_several_tokens_are_chosen_token_by_token(
     ours, other = await engine.rank(request), await engine.rank(request, naive)
     assert sorted(ours.order) == list(range(12))
     assert ours.order == other.order
-    assert ours.completion_tokens == other.completion_tokens > 11
+    assert ours.usage.completion_tokens == other.usage.completion_tokens > 11
 
 
 async def test_ranks_are_told_as_they_are_decided(engine: Engine) -> None:
@@ -196,7 +196,7 @@ async def test_ranks_are_told_as_they_are_decided(engine: Engine) -> None:
 
 async def test_a_deadline_gives_what_was_decided(engine: Engine) -> None:
     whole = await engine.rank(window_of(20, 11))
-    window = await engine.rank(window_of(20, 11, deadline_s=whole.engine_ms / 2e3))
+    window = await engine.rank(window_of(20, 11, deadline_s=whole.usage.engine_ms / 2e3))
     assert 0 < window.decided < 20
     assert window.order[: window.decided] == whole.order[: window.decided]
     assert sorted(window.order) == list(range(20))
@@ -231,4 +231,4 @@ async def test_more_windows_than_memory_wait_for_each_other_and_finish(settings:
         async with asyncio.timeout(200):
             windows = await asyncio.gather(*map(engine.rank, requests))
     assert all(sorted(window.order) == list(range(20)) for window in windows)
-    assert max(window.queue_ms for window in windows) > 0
+    assert max(window.usage.queue_ms for window in windows) > 0

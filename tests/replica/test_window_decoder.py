@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dear_serving.errors import EngineUnavailable
-from dear_serving.protocol import PermutationRequest
+from dear_serving.protocol import DecodedWindow, PermutationRequest
 from dear_serving.replica.kv_admission import KvAdmission
 from dear_serving.replica.window_decoder import Decoder, Steps, ordinary_steps, window_steps
-from dear_serving.types import DecodedWindow
 from tests.support.vllm_client import Client, Model, always
 
 PROMPT = [1, 2, 3, 4]
@@ -54,7 +53,7 @@ async def test_the_order_is_the_greedy_one_among_what_is_left(steps: Steps) -> N
     assert window.order == (1, 3, 0, 2)
     assert window.decided == 4
     assert window.log_probs == (-3.0, -1.0, -4.0, -2.0)
-    assert (window.prompt_tokens, window.completion_tokens, client.computed) == (4, 3, 3)
+    assert (window.usage.prompt_tokens, window.usage.completion_tokens, client.computed) == (4, 3, 3)
 
 
 @both_ways
@@ -71,7 +70,7 @@ async def test_no_more_is_decided_than_needed_and_the_rest_stands_by_its_first_s
     assert window.decided == needed
     assert window.order == {1: (1, 3, 0, 2), 2: (1, 3, 0, 2), 3: (1, 3, 2, 0), 4: (1, 3, 2, 0)}[needed]
     assert window.log_probs == (-3.0, -1.0, -4.0, -2.0)
-    assert client.computed == window.completion_tokens == passes
+    assert client.computed == window.usage.completion_tokens == passes
 
 
 async def test_equal_log_probabilities_stand_as_shown() -> None:
@@ -84,7 +83,7 @@ async def test_needed_0_is_one_ordinary_forward_pass(steps: Steps) -> None:
     client = Client(always(LOG_PROBS))
     (window,) = await decode(client, request_of(0), steps)
     assert (window.order, window.decided) == ((1, 3, 0, 2), 0)
-    assert (client.computed, window.completion_tokens) == (1, 1)
+    assert (client.computed, window.usage.completion_tokens) == (1, 1)
     assert [call.resumable for call in client.calls] == [False]
 
 
@@ -196,7 +195,7 @@ async def test_a_deadline_gives_what_was_decided_and_ends_the_work(steps: Steps)
         (window,) = await decode(client, request, steps)
     assert window.decided == 3
     assert window.order == (1, 3, 0, 2, 4, 5, 6, 7)
-    assert window.completion_tokens == client.computed == 3
+    assert window.usage.completion_tokens == client.computed == 3
 
 
 @both_ways
@@ -224,9 +223,9 @@ async def test_time_in_the_queue_is_told_apart_from_time_in_the_engine() -> None
             await asyncio.sleep(0.05)
         window = await waiting
     took_ms = (time.monotonic() - started_s) * 1e3
-    assert window.queue_ms >= 50
-    assert window.engine_ms >= 90
-    assert window.queue_ms + window.engine_ms <= took_ms
+    assert window.usage.queue_ms >= 50
+    assert window.usage.engine_ms >= 90
+    assert window.usage.queue_ms + window.usage.engine_ms <= took_ms
 
 
 # Leaving.
@@ -320,8 +319,8 @@ def test_a_window_in_one_go_is_the_one_of_a_request_a_choice(
     async def run() -> None:
         (ours,) = await decode(Client(by_context(seed), together=together), request)
         (naive,) = await decode(Client(by_context(seed)), request, ordinary_steps)
-        assert (ours.order, ours.decided, ours.log_probs, ours.completion_tokens) == (
-            (naive.order, naive.decided, naive.log_probs, naive.completion_tokens)
+        assert (ours.order, ours.decided, ours.log_probs, ours.usage.completion_tokens) == (
+            (naive.order, naive.decided, naive.log_probs, naive.usage.completion_tokens)
         )
         assert sorted(ours.order) == list(range(len(identifiers)))
         assert ours.decided == needed

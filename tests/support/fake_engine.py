@@ -10,8 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dear_serving.errors import EngineUnavailable
-from dear_serving.protocol import GenerationRequest, OpenAIRoute, PermutationRequest
-from dear_serving.types import DecodedWindow, Generation
+from dear_serving.protocol import (
+    DecodedWindow,
+    Generation,
+    GenerationRequest,
+    OpenAIRoute,
+    PermutationRequest,
+)
+from dear_serving.types import Usage
 
 
 @dataclass
@@ -36,7 +42,7 @@ class FakeEngine:
         self.requests.append(request)
         await self._work()
         text = self.write(request)
-        return Generation(text, len(request.token_ids), len(text.split()), 1.0, 2.0)
+        return Generation(text, Usage(len(request.token_ids), len(text.split()), 1.0, 2.0))
 
     async def permute(self, request: PermutationRequest) -> DecodedWindow:
         """See the protocol."""
@@ -60,7 +66,7 @@ class FakeEngine:
         for rank, position in enumerate(preferred, start=1):
             log_probs[position] = -rank * math.log(2)
         return DecodedWindow(
-            preferred, decided, tuple(log_probs), len(request.token_ids), max(1, decided), 1.0, 2.0
+            preferred, decided, tuple(log_probs), Usage(len(request.token_ids), max(1, decided), 1.0, 2.0)
         )
 
     async def openai(

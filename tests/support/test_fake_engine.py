@@ -9,8 +9,7 @@ import math
 import pytest
 
 from dear_serving.errors import EngineUnavailable
-from dear_serving.protocol import Engine, GenerationRequest, PermutationRequest
-from dear_serving.types import DecodedWindow
+from dear_serving.protocol import DecodedWindow, Engine, GenerationRequest, PermutationRequest
 from tests.support.fake_engine import FakeEngine
 
 TEXT = GenerationRequest([1, 2, 3], 8, None, "r")
@@ -52,7 +51,7 @@ async def test_without_a_preference_windows_stay_as_shown() -> None:
 async def test_a_window_is_decided_as_far_as_needed_in_the_preferred_order(needed: int) -> None:
     window = await fake().permute(window_of(needed=needed))
     assert (window.order, window.decided) == ((3, 2, 1, 0), needed)
-    assert window.prompt_tokens == 3
+    assert window.usage.prompt_tokens == 3
 
 
 async def test_log_probabilities_fall_along_the_preference() -> None:

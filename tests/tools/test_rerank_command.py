@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from dear_client import Client, ClientError
 from dear_serving.cli.main import app
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from dear_tools.exits import ToolError
 from dear_tools.rerank import command
 from tests.conftest import InProcess

@@ -11,14 +11,17 @@ from dear_serving.adapters.intake import intake
 from dear_serving.adapters.preflight import base_shape
 from dear_serving.adapters.revisions import Adapters
 from dear_serving.adapters.template_files import load_template
-from dear_serving.gateway.admission import Admission
 from dear_serving.gateway.authenticator import Authenticator
 from dear_serving.gateway.budgets import Budgets
 from dear_serving.gateway.canary import rank_canary
 from dear_serving.gateway.catalog import Catalog, ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.lifecycle import Lifecycle
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.openai_service import OpenAIService
+from dear_serving.gateway.request_admission import RequestAdmission
+from dear_serving.gateway.rerank_service import RerankService
+from dear_serving.gateway.state import GatewayState
+from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import Engine
@@ -44,7 +47,7 @@ def build_gateway(
         engine: of all gateways.
         tokenizer: the base model's.
         base_source: where the base model comes from.
-        key_digests: of the keys of the default tenant; see tenancy.authenticator.hash_keys.
+        key_digests: of the keys of the default tenant; see gateway.authenticator.hash_keys.
         admin_digests: of the keys of the admin routes.
 
     Raises:
@@ -54,32 +57,35 @@ def build_gateway(
     for template in set(settings.templates().values()):
         # A chat template that fails, fails here.
         builders(template).layout(settings.ranking.window_size)
-    taking = intake(settings, base_shape(base_source, settings.adapters.bases))
+    adapter_intake = intake(settings, base_shape(base_source, settings.adapters.bases))
     database = open_database(settings.registry.url)
     tenants, metrics = Tenants(database), Metrics()
     adapters, heartbeats = Adapters(database, settings.adapters.capacity), Heartbeats(database)
     base = ServedModel(settings.model.id, None, settings.model.template)
-    catalog = Catalog(uuid.uuid4().hex, base, adapters, heartbeats)
+    catalog = Catalog(uuid.uuid4().hex, base, adapters, heartbeats, settings.default_model)
+    queue, budgets = _fair_queue(settings), Budgets(settings.tenancy.limits_url)
+    token_admission = TokenAdmission(queue, budgets, settings.limits.max_queued_tokens)
     return GatewayState(
         settings=settings,
         engine=engine,
-        builders=builders,
+        rerank=RerankService(engine, builders, queue, token_admission, metrics, settings.ranking),
+        openai=OpenAIService(engine, queue, token_admission, metrics),
         catalog=catalog,
         lifecycle=Lifecycle(
             adapters,
             heartbeats,
             catalog,
-            taking,
+            adapter_intake,
             lambda revision: rank_canary(engine, builders(revision.template), revision.id),
             metrics,
         ),
-        admission=Admission(settings.limits.max_requests_in_flight),
-        metrics=metrics,
         database=database,
         tenants=tenants,
         authenticator=Authenticator(tenants, key_digests, open_access=settings.tenancy.open),
-        budgets=Budgets(settings.tenancy.limits_url),
-        queue=_fair_queue(settings),
+        admission=RequestAdmission(settings.limits.max_requests_in_flight),
+        budgets=budgets,
+        queue=queue,
+        metrics=metrics,
         admin_digests=tuple(admin_digests),
     )
 

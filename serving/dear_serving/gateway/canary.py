@@ -5,11 +5,11 @@ from __future__ import annotations
 import uuid
 
 from dear_serving.gateway.ranker import Ranker
-from dear_serving.gateway.window_ranker import Reader
+from dear_serving.gateway.window_ranker import WindowRanker
 from dear_serving.protocol import Engine
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.ranking.strategies import STRATEGIES
-from dear_serving.ranking.windows import Windowing
+from dear_serving.ranking.windows import Sizes
 from dear_serving.types import Ranking, RankTask
 
 _TASK = RankTask(
@@ -34,5 +34,6 @@ async def rank_canary(engine: Engine, builder: PromptBuilder, adapter: str | Non
         RequestError: see Ranker.rank.
     """
     count = len(_TASK.passages)
-    ranker = Ranker(Reader(engine, builder, adapter, _TASK), _TASK, f"canary-{uuid.uuid4().hex}")
-    return await ranker.rank(STRATEGIES["single"](Windowing(count, count, count, count)), "single", "canary")
+    window_ranker = WindowRanker(engine, builder, adapter, _TASK)
+    ranker = Ranker(window_ranker, _TASK, f"canary-{uuid.uuid4().hex}")
+    return await ranker.rank(STRATEGIES["single"](Sizes(count, count, count, count)), "single", "canary")

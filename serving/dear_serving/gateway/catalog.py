@@ -37,11 +37,15 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Models:
-    """All that is served as of a version of the registry, by public name, the base model first."""
+class CatalogSnapshot:
+    """All that is served as of a version of the registry, by public name, the base model first.
+
+    ``default`` answers requests that name no model.
+    """
 
     version: int
     served: Mapping[str, ServedModel]
+    default: str
 
 
 class Catalog:
@@ -54,21 +58,30 @@ class Catalog:
         gateway: its id, one that no other had.
         base: the base model.
         adapters: where names point.
-        heartbeats: told what this gateway goes by.
+        heartbeats: where this gateway reports which version it goes by.
+        default: public name of the model that answers requests which name none; else the base model.
     """
 
-    def __init__(self, gateway: str, base: ServedModel, adapters: Adapters, heartbeats: Heartbeats) -> None:
+    def __init__(
+        self,
+        gateway: str,
+        base: ServedModel,
+        adapters: Adapters,
+        heartbeats: Heartbeats,
+        default: str | None = None,
+    ) -> None:
         self.gateway = gateway
         self._base = base
         self._adapters = adapters
         self._heartbeats = heartbeats
         self._in_use: Counter[int] = Counter()
-        self._said: GatewayHeartbeat | None = None
-        self._said_s = 0.0
-        self.models = Models(0, MappingProxyType({base.name: base}))
+        self._reported: GatewayHeartbeat | None = None
+        self._reported_s = 0.0
+        self._default = default or base.name
+        self.models = CatalogSnapshot(0, MappingProxyType({base.name: base}), self._default)
 
     @contextmanager
-    def hold(self) -> Iterator[Models]:
+    def hold(self) -> Iterator[CatalogSnapshot]:
         """The models of now, for as long as a request takes."""
         models = self.models
         self._in_use[models.version] += 1
@@ -85,24 +98,24 @@ class Catalog:
         Raises:
             RegistryUnavailable: the models stay as they were.
         """
-        if self._said is None:
+        if self._reported is None:
             # Before it reads where names point: from here on no revision is let go that it may come to use.
-            await self._say()
+            await self._report()
         if await asyncio.to_thread(self._adapters.version) != self.models.version:
             pointers = await asyncio.to_thread(self._adapters.pointers)
-            self.models = Models(pointers.version, self._served(pointers))
-        await self._say()
+            self.models = CatalogSnapshot(pointers.version, self._served(pointers), self._default)
+        await self._report()
 
     async def leave(self) -> None:
         """This gateway ends."""
         await asyncio.to_thread(self._heartbeats.forget, self.gateway)
 
-    async def _say(self) -> None:
+    async def _report(self) -> None:
         adopted = self.models.version
         life = GatewayHeartbeat(self.gateway, adopted, min(self._in_use, default=adopted))
-        if life != self._said or time.monotonic() - self._said_s >= HEARTBEAT_S:
+        if life != self._reported or time.monotonic() - self._reported_s >= HEARTBEAT_S:
             await asyncio.to_thread(self._heartbeats.report_gateway, life)
-            self._said, self._said_s = life, time.monotonic()
+            self._reported, self._reported_s = life, time.monotonic()
 
     def _served(self, pointers: Pointers) -> Mapping[str, ServedModel]:
         served = {self._base.name: self._base}

@@ -14,17 +14,22 @@ from ray.serve.exceptions import BackPressureError, RayServeException, RequestCa
 from ray.serve.handle import DeploymentHandle
 
 from dear_serving.errors import EngineUnavailable, RequestError
-from dear_serving.protocol import GenerationRequest, OpenAIRoute, PermutationRequest
-from dear_serving.types import DecodedWindow, Generation
+from dear_serving.protocol import (
+    DecodedWindow,
+    Generation,
+    GenerationRequest,
+    OpenAIRoute,
+    PermutationRequest,
+)
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 _RETRY_AFTER_S = 5.0
 _WATCH_S = 1.0
 
 
 class EngineClient:
-    """Implements engine.protocol.Engine. A cancelled call cancels its work on the replica.
+    """Implements protocol.Engine. A cancelled call cancels its work on the replica.
 
     Serve lets a call wait for as long as no replica runs. Here it fails instead, at once or as soon as the
     last replica is gone. Ranking a window has no side effect, so a call whose replica died is sent once
@@ -40,7 +45,7 @@ class EngineClient:
         self._stream = handle.options(stream=True)
         self._count_running = count_running
         self._down = False
-        self._looked_s = -math.inf
+        self._probed_s = -math.inf
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """See the protocol."""
@@ -112,12 +117,12 @@ class EngineClient:
         return str(await self._or_unavailable(self._unless_down(self._handle.metrics.remote())))
 
     async def _fail_if_down(self) -> None:
-        if self._down or self._looked_s == -math.inf:
-            await self._look()
+        if self._down or self._probed_s == -math.inf:
+            await self._probe()
         if self._down:
             raise _unavailable()
 
-    async def _unless_down(self, answer: Awaitable[Answer]) -> Answer:
+    async def _unless_down(self, answer: Awaitable[T]) -> T:
         """The answer, or EngineUnavailable once no replica runs; asks Serve only about what takes long."""
         answering = asyncio.ensure_future(_await(answer))
         try:
@@ -125,31 +130,31 @@ class EngineClient:
                 await asyncio.wait({answering}, timeout=_WATCH_S)
                 if answering.done():
                     return answering.result()
-                await self._look()
+                await self._probe()
                 if self._down and not answering.done():
                     raise _unavailable()
         finally:
             answering.cancel()
 
-    async def _look(self) -> None:
+    async def _probe(self) -> None:
         """Ask Serve how many replicas run, at most once in _WATCH_S: it takes tens of milliseconds."""
         now_s = time.monotonic()
-        if now_s - self._looked_s < _WATCH_S:
+        if now_s - self._probed_s < _WATCH_S:
             return
-        self._looked_s = now_s
+        self._probed_s = now_s
         # While Serve's controller restarts, what was known stays.
         with contextlib.suppress(RayError, RayServeException):
             self._down = await asyncio.to_thread(self._count_running) == 0
 
     @staticmethod
-    async def _or_unavailable(answer: Awaitable[Answer]) -> Answer:
+    async def _or_unavailable(answer: Awaitable[T]) -> T:
         try:
             return await answer
         except Exception as error:
             raise _as_request_error(error) from error
 
 
-async def _await(answer: Awaitable[Answer]) -> Answer:
+async def _await(answer: Awaitable[T]) -> T:
     """A coroutine around anything that can be awaited."""
     return await answer
 

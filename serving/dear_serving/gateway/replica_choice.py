@@ -11,8 +11,7 @@ from typing import Any
 from ray.serve._private.common import RequestMetadata
 from ray.serve.request_router import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
 
-HELD = "held"
-"""Key of the routing statistics under which a replica lists the adapters that it has loaded."""
+from dear_serving.protocol import HELD
 
 _SPREAD = 1.25
 

@@ -9,9 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 from dear_serving.gateway.fair_queue import FairQueue
-from dear_serving.protocol import Engine, GenerationRequest, OpenAIRoute, PermutationRequest
+from dear_serving.protocol import (
+    DecodedWindow,
+    Engine,
+    Generation,
+    GenerationRequest,
+    OpenAIRoute,
+    PermutationRequest,
+)
 from dear_serving.tenancy.tenants import Tenant
-from dear_serving.types import DecodedWindow, Generation
+from dear_serving.types import Usage
 
 _CHARS_PER_TOKEN = 4
 _DEFAULT_NEW_TOKENS = 256
@@ -33,40 +40,39 @@ class TenantEngine:
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """See the protocol; ``queue_ms`` counts the wait for the turn too."""
-        cost = len(request.token_ids) + request.max_tokens
-        async with self._turn(cost, request.priority) as waited_s:
+        async with self._turn(request.tokens, request.priority) as waited:
             done = await self._engine.generate(replace(request, cache_salt=self._tenant.cache_salt))
-        return replace(done, queue_ms=done.queue_ms + waited_s * 1e3)
+        return replace(done, usage=waited + done.usage)
 
     async def permute(self, request: PermutationRequest) -> DecodedWindow:
         """See the protocol; the deadline and ``queue_ms`` count the wait for the turn too."""
-        async with self._turn(window_tokens(request), request.priority) as waited_s:
-            window = await self._engine.permute(self._left(request, waited_s))
-        return replace(window, queue_ms=window.queue_ms + waited_s * 1e3)
+        async with self._turn(request.tokens, request.priority) as waited:
+            window = await self._engine.permute(self._left(request, waited))
+        return replace(window, usage=waited + window.usage)
 
     async def permute_stream(self, request: PermutationRequest) -> AsyncGenerator[DecodedWindow, None]:
         """See the protocol and ``permute``."""
         async with (
-            self._turn(window_tokens(request), request.priority) as waited_s,
-            aclosing(self._engine.permute_stream(self._left(request, waited_s))) as windows,
+            self._turn(request.tokens, request.priority) as waited,
+            aclosing(self._engine.permute_stream(self._left(request, waited))) as windows,
         ):
             async for window in windows:
-                yield replace(window, queue_ms=window.queue_ms + waited_s * 1e3)
+                yield replace(window, usage=waited + window.usage)
 
     @asynccontextmanager
-    async def _turn(self, cost: int, priority: int = 0) -> AsyncIterator[float]:
-        """The tenant's turn; gives the seconds it was waited for."""
+    async def _turn(self, cost: int, priority: int = 0) -> AsyncIterator[Usage]:
+        """The tenant's turn; gives the time it was waited for."""
         arrived_s = time.monotonic()
         async with self._queue.turn(self._tenant.id, self._tenant.weight, cost, priority):
-            yield time.monotonic() - arrived_s
+            yield Usage(queue_ms=(time.monotonic() - arrived_s) * 1e3)
 
-    def _left(self, request: PermutationRequest, waited_s: float) -> PermutationRequest:
+    def _left(self, request: PermutationRequest, waited: Usage) -> PermutationRequest:
         """The request with the tenant's salt, and what the wait has left of its deadline."""
         deadline_s = request.deadline_s
         return replace(
             request,
             cache_salt=self._tenant.cache_salt,
-            deadline_s=None if deadline_s is None else max(0.0, deadline_s - waited_s),
+            deadline_s=None if deadline_s is None else max(0.0, deadline_s - waited.queue_ms / 1e3),
         )
 
     async def openai(
@@ -90,12 +96,6 @@ class TenantEngine:
     async def metrics(self) -> str:
         """See the protocol."""
         return await self._engine.metrics()
-
-
-def window_tokens(request: PermutationRequest) -> int:
-    """Tokens of a window: its prompt, and the identifiers and separators of its answer."""
-    longest = max(map(len, request.identifiers), default=1)
-    return len(request.token_ids) + max(1, request.needed) * (longest + len(request.separator))
 
 
 def openai_tokens(body: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""How one window's order is read off the model."""
+"""Ranks one window: what is asked of the engine, and what its answer means."""
 
 from __future__ import annotations
 
@@ -6,76 +6,77 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from dear_serving.errors import EngineUnavailable, InvalidRequest
-from dear_serving.protocol import Engine, GenerationRequest, PermutationRequest
+from dear_serving.protocol import DecodedWindow, Engine, GenerationRequest, PermutationRequest
 from dear_serving.ranking.permutation import parse_permutation
-from dear_serving.ranking.prompts import Prompt, PromptBuilder, TaskPrompts
+from dear_serving.ranking.prompts import PromptBuilder, TaskPrompts
 from dear_serving.ranking.windows import Window
-from dear_serving.types import DecodedWindow, Generation, Order, RankTask, Repairs
+from dear_serving.types import RankTask
 
 # What is left of a deadline for the way back from the engine: this share of it, and at most so much.
 _WAY_BACK_SHARE, _WAY_BACK_S = 0.1, 0.05
 
+OnDecoded = Callable[[DecodedWindow], None]
+"""Called with the window each time more of it is decided."""
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One window's order, and how it was had.
 
-    ``decided`` counts the ranks decided one by one (all of them in free text); ``runs`` are the engine's
-    answers, one after the other; ``window`` is the decoded one, None for free text.
+class WindowRanker:
+    """Ranks windows of one task with one adapter, as the task's ``scoring`` and ``reasoning`` say.
+
+    Args:
+        engine: decodes.
+        builder: of the prompts.
+        adapter: as in GenerationRequest.
+        task: whose windows they are.
+        prompts: ``builder``'s of the task, where they were prepared before.
     """
 
-    order: Order
-    decided: int
-    runs: tuple[Generation | DecodedWindow, ...]
-    window: DecodedWindow | None = None
-    repairs: Repairs = field(default=Repairs())
-    reasoning: str | None = None
-
-
-class Reader:
-    """Reads windows of one task with one adapter, as the task's ``scoring`` and ``reasoning`` say."""
-
-    def __init__(self, engine: Engine, builder: PromptBuilder, adapter: str | None, task: RankTask) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        builder: PromptBuilder,
+        adapter: str | None,
+        task: RankTask,
+        prompts: TaskPrompts | None = None,
+    ) -> None:
         self._engine = engine
         self._builder = builder
         self._adapter = adapter
         self._task = task
-        self.prompts: TaskPrompts = builder.prepare(task)
+        self.prompts = prompts or builder.prepare(task)
 
-    async def read(
+    async def rank(
         self,
         window: Window,
         request_id: str,
         ends_s: float = math.inf,
-        told: Callable[[DecodedWindow], None] | None = None,
-    ) -> Reading:
+        on_decoded: OnDecoded | None = None,
+    ) -> DecodedWindow:
         """Rank a window.
 
         Args:
             request_id: unique among windows.
             ends_s: until when (time.monotonic) ranks are decided, once the first step is done.
-            told: called with the window each time more of it is decided.
+            on_decoded: called each time more of the window is decided.
 
         Raises:
             InvalidRequest: the window does not fit the model, or has identifiers that begin alike and
                 cannot be told apart by their first token, where only that is asked for.
             EngineUnavailable: the engine could not decode it.
         """
-        prompt = self.prompts.window(window.passages)
+        token_ids = self.prompts.window(window.passages)
         if self._task.scoring == "generate":
-            return await self._free_text(prompt, window, request_id)
+            return await self._free_text(token_ids, window, request_id)
         if not self._task.reasoning:
-            return await self._decode(
-                [*prompt.token_ids, *self._builder.answer.opening], window, request_id, ends_s, told
-            )
+            token_ids += self._builder.answer.opening
+            return await self._decode(token_ids, window, request_id, ends_s, on_decoded)
         form = self._builder.template.reasoning
         assert form is not None
         thought = await self._engine.generate(
             GenerationRequest(
-                prompt.token_ids,
+                token_ids,
                 self._builder.max_reasoning_tokens,
                 self._adapter,
                 f"{request_id}-reasoning",
@@ -83,28 +84,27 @@ class Reader:
                 form.end,
             )
         )
-        tokens = [*prompt.token_ids, *self._builder.after_reasoning(thought.text, thought.stop)]
-        reading = await self._decode(tokens, window, request_id, ends_s, told)
-        return Reading(
-            reading.order,
-            reading.decided,
-            (thought, *reading.runs),
-            reading.window,
-            reasoning=thought.text.strip(),
-        )
+        token_ids = token_ids + self._builder.after_reasoning(thought.text, thought.stop)
+        decoded = await self._decode(token_ids, window, request_id, ends_s, on_decoded)
+        return replace(decoded, usage=thought.usage + decoded.usage, reasoning=thought.text.strip())
 
-    async def _free_text(self, prompt: Prompt, window: Window, request_id: str) -> Reading:
+    async def _free_text(self, token_ids: list[int], window: Window, request_id: str) -> DecodedWindow:
+        count = len(window.passages)
         generation = await self._engine.generate(
             GenerationRequest(
-                prompt.token_ids, prompt.max_new_tokens, self._adapter, request_id, self._task.priority
+                token_ids,
+                self._builder.layout(count).max_new_tokens,
+                self._adapter,
+                request_id,
+                self._task.priority,
             )
         )
         permutation = parse_permutation(
-            generation.text,
-            len(window.passages),
-            first_identifier=self._builder.template.first_identifier,
+            generation.text, count, first_identifier=self._builder.template.first_identifier
         )
-        return Reading(permutation.order, len(permutation.order), (generation,), repairs=permutation.repairs)
+        return DecodedWindow(
+            permutation.order, count, (), usage=generation.usage, repairs=permutation.repairs
+        )
 
     async def _decode(
         self,
@@ -112,8 +112,8 @@ class Reader:
         window: Window,
         request_id: str,
         ends_s: float,
-        told: Callable[[DecodedWindow], None] | None,
-    ) -> Reading:
+        on_decoded: OnDecoded | None,
+    ) -> DecodedWindow:
         answer = self._builder.answer
         identifiers = answer.identifiers[: len(window.passages)]
         by_first_token = self._task.scoring == "first_token"
@@ -134,19 +134,15 @@ class Reader:
             self._task.priority,
             None if math.isinf(left_s) else left_s - min(_WAY_BACK_S, _WAY_BACK_SHARE * left_s),
         )
-        if told is None or by_first_token:
-            decoded = await self._engine.permute(request)
-        else:
-            decoded = await self._stream(request, told)
-        return Reading(decoded.order, decoded.decided, (decoded,), decoded)
+        if on_decoded is None or by_first_token:
+            return await self._engine.permute(request)
+        return await self._stream(request, on_decoded)
 
-    async def _stream(
-        self, request: PermutationRequest, told: Callable[[DecodedWindow], None]
-    ) -> DecodedWindow:
+    async def _stream(self, request: PermutationRequest, on_decoded: OnDecoded) -> DecodedWindow:
         window: DecodedWindow | None = None
         async with aclosing(self._engine.permute_stream(request)) as windows:
             async for window in windows:
-                told(window)
+                on_decoded(window)
         if window is None:
             raise EngineUnavailable("the engine gave no answer")
         return window

@@ -3,8 +3,8 @@
 import json
 import sys
 
+from dear_serving.http.app import router
 from dear_serving.http.openapi import document
-from dear_serving.http.routes import router
 
 if __name__ == "__main__":
     sys.stdout.write(json.dumps(document(router.routes), indent=1, ensure_ascii=False) + "\n")

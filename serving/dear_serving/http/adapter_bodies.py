@@ -17,7 +17,7 @@ WaitSeconds = Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class NewAdapter(_Body):
@@ -36,7 +36,7 @@ class NewAdapter(_Body):
     source: Source
     template: Annotated[str, Field(max_length=128)] | None = None
     shared: bool | None = None
-    tenants: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
+    tenants: Annotated[list[str], Field(max_length=1000)] = []
     activate: bool = False
     wait_s: WaitSeconds = 120.0
 
@@ -77,7 +77,9 @@ class Sharing(_Body):
 class VllmLoad(BaseModel):
     """vLLM's body of /v1/load_lora_adapter; what else it may hold has no meaning here."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"lora_name": "desk", "lora_path": "legal"}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"lora_name": "clinic", "lora_path": "medical"}]}
+    )
 
     lora_name: Name
     lora_path: Source
@@ -87,7 +89,7 @@ class VllmLoad(BaseModel):
 class VllmUnload(BaseModel):
     """vLLM's body of /v1/unload_lora_adapter."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"lora_name": "desk"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"lora_name": "clinic"}]})
 
     lora_name: Name
 

@@ -21,7 +21,7 @@ from dear_serving.errors import (
     UnknownModel,
     UnknownSubject,
 )
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from dear_serving.http.access import ADMIN_PATH, VLLM_PATHS
 from dear_serving.http.adapter_bodies import (
     Activation,
@@ -169,7 +169,7 @@ async def _register(gateway: GatewayState, body: NewAdapter) -> Revision:
         served = gateway.catalog.models.served.get(body.name)
         template = "plain" if served is None else served.template
     try:
-        await asyncio.to_thread(gateway.builders, template)
+        await asyncio.to_thread(gateway.rerank.builders, template)
     except SettingsError as error:
         raise InvalidRequest(f"template: {error.message}", param="template") from None
     revision = await gateway.lifecycle.register(

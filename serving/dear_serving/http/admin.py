@@ -19,7 +19,7 @@ from dear_serving.errors import (
     UnknownSubject,
 )
 from dear_serving.gateway.authenticator import bearer, matches_any
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from dear_serving.http.access import ADMIN_PATH
 from dear_serving.http.body import BodyReader
 from dear_serving.http.openapi import errors

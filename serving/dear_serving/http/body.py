@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
+from starlette.responses import Response
 
 from dear_serving.errors import BodyTimeout, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from dear_serving.ranking.neutralise import without_surrogates
@@ -78,19 +81,32 @@ def validate(model: type[Model], data: dict[str, Any]) -> Model:
         raise InvalidRequest(f"{field}: {message}" if field else message, param=field) from None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class BodyReader:
     """A dependency that reads a route's body as ``model``; the OpenAPI document publishes the same model.
 
-    See read_json and validate for the errors.
+    ``examples`` are bodies by what they show, where the model brings none. See read_json and validate for the
+    errors.
     """
 
-    model: type[BaseModel]
+    model: type[BaseModel] | UnionType
     may_be_empty: bool = False
+    examples: Mapping[str, Any] = field(default_factory=dict)
 
     async def __call__(self, request: Request) -> Any:
         """The body, small enough for an admin route."""
-        return validate(self.model, await read_json(request, _ADMIN_BYTES, may_be_empty=self.may_be_empty))
+        data = await read_json(request, _ADMIN_BYTES, may_be_empty=self.may_be_empty)
+        return validate(self.models[0], data)
+
+    @property
+    def models(self) -> tuple[type[BaseModel], ...]:
+        """The models that a body may be of."""
+        return get_args(self.model) or (self.model,)
+
+
+def json_reply(content: Any) -> Response:
+    """JSON with every character outside ASCII escaped, so that any text can be sent back."""
+    return Response(json.dumps(content, separators=(",", ":")), media_type="application/json")
 
 
 def _is_field(step: int | str) -> bool:

@@ -12,7 +12,7 @@ from ray.serve.handle import DeploymentHandle
 from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.engine_client import EngineClient
 from dear_serving.gateway.tokenizer import load_tokenizer
-from dear_serving.http.routes import create_app
+from dear_serving.http.app import create_app
 from dear_serving.settings import Settings
 
 

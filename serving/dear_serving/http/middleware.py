@@ -12,7 +12,8 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dear_serving.errors import RequestError
-from dear_serving.gateway.rerank_service import Caller, GatewayState
+from dear_serving.gateway.caller import Caller
+from dear_serving.gateway.state import GatewayState
 from dear_serving.http.access import key_for
 from dear_serving.http.errors import error_reply
 
@@ -81,7 +82,7 @@ class RequestMiddleware:
             self._gateway.admission.permit(caller.tenant),
             self._gateway.metrics.in_flight.track_inprogress(),
         ):
-            caller.tell(await self._gateway.budgets.spend_request(caller.tenant))
+            caller.report(await self._gateway.budgets.spend_request(caller.tenant))
             await self._app(scope, receive, send)
 
 

@@ -13,13 +13,13 @@ from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
 from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError, UnknownModel
+from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
-from dear_serving.gateway.rerank_service import Caller, GatewayState
-from dear_serving.http.body import BodyReader, read_json
+from dear_serving.gateway.state import GatewayState
+from dear_serving.http.body import BodyReader, json_reply, read_json
 from dear_serving.http.errors import error_body
 from dear_serving.http.openai_bodies import ChatBody, Completion, CompletionBody, ModelCard, ModelList
 from dear_serving.http.openapi import errors
-from dear_serving.http.rerank import json_reply
 from dear_serving.http.streaming import event_stream
 from dear_serving.protocol import OpenAIRoute
 
@@ -30,14 +30,14 @@ _GENERATES: dict[str, Any] = {
         200: {
             "model": Completion,
             "description": "vLLM's reply; with `stream` its server-sent events, `data: [DONE]` at the end.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"example": "data: {...}\n\ndata: [DONE]\n\n"}},
         },
     }
     | errors(UnknownModel, EngineUnavailable)
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ForwardedBody(BodyReader):
     """Publishes ``model``, and leaves it to vLLM to check the body."""
 
@@ -86,11 +86,7 @@ async def _forward(request: Request, route: OpenAIRoute, body: dict[str, Any]) -
     if model is not None and not isinstance(model, str):
         raise InvalidRequest("model: a text is needed", param="model")
     caller: Caller = request.state.caller
-    served = gateway.resolve(model, caller)
-    body["model"] = served.revision
-    await gateway.admit_openai(caller, body)
-    gateway.metrics.count_model(caller.tenant.id, served.revision, route)
-    items = gateway.engine_for(caller.tenant).openai(route, body, caller.request_id)
+    served, items = await gateway.openai.answer(route, body, caller)
     try:
         first = await anext(items)
     except StopAsyncIteration:

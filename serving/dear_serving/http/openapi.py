@@ -132,7 +132,7 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
         if not isinstance(route, APIRoute) or not route.include_in_schema:
             continue
         reader = _reader_of(route)
-        models |= {reader.model} if reader else set()
+        models |= set(reader.models) if reader else set()
         path = found["paths"][route.path_format]
         path["parameters"] = [{"$ref": "#/components/parameters/X-Request-ID"}]
         for method in route.methods:
@@ -163,9 +163,7 @@ def _add_shared(operation: dict[str, Any], path: str, method: str, reader: BodyR
     kinds = _ERRORS_OF_KEYS[key]
     success = ["X-Request-ID"]
     if reader:
-        schema = {"$ref": _SCHEMAS + reader.model.__name__}
-        content = {"application/json": {"schema": schema}}
-        operation["requestBody"] = {"required": not reader.may_be_empty, "content": content}
+        operation["requestBody"] = _request_body(reader)
         kinds += _ERRORS_OF_BODIES
     if key == "tenant" and method == "POST":
         kinds += _ERRORS_OF_LIMITS
@@ -179,6 +177,14 @@ def _add_shared(operation: dict[str, Any], path: str, method: str, reader: BodyR
         reply["x-codes"] += shared["x-codes"]
     if key:
         operation["security"] = [{key: []}]
+
+
+def _request_body(reader: BodyReader) -> dict[str, Any]:
+    schemas = [{"$ref": _SCHEMAS + model.__name__} for model in reader.models]
+    content: dict[str, Any] = {"schema": schemas[0] if len(schemas) == 1 else {"oneOf": schemas}}
+    if reader.examples:
+        content["examples"] = {name: {"value": value} for name, value in reader.examples.items()}
+    return {"required": not reader.may_be_empty, "content": {"application/json": content}}
 
 
 def _share_errors(replies: dict[str, Any], shared: dict[str, Any]) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
 from dear_serving.errors import RequestError
-from dear_serving.gateway.ranker import Head
+from dear_serving.http.dialects.documents import RerankBody, results_along
+from dear_serving.http.dialects.reply import RerankReply
 from dear_serving.http.errors import error_body
-from dear_serving.http.rerank import RerankBody, results_along
-from dear_serving.types import Order, Ranking
+from dear_serving.types import OnProgress, Order, Ranking
 
-Rank = Callable[[Head | None], Awaitable[Ranking]]
+Rank = Callable[[OnProgress | None], Awaitable[Ranking]]
 
 
 class _EventStream(StreamingResponse):
@@ -41,14 +41,14 @@ def event_stream(events: AsyncGenerator[str, None]) -> StreamingResponse:
 
 
 async def stream_ranking(
-    body: RerankBody, rank: Rank, content: Callable[[Ranking], dict[str, Any]]
+    body: RerankBody, rank: Rank, reply: Callable[[Ranking], RerankReply]
 ) -> StreamingResponse:
     """``rank`` events, one a result and best first, then a ``ranking`` event with the whole reply.
 
     Raises:
         RequestError: from ``rank``, where it fails before the first event; later it is an ``error`` event.
     """
-    events = _events(body, rank, content)
+    events = _events(body, rank, reply)
     first = await anext(events)
     return event_stream(_resume(first, events))
 
@@ -65,26 +65,26 @@ async def _resume(first: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator
 
 
 async def _events(
-    body: RerankBody, rank: Rank, content: Callable[[Ranking], dict[str, Any]]
+    body: RerankBody, rank: Rank, reply: Callable[[Ranking], RerankReply]
 ) -> AsyncGenerator[str, None]:
-    heads: asyncio.Queue[tuple[Order, tuple[float, ...]] | None] = asyncio.Queue()
-    ranking = asyncio.ensure_future(rank(lambda order, scores: heads.put_nowait((order, scores))))
-    ranking.add_done_callback(lambda _: heads.put_nowait(None))
-    told = 0
+    progress: asyncio.Queue[tuple[Order, tuple[float, ...]] | None] = asyncio.Queue()
+    ranking = asyncio.ensure_future(rank(lambda order, scores: progress.put_nowait((order, scores))))
+    ranking.add_done_callback(lambda _: progress.put_nowait(None))
+    sent = 0
     try:
-        while (head := await heads.get()) is not None:
-            for result in results_along(body, *head, first=told):
-                yield _event("rank", {"rank": told} | result)
-                told += 1
+        while (best := await progress.get()) is not None:
+            for result in results_along(body, *best, first=sent):
+                yield _event("rank", {"rank": sent, **result})
+                sent += 1
         done = await ranking
-        for result in results_along(body, done.order, done.scores, first=told):
-            yield _event("rank", {"rank": told} | result)
-            told += 1
-        yield _event("ranking", content(done))
+        for result in results_along(body, done.order, done.scores, first=sent):
+            yield _event("rank", {"rank": sent, **result})
+            sent += 1
+        yield _event("ranking", reply(done))
         yield "data: [DONE]\n\n"
     finally:
         ranking.cancel()
 
 
-def _event(name: str, data: dict[str, Any]) -> str:
+def _event(name: str, data: Mapping[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from dear_serving.http.reply import Reply, Time
 from dear_serving.registry.audit import Change
@@ -29,7 +30,7 @@ class TenantChanges(_Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"weight": 3.5, "requests_per_minute": None}]})
 
-    weight: Weight | None = Field(None, description="Its share of saturated engines. Not null.")
+    weight: Weight | SkipJsonSchema[None] = Field(None, description="Its share of saturated engines.")
     requests_in_flight: Count | None = Field(None, description="Most requests at once, in each gateway.")
     requests_per_minute: Count | None = None
     tokens_per_minute: Tokens | None = Field(None, description="Predicted prompt tokens of all windows.")
@@ -43,6 +44,7 @@ class NewTenant(TenantChanges):
     )
 
     id: TenantId
+    weight: Weight | None = Field(None, description="Its share of saturated engines; null: 1.")
 
 
 class NewKeyBody(_Body):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class TokenChoice:
     """A step only the model can take: after ``append``, which of the ``allowed`` tokens.
 
     ``depth`` counts the tokens of the identifier that are settled, ``decided`` holds the positions ranked
@@ -20,7 +20,7 @@ class Choice:
     decided: tuple[int, ...]
 
 
-AnswerPath = Generator[Choice, int, tuple[int, ...]]
+AnswerPath = Generator[TokenChoice, int, tuple[int, ...]]
 
 
 def answer_path(identifiers: Sequence[Sequence[int]], separator: Sequence[int], needed: int) -> AnswerPath:
@@ -49,7 +49,7 @@ def answer_path(identifiers: Sequence[Sequence[int]], separator: Sequence[int], 
             if len(allowed) == 1:
                 token = allowed[0]
             else:
-                token = yield Choice(append, allowed, depth, tuple(decided))
+                token = yield TokenChoice(append, allowed, depth, tuple(decided))
                 append = []
             append.append(token)
             fitting = {at: tokens for at, tokens in fitting.items() if tokens[depth] == token}

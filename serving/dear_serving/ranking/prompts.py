@@ -9,10 +9,9 @@ from functools import lru_cache
 from typing import Protocol
 
 from dear_serving.errors import InvalidRequest, SettingsError
-from dear_serving.protocol import MAX_IDENTIFIERS
 from dear_serving.ranking.neutralise import neutralise
 from dear_serving.ranking.template import Template
-from dear_serving.types import RankTask
+from dear_serving.types import MAX_IDENTIFIERS, RankTask
 
 # Room in the answer for what models write around the list, such as "### Final Reranking:".
 _ANSWER_SLACK_TOKENS = 18
@@ -52,14 +51,6 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """One window, ready for an engine: ``len(token_ids) + max_new_tokens <= max_model_len``."""
-
-    token_ids: list[int]
-    max_new_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Slot:
     """A hole in the layout: the query (passage None) or one passage of the window."""
 
@@ -70,7 +61,10 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A template for a number of passages: encoded pieces with slots between them."""
+    """A template for a number of passages: encoded pieces with slots between them.
+
+    ``max_new_tokens`` is the room kept for the answer, reasoning included.
+    """
 
     pieces: tuple[list[int] | _Slot, ...]
     fixed_tokens: int
@@ -79,7 +73,7 @@ class _Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerTokens:
     """A ranking's tokens: ``opening``, an identifier, ``separator``, the next identifier and so on.
 
     ``identifiers[i]`` is that of position i in the window.
@@ -115,7 +109,7 @@ class PromptBuilder:
         self.answer = self._build_answer()
         self._layout = lru_cache(maxsize=256)(self._build_layout)
 
-    def _build_answer(self) -> Answer:
+    def _build_answer(self) -> AnswerTokens:
         """The answer's tokens for as many identifiers as a window can have."""
         form, first = self.template.answer, self.template.first_identifier
         names = [str(first + rank) for rank in range(MAX_IDENTIFIERS)]
@@ -132,7 +126,7 @@ class PromptBuilder:
                 f'template "{self.template.name}": the model\'s tokenizer does not keep identifiers apart in '
                 f"{form.opening}{names[0]}{form.separator}{names[1]}, so rankings cannot be decoded"
             )
-        return Answer(opening, identifiers, tuple(separator))
+        return AnswerTokens(opening, identifiers, tuple(separator))
 
     def prepare(self, task: RankTask) -> TaskPrompts:
         """Read a task's query and passages once; windows over them are then cheap."""
@@ -212,14 +206,17 @@ class TaskPrompts:
         } - self._cut_by_template
         self._query_tokens_cut_to: int | None = None
 
-    def window(self, indices: Sequence[int]) -> Prompt:
-        """The prompt that shows these passages in this order.
+    def window(self, indices: Sequence[int]) -> list[int]:
+        """Token ids of the prompt that shows these passages in this order.
 
         The query may take a quarter of the room; what is left is shared so that short passages are
         whole and long ones are cut to the same length. The instruction is never cut.
 
         Args:
             indices: passages of the task, 0-based.
+
+        Returns:
+            At most the model's length less the layout's ``max_new_tokens``.
 
         Raises:
             InvalidRequest: so many passages do not fit the model's length even when cut.
@@ -253,7 +250,7 @@ class TaskPrompts:
         token_ids: list[int] = []
         for piece in layout.pieces:
             token_ids += filled[piece] if isinstance(piece, _Slot) else piece
-        return Prompt(token_ids, layout.max_new_tokens)
+        return token_ids
 
     def expected_tokens(self, window: int, windows: int, shown: int) -> int:
         """About how many prompt tokens a strategy's windows take together.

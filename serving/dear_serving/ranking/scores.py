@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from dear_serving.types import DecodedWindow
-
 FIRST_STEP = "first_step"
 """Score type: from the probabilities with which passages are named first."""
 
@@ -39,12 +37,15 @@ class Scores:
         other.score_type = self.score_type
         return other
 
-    def observe(self, passages: Sequence[int], window: DecodedWindow) -> None:
-        """Take in a decoded window that showed ``passages``; the score type is FIRST_STEP from now on."""
+    def observe(self, passages: Sequence[int], log_probs: Sequence[float]) -> None:
+        """Take in the first-step log probabilities of a window that showed ``passages``, one each.
+
+        The score type is FIRST_STEP from now on.
+        """
         self.score_type = FIRST_STEP
-        most = max(window.log_probs)
-        log_sum = most + math.log(sum(math.exp(one - most) for one in window.log_probs))
-        for passage, log_prob in zip(passages, window.log_probs, strict=True):
+        most = max(log_probs)
+        log_sum = most + math.log(sum(math.exp(one - most) for one in log_probs))
+        for passage, log_prob in zip(passages, log_probs, strict=True):
             self._log_odds[passage] += log_prob - log_sum + math.log(len(passages))
             self._looks[passage] += 1
 

@@ -42,7 +42,7 @@ Strategy = Generator[Batch, Sequence[Order], Order]
 
 
 @dataclass(frozen=True, slots=True)
-class Windowing:
+class Sizes:
     """What a strategy is planned for.
 
     Args:

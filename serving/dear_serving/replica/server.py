@@ -27,9 +27,15 @@ from dear_serving.errors import (
     RequestError,
     UnknownModel,
 )
-from dear_serving.gateway.replica_choice import HELD
 from dear_serving.metrics import EngineMetrics
-from dear_serving.protocol import GenerationRequest, OpenAIRoute, PermutationRequest
+from dear_serving.protocol import (
+    HELD,
+    DecodedWindow,
+    Generation,
+    GenerationRequest,
+    OpenAIRoute,
+    PermutationRequest,
+)
 from dear_serving.registry.database import open_database
 from dear_serving.replica.adapter_slots import AdapterSlots
 from dear_serving.replica.adapter_sync import AdapterSync
@@ -37,7 +43,7 @@ from dear_serving.replica.kv_admission import KvAdmission
 from dear_serving.replica.self_check import compare, small_window
 from dear_serving.replica.window_decoder import Decoder, ordinary_steps
 from dear_serving.settings import AdaptersSettings, describe
-from dear_serving.types import DecodedWindow, Generation
+from dear_serving.types import Usage
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -53,8 +59,8 @@ _SELF_CHECK_S = 60.0
 class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for it
     """One vLLM engine that holds the revisions which the registry says engines are to have.
 
-    Implements the calls of engine.protocol.Engine on the replica's side, which engine.handle reaches, and
-    those of adapters.holdings.Loader. It reports ready when it holds all of them, or knows why it cannot.
+    Implements the calls of protocol.Engine on the replica's side, which gateway.engine_client reaches, and
+    those of adapter_sync.Loader. It reports ready when it holds all of them, or knows why it cannot.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
@@ -66,7 +72,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self._metrics = EngineMetrics()
         lora = self._client().vllm_config.lora_config
         self._slots = AdapterSlots(lora.max_loras if lora else 1)
-        self._decoder = Decoder(self._client(), self._sessions())
+        self._decoder = Decoder(self._client(), self._kv_admission())
         await self._check_decoder(None)
         held: Sequence[str] = ()
         if adapters.capacity:
@@ -122,7 +128,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             await self._client().remove_lora(request.lora_int_id)
         return True
 
-    def _sessions(self) -> KvAdmission:
+    def _kv_admission(self) -> KvAdmission:
         """As many windows as the engine's batch and KV cache hold, a little kept for everything else."""
         config = self._client().vllm_config
         return KvAdmission(
@@ -193,10 +199,12 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         completion, stats = output.outputs[0], output.metrics
         return Generation(
             text=completion.text,
-            prompt_tokens=len(output.prompt_token_ids or ()),
-            completion_tokens=len(completion.token_ids),
-            queue_ms=(stats.scheduled_ts - stats.queued_ts) * 1e3,
-            engine_ms=(stats.last_token_ts - stats.scheduled_ts) * 1e3,
+            usage=Usage(
+                prompt_tokens=len(output.prompt_token_ids or ()),
+                completion_tokens=len(completion.token_ids),
+                queue_ms=(stats.scheduled_ts - stats.queued_ts) * 1e3,
+                engine_ms=(stats.last_token_ts - stats.scheduled_ts) * 1e3,
+            ),
             stop=completion.stop_reason if completion.stop_reason in request.stop else None,
         )
 
@@ -253,7 +261,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                         yield reply
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        """For engine.routing, asked by Serve."""
+        """For gateway.replica_choice, asked by Serve."""
         return {HELD: list(self.engine._oai_models.lora_requests)}
 
     async def metrics(self) -> str:

@@ -16,10 +16,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from dear_serving.errors import EngineUnavailable
-from dear_serving.inside_vllm.answer_path import AnswerPath, Choice, answer_path
-from dear_serving.protocol import PermutationRequest
+from dear_serving.inside_vllm.answer_path import AnswerPath, TokenChoice, answer_path
+from dear_serving.protocol import DecodedWindow, PermutationRequest
 from dear_serving.replica.kv_admission import KvAdmission
-from dear_serving.types import DecodedWindow, Order
+from dear_serving.types import Order, Usage
 
 if TYPE_CHECKING:
     from vllm.engine.protocol import StreamingInput
@@ -90,13 +90,13 @@ class Decoder:
 
     Args:
         client: the engine.
-        sessions: bounds the windows that are in the engine at once.
+        admission: bounds the windows that are in the engine at once.
         steps: ``window_steps``, or ``ordinary_steps`` for an engine on which those go wrong.
     """
 
-    def __init__(self, client: AsyncLLM, sessions: KvAdmission, steps: Steps = window_steps) -> None:
+    def __init__(self, client: AsyncLLM, admission: KvAdmission, steps: Steps = window_steps) -> None:
         self._client = client
-        self._sessions = sessions
+        self._admission = admission
         self.steps = steps
 
     async def decode(
@@ -116,7 +116,7 @@ class Decoder:
         decided: Order = ()
         passes, complete = 0, False
         async with (
-            self._sessions.hold(_most_tokens(request), request.priority),
+            self._admission.hold(request.tokens, request.priority),
             contextlib.aclosing(steps(self._client, request, lora)) as outputs,
         ):
             async for output in outputs:
@@ -152,10 +152,12 @@ def _window(
         order=(*decided, *sorted(rest, key=lambda position: (-log_probs[position], position))),
         decided=len(decided),
         log_probs=log_probs,
-        prompt_tokens=len(request.token_ids),
-        completion_tokens=passes,
-        queue_ms=max(0.0, scheduled_s - arrived_s) * 1e3,
-        engine_ms=(now_s - scheduled_s) * 1e3,
+        usage=Usage(
+            prompt_tokens=len(request.token_ids),
+            completion_tokens=passes,
+            queue_ms=max(0.0, scheduled_s - arrived_s) * 1e3,
+            engine_ms=(now_s - scheduled_s) * 1e3,
+        ),
     )
 
 
@@ -170,12 +172,7 @@ def _follow(path: AnswerPath, tokens: Sequence[int]) -> tuple[tuple[int, ...], b
     return decided, False
 
 
-def _most_tokens(request: PermutationRequest) -> int:
-    separators = len(request.identifiers) * len(request.separator)
-    return len(request.token_ids) + sum(map(len, request.identifiers)) + separators
-
-
-def _parameters(choice: Choice) -> SamplingParams:
+def _parameters(choice: TokenChoice) -> SamplingParams:
     """Greedy, one token, one of those allowed, with the log probabilities of all of them; no text."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind

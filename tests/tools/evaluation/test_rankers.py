@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from dear_client import AsyncClient, Repairs, RerankOptions, Retry
-from dear_serving.gateway.rerank_service import GatewayState
-from dear_serving.http.routes import create_app
+from dear_serving.gateway.state import GatewayState
+from dear_serving.http.app import create_app
 from dear_tools.evaluation.answers import Answer
 from dear_tools.evaluation.rankers import FixedRanker, Ranker, ServerRanker, by_judgements, by_run
 from dear_tools.evaluation.runs import Run

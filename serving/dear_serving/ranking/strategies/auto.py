@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 from dear_serving.ranking.strategies import STRATEGIES
 from dear_serving.ranking.strategies.cost import Cost, cost
-from dear_serving.ranking.strategies.pace import LatencyModel
+from dear_serving.ranking.strategies.latency import LatencyModel
 from dear_serving.ranking.strategies.passes import self_consistent
-from dear_serving.ranking.windows import Windowing
+from dear_serving.ranking.windows import Sizes
+from dear_serving.types import StrategyName
 
-__all__ = ["PREFERENCE", "Choice", "LatencyModel", "choose", "cost_of"]
-
-PREFERENCE = ("joint", "sliding", "tourrank", "merge2")
+PREFERENCE: tuple[StrategyName, ...] = ("joint", "sliding", "tourrank", "merge2")
 """Best first, for more passages than one window holds.
 
 By a noisy oracle on TREC DL 2019, as in benchmarks/simulation.py, and by what is published; nDCG@10 is
@@ -28,44 +27,43 @@ against sliding, from "errors mostly stick to passages" to "errors are mostly ne
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A strategy's name, and why in one short sentence without a full stop, for the reply."""
+class Choice(NamedTuple):
+    """A strategy, and why it was chosen: one short sentence without a full stop, for the reply."""
 
-    name: str
+    name: StrategyName
     reason: str
 
 
-def choose(shape: Windowing, deadline_s: float | None, pace: LatencyModel, passes: int = 1) -> Choice:
+def choose(sizes: Sizes, deadline_s: float | None, latency: LatencyModel, passes: int = 1) -> Choice:
     """``single`` while the passages fit one window; else the first of PREFERENCE whose estimated time fits
     the deadline, and where none does, the one with the shortest estimate.
 
     Args:
-        shape: what to plan for; a legal one.
+        sizes: what to plan for; legal ones.
         deadline_s: seconds left for the whole answer, None for no deadline.
-        pace: what rounds took so far. While it knows nothing, no estimate is made.
+        latency: what rounds took so far. While it knows nothing, no estimate is made.
         passes: how many times over it will run, see self_consistent.
     """
-    if shape.count <= shape.window:
-        return Choice("single", f"{shape.count} passages fit one window of {shape.window}")
-    excess = f"{shape.count} passages over a window of {shape.window}"
-    if deadline_s is None or not pace.known:
+    if sizes.count <= sizes.window:
+        return Choice("single", f"{sizes.count} passages fit one window of {sizes.window}")
+    excess = f"{sizes.count} passages over a window of {sizes.window}"
+    if deadline_s is None or not latency.known:
         name = PREFERENCE[0]
         why = "no deadline to keep" if deadline_s is None else "no round timed yet"
-        return Choice(name, f"{excess}; {why}, {_words(cost_of(name, shape, passes))}")
-    costs = {name: cost_of(name, shape, passes) for name in PREFERENCE}
+        return Choice(name, f"{excess}; {why}, {_words(cost_of(name, sizes, passes))}")
+    costs = {name: cost_of(name, sizes, passes) for name in PREFERENCE}
     for name, known in costs.items():
-        if pace.estimate_s(known) <= deadline_s:
+        if latency.estimate_s(known) <= deadline_s:
             fit = "1 round fits" if known.rounds == 1 else f"{known.rounds} rounds fit"
             return Choice(name, f"{excess}; {fit} the deadline")
-    name = min(costs, key=lambda name: pace.estimate_s(costs[name]))
+    name = min(costs, key=lambda name: latency.estimate_s(costs[name]))
     return Choice(name, f"{excess}; no strategy fits the deadline, {name} comes closest")
 
 
 @lru_cache(maxsize=1024)
-def cost_of(name: str, shape: Windowing, passes: int = 1) -> Cost:
+def cost_of(name: StrategyName, sizes: Sizes, passes: int = 1) -> Cost:
     """The cost of a strategy by its public name, run so many times over side by side."""
-    return cost(self_consistent(partial(STRATEGIES[name], shape), shape.count, passes))
+    return cost(self_consistent(partial(STRATEGIES[name], sizes), sizes.count, passes))
 
 
 def _words(cost: Cost) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from dear_serving.ranking.strategies.shapes import check
-from dear_serving.ranking.windows import Batch, Strategy, Window, Windowing
+from dear_serving.ranking.strategies.sizes import check_sizes
+from dear_serving.ranking.windows import Batch, Sizes, Strategy, Window
 from dear_serving.types import Order
 
 
-def joint(shape: Windowing, *, looks: int = 3, final: bool = False) -> Strategy:
+def joint(sizes: Sizes, *, looks: int = 3, final: bool = False) -> Strategy:
     """Every passage in ``looks`` blocks, each time among others; best is who won the largest share of its
     comparisons, ties stand by first-stage position.
 
@@ -22,34 +22,34 @@ def joint(shape: Windowing, *, looks: int = 3, final: bool = False) -> Strategy:
     simulation that is enough: 10 of 20 give the same nDCG@10 for 100 passages as all 20.
 
     Args:
-        shape: what to plan for.
+        sizes: what to plan for.
         looks: how often each passage is shown, >= 1 (some of the last passages once more, to fill blocks).
         final: whether the best are ranked once more. In simulation that costs quality, since one noisy
             window replaces the mean of three: it is here to be measured on a real model.
 
     Raises:
-        ValueError: an illegal shape or fewer than 1 look.
+        ValueError: illegal sizes or fewer than 1 look.
 
     Source: JointRank, arXiv 2506.22262, aggregation by win-rate. The design is ours: see _blocks.
     """
-    check(shape)
+    check_sizes(sizes)
     if looks < 1:
         raise ValueError(f"looks must be at least 1, got {looks}")
-    return _run(shape, looks, final)
+    return _run(sizes, looks, final)
 
 
-def _run(shape: Windowing, looks: int, final: bool) -> Strategy:
-    everything = tuple(range(shape.count))
-    if shape.count < 2:
+def _run(sizes: Sizes, looks: int, final: bool) -> Strategy:
+    everything = tuple(range(sizes.count))
+    if sizes.count < 2:
         return everything
-    if shape.count <= shape.window:
-        (order,) = yield Batch((Window(everything, shape.top_n),), leads=True)
+    if sizes.count <= sizes.window:
+        (order,) = yield Batch((Window(everything, sizes.top_n),), leads=True)
         return order
-    blocks = [block for look in range(looks) for block in _blocks(shape, look)]
+    blocks = [block for look in range(looks) for block in _blocks(sizes, look)]
     others = len(blocks[0]) - 1
-    needed = min(len(blocks[0]), -(-2 * shape.top_n * len(blocks[0]) // shape.count) + 6)
+    needed = min(len(blocks[0]), -(-2 * sizes.top_n * len(blocks[0]) // sizes.count) + 6)
     orders = yield Batch(tuple(Window(block, needed) for block in blocks))
-    won, compared = [0.0] * shape.count, [0] * shape.count
+    won, compared = [0.0] * sizes.count, [0] * sizes.count
     for block, ranks in zip(blocks, orders, strict=True):
         for rank, shown in enumerate(ranks):
             won[block[shown]] += others - rank if rank < needed else (others - needed) / 2
@@ -57,12 +57,12 @@ def _run(shape: Windowing, looks: int, final: bool) -> Strategy:
     best_first = sorted(everything, key=lambda passage: (-won[passage] / compared[passage], passage))
     if not final:
         return tuple(best_first)
-    head = tuple(best_first[: shape.window])
-    (ranks,) = yield Batch((Window(head, min(shape.top_n, len(head))),), leads=True)
-    return tuple(head[rank] for rank in ranks) + tuple(best_first[shape.window :])
+    head = tuple(best_first[: sizes.window])
+    (ranks,) = yield Batch((Window(head, min(sizes.top_n, len(head))),), leads=True)
+    return tuple(head[rank] for rank in ranks) + tuple(best_first[sizes.window :])
 
 
-def _blocks(shape: Windowing, look: int) -> Iterator[Order]:
+def _blocks(sizes: Sizes, look: int) -> Iterator[Order]:
     """Blocks of one size that show every passage: each holds one of the first G passages, one of the next G,
     and so on (G blocks), shown in first-stage order.
 
@@ -72,11 +72,11 @@ def _blocks(shape: Windowing, look: int) -> Iterator[Order]:
     needs G to be prime to spread pairs evenly, and does no better in simulation. The last few passages fill
     the last row more than once.
     """
-    groups = -(-shape.count // shape.window)
+    groups = -(-sizes.count // sizes.window)
     generator = random.Random(look)
     blocks: list[list[int]] = [[] for _ in range(groups)]
-    for start in range(0, shape.count, groups):
-        row = range(start, min(start + groups, shape.count))
+    for start in range(0, sizes.count, groups):
+        row = range(start, min(start + groups, sizes.count))
         dealt = [row[place % len(row)] for place in range(groups)]
         if look:
             generator.shuffle(dealt)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dear_serving.ranking.strategies.knockout import Stage, knockout
-from dear_serving.ranking.strategies.shapes import check
-from dear_serving.ranking.windows import Strategy, Windowing
+from dear_serving.ranking.strategies.sizes import check_sizes
+from dear_serving.ranking.windows import Sizes, Strategy
 
 
-def merge2(shape: Windowing) -> Strategy:
+def merge2(sizes: Sizes) -> Strategy:
     """``groups = ceil(count / window)`` striped groups at once, then the best ``window // groups`` of each in
     one final window.
 
@@ -17,15 +17,15 @@ def merge2(shape: Windowing) -> Strategy:
     ``min(ceil(n / window), n // 2)`` calls (a group of one passage needs none).
 
     Raises:
-        ValueError: an illegal shape.
+        ValueError: illegal sizes.
 
     Source: our own, the fewest calls in two rounds. Independent windows whose winners meet are TDPart's
     (arXiv 2405.14589), which finds its pivot in one more round first; striped groups with a fixed number of
     places are TourRank's (arXiv 2406.11678). The price is that a group with more good passages than places
     loses some.
     """
-    check(shape)
-    return knockout(stages(shape.count, shape.window), shape.top_n)
+    check_sizes(sizes)
+    return knockout(stages(sizes.count, sizes.window), sizes.top_n)
 
 
 def stages(count: int, window: int) -> list[Stage]:

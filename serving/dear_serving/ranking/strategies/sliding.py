@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dear_serving.ranking.strategies.shapes import check
-from dear_serving.ranking.windows import Batch, Strategy, Window, Windowing
+from dear_serving.ranking.strategies.sizes import check_sizes
+from dear_serving.ranking.windows import Batch, Sizes, Strategy, Window
 
 
-def sliding(shape: Windowing) -> Strategy:
+def sliding(sizes: Sizes) -> Strategy:
     """A window that moves from the last passages to the first and carries the best ones along.
 
     ``1 + max(0, ceil((count - window) / step))`` calls, each a round of its own; none for fewer than two
@@ -15,26 +15,26 @@ def sliding(shape: Windowing) -> Strategy:
     below ``top_n`` that no later window can change.
 
     Raises:
-        ValueError: an illegal shape; a step over the window would leave passages unseen.
+        ValueError: illegal sizes; a step over the window would leave passages unseen.
 
     Source: RankGPT, arXiv 2304.09542, whose published loop skips the head where the step does not divide.
     """
-    check(shape)
-    return _run(shape)
+    check_sizes(sizes)
+    return _run(sizes)
 
 
-def _run(shape: Windowing) -> Strategy:
-    order = list(range(shape.count))
-    if shape.count < 2:
+def _run(sizes: Sizes) -> Strategy:
+    order = list(range(sizes.count))
+    if sizes.count < 2:
         return tuple(order)
-    start = max(0, shape.count - shape.window)
+    start = max(0, sizes.count - sizes.window)
     while True:
-        shown = tuple(order[start : start + shape.window])
-        following = max(0, start - shape.step)
-        carried = following + shape.window - start if start else 0
-        needed = max(1, carried, min(shape.top_n - start, len(shown)))
+        shown = tuple(order[start : start + sizes.window])
+        following = max(0, start - sizes.step)
+        carried = following + sizes.window - start if start else 0
+        needed = max(1, carried, min(sizes.top_n - start, len(shown)))
         (ranks,) = yield Batch((Window(shown, needed),), leads=start == 0)
-        order[start : start + shape.window] = [shown[rank] for rank in ranks]
+        order[start : start + sizes.window] = [shown[rank] for rank in ranks]
         if start == 0:
             return tuple(order)
         start = following

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dear_serving.ranking.strategies.knockout import Stage, knockout
-from dear_serving.ranking.strategies.shapes import check
-from dear_serving.ranking.windows import Strategy, Windowing
+from dear_serving.ranking.strategies.sizes import check_sizes
+from dear_serving.ranking.windows import Sizes, Strategy
 
 
-def tourrank(shape: Windowing) -> Strategy:
+def tourrank(sizes: Sizes) -> Strategy:
     """A tournament: each stage lets the best of every group go on, and a passage's points are the stages it
     survived. Ties stand by rank in the last group, then by first-stage position.
 
@@ -22,13 +22,13 @@ def tourrank(shape: Windowing) -> Strategy:
     A stage is one round; it makes a call for every group of two passages or more.
 
     Raises:
-        ValueError: an illegal shape.
+        ValueError: illegal sizes.
 
     Source: TourRank, arXiv 2406.11678, which fixes the stages for 100 passages only, shuffles each group, and
     adds the points of several tournaments: self_consistent runs those side by side.
     """
-    check(shape)
-    return knockout(stages(shape.count, shape.window), shape.top_n)
+    check_sizes(sizes)
+    return knockout(stages(sizes.count, sizes.window), sizes.top_n)
 
 
 def stages(count: int, window: int) -> list[Stage]:

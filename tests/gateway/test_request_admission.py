@@ -1,4 +1,4 @@
-"""Admission: the bound, and the advice when to come back."""
+"""RequestAdmission: the bound, and the advice when to come back."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import contextlib
 import pytest
 
 from dear_serving.errors import Overloaded, RateLimited
-from dear_serving.gateway import admission as module
-from dear_serving.gateway.admission import Admission
+from dear_serving.gateway import request_admission as module
+from dear_serving.gateway.request_admission import RequestAdmission
 from dear_serving.tenancy.tenants import Limits, Tenant
 
 
@@ -21,7 +21,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_the_bound_holds_and_places_come_back() -> None:
-    admission = Admission(2)
+    admission = RequestAdmission(2)
     with admission.permit(Tenant()), admission.permit(Tenant()):
         with pytest.raises(Overloaded, match="2 requests are in flight"), admission.permit(Tenant()):
             pass
@@ -31,14 +31,14 @@ def test_the_bound_holds_and_places_come_back() -> None:
 
 
 def test_a_place_comes_back_when_the_work_fails() -> None:
-    admission = Admission(1)
+    admission = RequestAdmission(1)
     with contextlib.suppress(RuntimeError), admission.permit(Tenant()):
         raise RuntimeError
     assert admission.in_flight == 0
 
 
 def test_retry_after_is_the_work_ahead_over_the_measured_rate(clock: list[float]) -> None:
-    admission = Admission(8)
+    admission = RequestAdmission(8)
     with contextlib.ExitStack() as held:
         for _ in range(8):
             held.enter_context(admission.permit(Tenant()))
@@ -52,7 +52,7 @@ def test_retry_after_is_the_work_ahead_over_the_measured_rate(clock: list[float]
 
 
 def test_retry_after_stays_between_a_second_and_a_minute(clock: list[float]) -> None:
-    admission = Admission(1000)
+    admission = RequestAdmission(1000)
     with contextlib.ExitStack() as held:
         for _ in range(500):
             held.enter_context(admission.permit(Tenant()))
@@ -63,7 +63,7 @@ def test_retry_after_stays_between_a_second_and_a_minute(clock: list[float]) -> 
 
 
 def test_an_idle_gap_says_nothing_of_the_rate(clock: list[float]) -> None:
-    admission = Admission(10)
+    admission = RequestAdmission(10)
     for _ in range(3):
         with admission.permit(Tenant()):
             clock[0] += 0.01
@@ -72,7 +72,7 @@ def test_an_idle_gap_says_nothing_of_the_rate(clock: list[float]) -> None:
 
 
 def test_a_tenants_own_bound_leaves_room_for_the_others() -> None:
-    admission, small = Admission(10), Tenant("small", limits=Limits(requests_in_flight=2))
+    admission, small = RequestAdmission(10), Tenant("small", limits=Limits(requests_in_flight=2))
     with admission.permit(small), admission.permit(small):
         with pytest.raises(RateLimited, match="the tenant has 2 requests in flight"), admission.permit(small):
             pass

@@ -15,7 +15,7 @@ _SMOOTHING = 0.1
 _LONGEST_RETRY_S = 60
 
 
-class Admission:
+class RequestAdmission:
     """Bounds the requests in flight in this gateway replica, each tenant's and all; the rest get 429 at once.
 
     Retry-After is the work ahead over the rate at which requests were finished lately (an exponentially

@@ -1,0 +1,43 @@
+"""An OpenAI request: which model answers, whether it is taken on, and the engine's answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from dear_serving.gateway.caller import Caller
+from dear_serving.gateway.catalog import ServedModel
+from dear_serving.gateway.fair_queue import FairQueue
+from dear_serving.gateway.tenant_engine import TenantEngine, openai_tokens
+from dear_serving.gateway.token_admission import TokenAdmission
+from dear_serving.metrics import Metrics
+from dear_serving.protocol import Engine, OpenAIRoute
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIService:
+    """Has the engines answer OpenAI bodies, in each tenant's turn; fields as in RerankService."""
+
+    engine: Engine
+    queue: FairQueue
+    admission: TokenAdmission
+    metrics: Metrics
+
+    async def answer(
+        self, route: OpenAIRoute, body: dict[str, Any], caller: Caller
+    ) -> tuple[ServedModel, AsyncGenerator[str | dict[str, Any], None]]:
+        """The model that answers, and its reply as Engine.openai gives it.
+
+        Args:
+            body: as the caller sent it; ``model`` is a text or None.
+
+        Raises:
+            UnknownModel: no model of that name that the caller may use.
+            Overloaded, RateLimited, PayloadTooLarge: see TokenAdmission.admit.
+        """
+        model = caller.find(body.get("model"))
+        await self.admission.admit(caller, openai_tokens(body))
+        self.metrics.count_model(caller.tenant.id, model.revision, route)
+        engine = TenantEngine(self.engine, self.queue, caller.tenant)
+        return model, engine.openai(route, body | {"model": model.revision}, caller.request_id)

@@ -1,0 +1,46 @@
+"""Everything that one gateway replica has."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from dear_serving.gateway.authenticator import Authenticator
+from dear_serving.gateway.budgets import Budgets
+from dear_serving.gateway.catalog import Catalog
+from dear_serving.gateway.fair_queue import FairQueue
+from dear_serving.gateway.lifecycle import Lifecycle
+from dear_serving.gateway.openai_service import OpenAIService
+from dear_serving.gateway.request_admission import RequestAdmission
+from dear_serving.gateway.rerank_service import RerankService
+from dear_serving.metrics import Metrics
+from dear_serving.protocol import Engine
+from dear_serving.registry.database import Database
+from dear_serving.settings import Settings
+from dear_serving.tenancy.tenants import Tenants
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayState:
+    """What the routes of a gateway replica work with.
+
+    ``rerank`` and ``openai`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are the registry as
+    this gateway knows it. ``authenticator``, ``admission``, ``budgets`` and ``queue`` decide who may call,
+    how much, and when. ``admin_digests`` are of the keys of the admin routes.
+    """
+
+    settings: Settings
+    engine: Engine
+    rerank: RerankService
+    openai: OpenAIService
+    catalog: Catalog
+    lifecycle: Lifecycle
+    database: Database
+    tenants: Tenants
+    authenticator: Authenticator
+    admission: RequestAdmission
+    budgets: Budgets
+    queue: FairQueue
+    metrics: Metrics
+    admin_digests: tuple[bytes, ...] = ()
+    started_s: int = field(default_factory=lambda: int(time.time()))

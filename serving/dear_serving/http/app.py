@@ -1,0 +1,49 @@
+"""The whole HTTP surface as a FastAPI app that any server can run: Ray's proxy, or a test in process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, FastAPI
+from starlette.exceptions import HTTPException
+
+from dear_serving.errors import RegistryUnavailable, RequestError
+from dear_serving.gateway.state import GatewayState
+from dear_serving.http import adapters, admin, errors, health, openai, rerank
+from dear_serving.http.middleware import RequestMiddleware
+from dear_serving.http.openapi import ABOUT, publish
+
+router = APIRouter()
+for one in (rerank, openai, admin, adapters, health):
+    router.include_router(one.router)
+router.include_router(adapters.vllm_router)
+
+
+def create_app(gateway: GatewayState) -> FastAPI:
+    """Every route over one gateway. While the app runs, so does the gateway's part in adapters."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        running = asyncio.create_task(gateway.lifecycle.run())
+        yield
+        running.cancel()
+        await gateway.budgets.close()
+        with contextlib.suppress(RegistryUnavailable):
+            await gateway.catalog.leave()
+
+    app = FastAPI(
+        lifespan=lifespan,
+        **ABOUT,
+        exception_handlers={
+            RequestError: errors.on_request_error,
+            HTTPException: errors.on_http_exception,
+            Exception: errors.on_unexpected,
+        },
+    )
+    app.state.gateway = gateway
+    app.include_router(router)
+    publish(app)
+    app.add_middleware(RequestMiddleware, gateway=gateway)
+    return app

@@ -1,0 +1,1 @@
+"""Rerank dialects: of each a body, how it becomes a RankTask, and how a Ranking becomes its reply."""

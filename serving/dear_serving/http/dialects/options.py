@@ -1,0 +1,39 @@
+"""Our own rerank options, the same in every dialect."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dear_serving.types import MAX_IDENTIFIERS, Scoring, StrategyName
+
+
+class DearOptions(BaseModel):
+    """The object ``dear`` of a rerank body, so that no option clashes with a dialect's field.
+
+    Every field but ``stream`` is a field of RankTask by the same name; null is the same as absent.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    strategy: StrategyName | None = Field(None, description='How windows are laid out; null: "auto".')
+    window_size: Annotated[int, Field(ge=2, le=MAX_IDENTIFIERS)] | None = Field(
+        None, description="Passages of a window; null: the server's."
+    )
+    step: Annotated[int, Field(ge=1, le=MAX_IDENTIFIERS)] | None = Field(
+        None, description="How far a sliding window moves; at most window_size."
+    )
+    scoring: Scoring | None = Field(None, description='How a window is decoded; null: "permutation".')
+    reasoning: bool | None = Field(None, description='Reasoning first; not with scoring "generate".')
+    deadline_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = Field(
+        None, description="After it, what was decided is the answer."
+    )
+    passes: Annotated[int, Field(ge=1, le=16)] | None = Field(
+        None, description="Shuffled orders that ranks are averaged over; null: 1."
+    )
+    stream: bool | None = Field(None, description="Server-sent events, a rank each; not with texts.")
+
+    def task_fields(self) -> dict[str, Any]:
+        """The options given, as arguments of RankTask."""
+        return self.model_dump(exclude_none=True, exclude={"stream"})

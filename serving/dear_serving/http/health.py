@@ -1,0 +1,65 @@
+"""Is the gateway up, can an engine answer, and what they count."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse
+
+from dear_serving.errors import EngineUnavailable, RegistryUnavailable
+from dear_serving.gateway.state import GatewayState
+from dear_serving.http.openapi import errors
+from dear_serving.http.reply import Reply
+
+_READY_TIMEOUT_S = 5.0
+
+router = APIRouter(tags=["health"])
+
+
+class Health(Reply):
+    """The gateway's process is up."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(Reply):
+    """An engine can answer."""
+
+    status: Literal["ready"] = "ready"
+
+
+@router.get("/health")
+async def health() -> Health:
+    """The gateway's process is up."""
+    return Health()
+
+
+@router.get("/ready", responses=errors(EngineUnavailable))
+async def ready(request: Request) -> Readiness:
+    """An engine can answer; 503 until then."""
+    gateway: GatewayState = request.app.state.gateway
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            await gateway.engine.check_ready()
+    except TimeoutError:
+        raise EngineUnavailable("no engine is ready yet", retry_after_s=_READY_TIMEOUT_S) from None
+    return Readiness()
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> PlainTextResponse:
+    """Prometheus metrics of this gateway and, while one answers, of an engine."""
+    gateway: GatewayState = request.app.state.gateway
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            of_engine = await gateway.engine.metrics()
+    except (TimeoutError, EngineUnavailable):
+        of_engine = ""
+    gateway.metrics.queued_tokens.set(gateway.queue.tokens)
+    with contextlib.suppress(RegistryUnavailable):  # what was known stays
+        alive = await gateway.lifecycle.alive()
+        gateway.metrics.show_held({replica.id: replica.holds for replica in alive.replicas})
+    return PlainTextResponse(gateway.metrics.render() + of_engine)
