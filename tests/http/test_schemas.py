@@ -21,7 +21,6 @@ OPERATIONS = {
     f"{method.upper()} {path}": operation
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
-    if method != "parameters"
 }
 TAKE_A_BODY = [name for name in OPERATIONS if name.startswith(("POST ", "PATCH ", "PUT "))]
 
@@ -102,6 +101,10 @@ def test_a_route_publishes_its_reply_and_its_errors(name: str) -> None:
         assert {"400", "401", "408", "413", "415"} <= set(errors)
 
 
+def test_every_operation_has_a_name_of_its_own() -> None:
+    assert len({operation["operationId"] for operation in OPERATIONS.values()}) == len(OPERATIONS)
+
+
 def test_rerank_publishes_its_dialects_and_how_they_are_told_apart() -> None:
     operation = OPERATIONS["POST /rerank"]
     assert "texts" in operation["description"]
@@ -135,7 +138,7 @@ async def send(
     """One reply for each example of an operation; ``known`` are path parameters that were not published."""
     operation, (method, _, path) = OPERATIONS[name], name.partition(" ")
     for parameter in operation.get("parameters", ()):
-        if parameter["in"] == "path":
+        if parameter.get("in") == "path":
             value = known.get(parameter["name"]) or parameter["schema"]["examples"][0]
             path = path.replace(f"{{{parameter['name']}}}", value)
     headers = [("authorization", keys[key]) for one in operation.get("security", ()) for key in one]

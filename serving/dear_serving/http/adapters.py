@@ -25,16 +25,14 @@ from dear_serving.gateway.state import GatewayState
 from dear_serving.http.access import ADMIN_PATH, VLLM_PATHS
 from dear_serving.http.adapter_bodies import (
     Activation,
-    AdapterPage,
-    AdapterReply,
     NewAdapter,
     Retirement,
-    RevisionReply,
     Rollback,
     Sharing,
     VllmLoad,
     VllmUnload,
 )
+from dear_serving.http.adapter_replies import AdapterPage, AdapterReply, RevisionReply
 from dear_serving.http.admin import ACTOR, After, PageLimit, require_admin
 from dear_serving.http.body import BodyReader
 from dear_serving.http.openapi import errors

@@ -23,18 +23,14 @@ from dear_serving.gateway.state import GatewayState
 from dear_serving.http.access import ADMIN_PATH
 from dear_serving.http.body import BodyReader
 from dear_serving.http.openapi import errors
-from dear_serving.http.tenant_bodies import (
+from dear_serving.http.tenant_bodies import Grant, NewKeyBody, NewTenant, Rotation, TenantChanges
+from dear_serving.http.tenant_replies import (
     ChangeList,
     ChangeReply,
     DeletedTenant,
-    Grant,
     IssuedKeyReply,
     KeyList,
     KeyReply,
-    NewKeyBody,
-    NewTenant,
-    Rotation,
-    TenantChanges,
     TenantPage,
     TenantReply,
 )

@@ -133,10 +133,10 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
             continue
         reader = _reader_of(route)
         models |= set(reader.models) if reader else set()
-        path = found["paths"][route.path_format]
-        path["parameters"] = [{"$ref": "#/components/parameters/X-Request-ID"}]
         for method in route.methods:
-            operation = path[method.lower()]
+            operation = found["paths"][route.path_format][method.lower()]
+            operation["operationId"] = route.name
+            operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/X-Request-ID"})
             _add_shared(operation, route.path, method, reader)
             _share_errors(operation["responses"], components["responses"])
     _, schemas = models_json_schema(
@@ -145,8 +145,22 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     )
     of_fastapi = {"HTTPValidationError", "ValidationError"}  # its own errors, which no route gives
     named = {name: one for name, one in components["schemas"].items() if name not in of_fastapi}
-    components["schemas"] = dict(sorted((named | schemas["$defs"]).items()))
+    components["schemas"] = _untitled(dict(sorted((named | schemas["$defs"]).items())))
+    found["paths"] = _untitled(found["paths"])
     return found
+
+
+def _untitled(value: Any) -> Any:
+    """Without pydantic's titles, which say every name a second time."""
+    if isinstance(value, list):
+        return [_untitled(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: inner if name in ("example", "examples") else _untitled(inner)
+        for name, inner in value.items()
+        if name != "title" or not isinstance(inner, str)
+    }
 
 
 def _reader_of(route: APIRoute) -> BodyReader | None:

@@ -93,7 +93,7 @@ _Any = Annotated[
 
 
 @router.post("/rerank", responses=_replies(RerankReply | list[TeiResult]))
-async def rerank_any(request: Request, body: _Any) -> Response:
+async def rerank(request: Request, body: _Any) -> Response:
     """vLLM's, Jina's and TEI's path. A body with ``texts`` and without ``documents`` is TEI's, and its reply
     a bare array; every other is as for /v1/rerank.
     """
@@ -102,11 +102,11 @@ async def rerank_any(request: Request, body: _Any) -> Response:
     return await _rerank_documents(request, body)
 
 
-@router.post("/v1/rerank", responses=_replies(RerankReply))
-@router.post("/v2/rerank", responses=_replies(RerankReply))
+@router.post("/v1/rerank", name="rerank_v1", responses=_replies(RerankReply))
+@router.post("/v2/rerank", name="rerank_v2", responses=_replies(RerankReply))
 @router.post("/v1/v2/rerank", include_in_schema=False)  # Cohere's client with a base URL in /v1
 @router.post("/v1/v1/rerank", include_in_schema=False)
-async def rerank(request: Request, body: _Documents) -> Response:
+async def rerank_documents(request: Request, body: _Documents) -> Response:
     """Cohere's, Jina's and vLLM's dialects, told apart by nothing: one body takes the fields of all of them,
     and ignores those it does not know.
     """
