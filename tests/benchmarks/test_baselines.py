@@ -58,7 +58,7 @@ def test_the_cards_prompt_gives_the_tokens_that_the_server_sends(
 ) -> None:
     builder = PromptBuilder(load_template("plain", None), tokenizer, max_model_len=4096)
     task = RankTask(query="parking permit for residents", passages=texts)
-    sent = builder.prepare(task).window(range(len(texts))).token_ids
+    sent = builder.prepare(task).window(range(len(texts)))
 
     assert tokenizer.bos_token_id is not None
     assert sent == [tokenizer.bos_token_id, *tokenizer.encode_template(card_prompt(task.query, texts))]

@@ -179,7 +179,7 @@ async def _register(gateway: GatewayState, body: NewAdapter) -> Revision:
         activate=body.activate,
         actor=ACTOR,
     )
-    return _unless_failed(await gateway.lifecycle.settled(revision, body.wait_s))
+    return _unless_failed(await gateway.lifecycle.wait_until_settled(revision, body.wait_s))
 
 
 async def _retire(gateway: GatewayState, name: str, revision: str | None = None) -> None:
@@ -187,11 +187,11 @@ async def _retire(gateway: GatewayState, name: str, revision: str | None = None)
     adapter = await asyncio.to_thread(lambda: adapters.retire(name, revision, actor=ACTOR))
     for one in adapter.revisions:
         if one.state is State.DRAINING:
-            await gateway.lifecycle.settled(one, _RETIRE_WAIT_S)
+            await gateway.lifecycle.wait_until_settled(one, _RETIRE_WAIT_S)
 
 
 async def _swapped(request: Request, revision: Revision, wait_s: float) -> RevisionReply:
-    settled = await _gateway(request).lifecycle.settled(revision, wait_s)
+    settled = await _gateway(request).lifecycle.wait_until_settled(revision, wait_s)
     return RevisionReply.of(_unless_failed(settled))
 
 
