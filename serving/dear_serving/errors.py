@@ -88,7 +88,7 @@ class RequestError(DearError):
 
 
 class InvalidRequest(RequestError):
-    """The request breaks the contract of its dialect."""
+    """The request breaks the contract of its route; ``param`` names the field."""
 
     status = 400
     type = "invalid_request_error"
