@@ -43,7 +43,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "__main__": ("cli",),
     "runtime": EVERYTHING,
     "demo": ("errors", "settings", "supervisor"),
-    "administration": ("errors", "settings", "tenancy.bodies"),
     "doctor": ("errors", "settings", "adapters.preflight"),
 }
 

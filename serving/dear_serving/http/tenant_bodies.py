@@ -1,4 +1,4 @@
-"""What an administrator may say of tenants and keys: bodies of the admin routes; and seed files."""
+"""What an administrator may say of tenants and keys: bodies of the admin routes."""
 
 from __future__ import annotations
 
@@ -51,26 +51,3 @@ class Grant(_Body):
     """An adapter that a tenant may use."""
 
     adapter: Name
-
-
-class SeedTenant(NewTenant):
-    """A tenant in a seed file. Limits that are not given do not bind; ``grants`` are all it has."""
-
-    weight: Weight = 1.0
-    grants: tuple[Name, ...] = ()
-
-
-class SeedAdapter(_Body):
-    """An adapter in a seed file: what is in ``source`` is what its name points at."""
-
-    name: Name
-    source: Annotated[str, Field(min_length=1, max_length=1000)]
-    template: Annotated[str, Field(max_length=128)] | None = None
-    shared: bool = True
-
-
-class Seed(_Body):
-    """A seed file. Tenants and adapters that it does not name stay as they are."""
-
-    adapters: tuple[SeedAdapter, ...] = ()
-    tenants: tuple[SeedTenant, ...] = ()
