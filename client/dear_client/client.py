@@ -13,12 +13,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from dear_client.administration import AdminCalls
-from dear_client.calls import Calls, RerankOptions, RerankRequest
+from dear_client.calls import Calls
 from dear_client.errors import ClientError
 from dear_client.events import Ranks
 from dear_client.exchange import Call, Failure, Plan, Reply, Send, Wait
 from dear_client.many import AHEAD, Counter, OnProgress, Ranked, call_of, checked
 from dear_client.models import Document, RankedDocument, Ranking
+from dear_client.options import RerankOptions, RerankRequest
 from dear_client.policy import Retry, Timeout
 from dear_client.wire import Wire
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from dear_client.calls import Calls, RerankRequest, check_options
+from dear_client.calls import Calls
 from dear_client.errors import ClientError, InvalidCall
 from dear_client.exchange import Call
 from dear_client.models import Ranking
+from dear_client.options import RerankRequest, check_options
 
 Ranked: TypeAlias = Ranking | ClientError
 """What became of one of many requests."""

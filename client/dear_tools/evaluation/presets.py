@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from dear_client.calls import Strategy
+from dear_client.options import Strategy
 from dear_tools.evaluation.published import Published
 from dear_tools.evaluation.sources import Source
 from dear_tools.exits import ToolError

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from dear_client import Retry, Timeout
+from dear_client import RerankOptions, Retry, Timeout
 from dear_client.exchange import Terms
 from dear_tools.exits import ToolError
 from dear_tools.load.lengths import Lengths, parse_lengths
@@ -21,17 +21,7 @@ from dear_tools.load.mix import Tenant, parse_tenant, parse_weighted
 from dear_tools.load.objective import parse_objective
 from dear_tools.load.schedule import Schedule, seeds
 from dear_tools.load.stages import Arrivals, parse_duration, parse_stages
-from dear_tools.options import (
-    JsonOption,
-    KeyOption,
-    PassesOption,
-    ReasoningOption,
-    ScoringOption,
-    StepOption,
-    StrategyOption,
-    UrlOption,
-    WindowSizeOption,
-)
+from dear_tools.options import JsonOption, KeyOption, UrlOption, with_rerank_options
 
 T = TypeVar("T")
 
@@ -42,6 +32,7 @@ _OPEN_ATTEMPTS, _CLOSED_ATTEMPTS = 1, 4
 _CONNECT_S = 5.0
 
 
+@with_rerank_options(without=("model", "deadline_s"))
 def load(
     rate: Annotated[
         str | None,
@@ -134,18 +125,8 @@ def load(
             rich_help_panel="Who and what",
         ),
     ] = False,
-    top_n: Annotated[
-        int | None,
-        typer.Option(min=1, help="Ranks asked for.", show_default="all", rich_help_panel="Who and what"),
-    ] = None,
-    strategy: StrategyOption = None,
-    window_size: WindowSizeOption = None,
-    step: StepOption = None,
-    scoring: ScoringOption = None,
-    passes: PassesOption = None,
-    reasoning: ReasoningOption = None,
     deadline: Annotated[
-        str | None, typer.Option(help="That the server is given for each.", rich_help_panel="Who and what")
+        str | None, typer.Option(help="Of each request, for the server.", rich_help_panel="How to rank")
     ] = None,
     objective: Annotated[
         str | None,
@@ -165,6 +146,8 @@ def load(
     ] = "60s",
     seed: Annotated[int, typer.Option(help="Of everything drawn.", rich_help_panel="Judgement")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("load-report"),
+    *,
+    options: RerankOptions,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
@@ -179,17 +162,8 @@ def load(
     lists = _lists(file, passages, words, identical, lists_random)
     answer_s = _option("--timeout", parse_duration, timeout)
     tried = attempts or (_OPEN_ATTEMPTS if schedule.kind == "open" else _CLOSED_ATTEMPTS)
-    options = {
-        "top_n": top_n,
-        "strategy": strategy,
-        "window_size": window_size,
-        "step": step,
-        "scoring": scoring,
-        "passes": passes,
-        "reasoning": reasoning,
-        "deadline_s": None if deadline is None else _option("--deadline", parse_duration, deadline),
-    }
-    options = {name: value for name, value in options.items() if value is not None}
+    if deadline is not None:
+        options["deadline_s"] = _option("--deadline", parse_duration, deadline)
     tenants, models = _who(tenant or [], model or [], api_key)
 
     # From here on it takes libraries that the other commands need not wait for.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -24,7 +23,7 @@ def rank_trec(
     corpus: Path,
     depth: int,
     output: Path | None,
-    options: dict[str, Any],
+    options: Mapping[str, object],
     concurrency: int,
 ) -> int:
     """Rerank the first ``depth`` documents of every query of a run; how many queries failed.
@@ -52,8 +51,8 @@ def rank_trec(
     return failed
 
 
-def _lists(name: str, topics: Sequence[Topic], options: dict[str, Any]) -> Iterator[Asked]:
+def _lists(name: str, topics: Sequence[Topic], options: Mapping[str, object]) -> Iterator[Asked]:
     for topic in topics:
         documents = [{"id": one.id, "text": one.text} for one in topic.candidates]
-        request = options | {"query": topic.query, "documents": documents}
+        request = {**options, "query": topic.query, "documents": documents}
         yield Asked(f"{name}, query {topic.id}", request, {"query": topic.id})
