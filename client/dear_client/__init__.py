@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from dear_client.client import Client, RankStream
 from dear_client.errors import (
-    AdapterFailed,
     AlreadyThere,
     AnswerTimeout,
     BodyTimeout,
@@ -37,6 +36,7 @@ from dear_client.errors import (
     RateLimited,
     RegistryUnavailable,
     ServerError,
+    StagingFailed,
     StoreUnavailable,
     Unavailable,
     UnexpectedReply,
@@ -68,7 +68,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter",
-    "AdapterFailed",
     "AlreadyThere",
     "AnswerTimeout",
     "AsyncClient",
@@ -110,6 +109,7 @@ __all__ = [
     "Retry",
     "Revision",
     "ServerError",
+    "StagingFailed",
     "StoreUnavailable",
     "Tenant",
     "Timeout",

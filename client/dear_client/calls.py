@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, Unpack
 from urllib.parse import quote
@@ -48,7 +49,8 @@ class Calls:
             query: what is looked for.
             documents: texts, or objects with a ``text``; whatever else an object holds stays here, and the
                 object itself comes back in ``RankedDocument.document``.
-            options: see RerankOptions.
+            options: those of RerankOptions:
+                {options}.
 
         Returns:
             The documents, best first.
@@ -86,6 +88,11 @@ class Calls:
     def ready(self) -> Call[None]:
         """Return where an engine can answer; else raise, after the client's retries."""
         return Call("GET", "/ready", _check_object)
+
+
+if Calls.rerank.__doc__:  # absent with python -OO
+    _names = textwrap.fill(", ".join(RerankOptions.__annotations__), 90).replace("\n", f"\n{' ' * 16}")
+    Calls.rerank.__doc__ = Calls.rerank.__doc__.replace("{options}", _names)
 
 
 def rerank_body(

@@ -16,7 +16,7 @@ from dear_client.administration import AdminCalls
 from dear_client.calls import Calls
 from dear_client.errors import ClientError
 from dear_client.events import Ranks
-from dear_client.exchange import Call, Failure, Plan, Reply, Send, Wait
+from dear_client.exchange import Call, Conversation, Failure, Reply, Send, Wait
 from dear_client.many import AHEAD, Counter, OnProgress, Ranked, call_of, checked
 from dear_client.models import Document, RankedDocument, Ranking
 from dear_client.options import RerankOptions, RerankRequest
@@ -45,13 +45,13 @@ class _Driver:
 
     def run(
         self,
-        plan: Plan[T],
+        conversation: Conversation[T],
         send: Callable[[Send], Reply | Failure] | None = None,
         wait: Callable[[float], object] = time.sleep,
     ) -> T:
-        """The answer of a plan; raises ClientError. ``send`` in place of one that reads whole replies."""
+        """Its result; raises ClientError. ``send`` in place of one that reads whole replies."""
         send = send or self._send
-        steps = plan.steps(self.wire.terms)
+        steps = conversation.steps(self.wire.terms)
         answer: Reply | Failure | None = None
         try:
             while True:
@@ -110,7 +110,7 @@ class _Blocking(Generic[C]):
 
 
 def blocking(
-    build: Callable[Concatenate[C, P], Plan[T]],
+    build: Callable[Concatenate[C, P], Conversation[T]],
 ) -> Callable[Concatenate[_Blocking[C], P], T]:
     """A method that makes a call and waits for its answer, with the call's own signature and words."""
 

@@ -77,7 +77,7 @@ def new_request_id() -> str:
     return f"{_IDS.getrandbits(128):032x}"
 
 
-class Plan(Protocol[T_co]):
+class Conversation(Protocol[T_co]):
     """Something to ask of a server, in one request or several."""
 
     def steps(self, terms: Terms) -> Generator[Step, Outcome | None, T_co]:

@@ -32,6 +32,11 @@ class Repairs(_Reply):
     out_of_range: int = 0
     unparseable: int = 0
 
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.repeated + self.missing + self.out_of_range + self.unparseable
+
 
 class Details(_Reply):
     """How the order came about; times in milliseconds, the slowest window of each round added up."""

@@ -16,10 +16,10 @@ from dear_client.exchange import Terms
 from dear_tools.exits import ToolError
 from dear_tools.load.lengths import Lengths, parse_lengths
 from dear_tools.load.lists import FileLists, InventedLists, Lists, OneList, read_lists
-from dear_tools.load.look import ALL, look
 from dear_tools.load.mix import Tenant, parse_tenant, parse_weighted
 from dear_tools.load.objective import parse_objective
-from dear_tools.load.schedule import Schedule, seeds
+from dear_tools.load.probe import ALL, probe
+from dear_tools.load.schedule import Schedule, random_sources
 from dear_tools.load.stages import Arrivals, parse_duration, parse_stages
 from dear_tools.options import JsonOption, KeyOption, UrlOption, with_rerank_options
 
@@ -158,7 +158,7 @@ def load(
     """
     wanted = _option("--objective", parse_objective, objective or _OBJECTIVE)
     schedule = _schedule(rate, callers, duration, warmup, requests, arrivals, find_capacity)
-    schedule_random, lists_random = seeds(seed)
+    schedule_random, lists_random = random_sources(seed)
     lists = _lists(file, passages, words, identical, lists_random)
     answer_s = _option("--timeout", parse_duration, timeout)
     tried = attempts or (_OPEN_ATTEMPTS if schedule.kind == "open" else _CLOSED_ATTEMPTS)
@@ -167,17 +167,17 @@ def load(
     tenants, models = _who(tenant or [], model or [], api_key)
 
     # From here on it takes libraries that the other commands need not wait for.
+    from dear_tools.load.loadtest import LoadTest
     from dear_tools.load.report import check_folder
     from dear_tools.load.session import Session
-    from dear_tools.load.trial import Plan
 
     check_folder(out)
-    base_url, mix = look(url, tenants or [(Tenant("default", api_key), 1.0)], models, zipf_s, answer_s)
+    base_url, mix = probe(url, tenants or [(Tenant("default", api_key), 1.0)], models, zipf_s, answer_s)
     timeouts = Timeout(connect_s=min(_CONNECT_S, answer_s), answer_s=answer_s, total_s=10 * answer_s)
-    plan = Plan(
+    test = LoadTest(
         Terms(base_url, timeouts, Retry(attempts=tried)), mix, lists, wanted, options, schedule_random
     )
-    session = Session(plan, schedule, seed, out)
+    session = Session(test, schedule, seed, out)
     if find_capacity:
         session.find_capacity()
     else:

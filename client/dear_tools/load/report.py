@@ -18,9 +18,9 @@ from dear_tools.exits import ToolError
 from dear_tools.files import write_whole
 from dear_tools.load import plots
 from dear_tools.load.capacity import GENERATOR_LIMIT, Step
+from dear_tools.load.figures import cell, latencies, ms, number, overview, rows_of, share, times
+from dear_tools.load.loadtest import Outcome
 from dear_tools.load.objective import Objective
-from dear_tools.load.texts import cell, latencies, ms, number, overview, rows_of, share, times
-from dear_tools.load.trial import Outcome
 
 NAMES = ("report.json", "report.md", "report.html")
 

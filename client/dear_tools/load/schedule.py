@@ -36,6 +36,6 @@ class Schedule:
         return duration_s(self.with_warmup)
 
 
-def seeds(seed: int) -> tuple[random.Random, random.Random]:
+def random_sources(seed: int) -> tuple[random.Random, random.Random]:
     """Sources of chance for arrivals and mix, and for lists: one does not change what the other draws."""
     return random.Random(f"{seed} schedule"), random.Random(f"{seed} lists")

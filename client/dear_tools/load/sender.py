@@ -44,6 +44,7 @@ from dear_client.exchange import (
 )
 from dear_client.models import Ranking
 from dear_client.wire import Wire
+from dear_tools.fatal import is_fatal
 from dear_tools.load.lists import List
 from dear_tools.load.mix import Tenant
 from dear_tools.load.records import Record, Refusal, Result
@@ -116,6 +117,7 @@ class Sender:
             passages=len(asked.passages),
             status=error.status if isinstance(error, ServerError) else 200 if error is None else None,
             message=None if error is None else _shown(error.message),
+            is_fatal=error is not None and is_fatal(error),
             refusals=attempts.refusals,
             named=attempts.named,
             retry_after_s=error.retry_after_s if isinstance(error, ServerError) else None,
@@ -230,10 +232,9 @@ def _costs(ranking: Ranking) -> dict[str, Any]:
         "completion_tokens": ranking.usage.completion_tokens,
     }
     if (details := ranking.details) is not None:
-        repairs = details.repairs
         found |= {
             "windows": details.windows,
-            "repairs": repairs.repeated + repairs.missing + repairs.out_of_range + repairs.unparseable,
+            "repairs": details.repairs.total,
             "queue_ms": details.queue_ms if math.isfinite(details.queue_ms) else 0.0,
             "engine_ms": details.engine_ms if math.isfinite(details.engine_ms) else 0.0,
         }

@@ -84,7 +84,8 @@ def _lists(source: str, options: Mapping[str, object]) -> Iterator[Asked]:
             if isinstance(fields, dict):
                 kept |= {name: fields[name] for name in ("id", "query") if name in fields}
                 fields.pop("id", None)
-                yield Asked(where, {**options, **fields}, kept)
+                own_options = not fields.keys() <= {"query", "documents"}
+                yield Asked(where, {**options, **fields}, kept, own_options=own_options)
             else:
                 yield Asked(where, kept=kept, wrong="an object with query and documents is needed")
 

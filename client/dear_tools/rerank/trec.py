@@ -8,9 +8,9 @@ from pathlib import Path
 import typer
 
 from dear_client import Client, Ranking
-from dear_tools.evaluation.runs import run_text, write_run
-from dear_tools.evaluation.topics import Topic
-from dear_tools.evaluation.trec import load_trec
+from dear_tools.evaluation.collection import Topic
+from dear_tools.evaluation.sources import load_trec
+from dear_tools.evaluation.trec import run_text, write_run
 from dear_tools.rerank.many import Asked, rank_all
 
 _TAG = "dear"

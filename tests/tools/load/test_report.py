@@ -14,13 +14,13 @@ from xml.etree import ElementTree
 import pytest
 
 from dear_tools.exits import ToolError
-from dear_tools.load import report, texts
+from dear_tools.load import figures, report
 from dear_tools.load.capacity import Step
+from dear_tools.load.loadtest import Outcome
 from dear_tools.load.objective import parse_objective
 from dear_tools.load.records import Record, Refusal
 from dear_tools.load.schedule import Schedule
 from dear_tools.load.stages import Stage
-from dear_tools.load.trial import Outcome
 from tests.tools.load.runs import made, summary_of
 
 EVIL = """<script>alert(1)</script> | `a` "b" 'c' & $\\frac{x$ \\| <img src=x onerror=y> _z_ 名前"""
@@ -334,7 +334,7 @@ def test_what_others_wrote_cannot_break_a_page_or_a_table(tmp_path: Path) -> Non
     ],
 )
 def test_a_cell_of_a_table_stays_one(text: object, expected: str) -> None:
-    assert texts.cell(text) == expected
+    assert figures.cell(text) == expected
 
 
 def test_the_page_follows_light_and_dark(tmp_path: Path) -> None:
@@ -392,7 +392,7 @@ def test_warnings_say_what_stands_against_the_figures() -> None:
     ],
 )
 def test_milliseconds(value: float | None, expected: str) -> None:
-    assert texts.ms(value) == expected
+    assert figures.ms(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_milliseconds(value: float | None, expected: str) -> None:
     [(0, "0.0%"), (1, "100.0%"), (0.9999, "> 99.9%"), (0.0001, "< 0.1%"), (0.9994, "99.9%"), (0.5, "50.0%")],
 )
 def test_a_share_that_is_not_all_or_nothing_does_not_look_it(value: float, expected: str) -> None:
-    assert texts.share(value) == expected
+    assert figures.share(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def test_a_share_that_is_not_all_or_nothing_does_not_look_it(value: float, expec
     ],
 )
 def test_numbers(value: float, expected: str) -> None:
-    assert texts.number(value) == expected
+    assert figures.number(value) == expected
 
 
 # --- writing ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ ALL = "all"
 _MOST_S = 30.0
 
 
-def look(
+def probe(
     url: str | None,
     tenants: Sequence[tuple[Tenant, float]],
     models: Sequence[tuple[str, float]],

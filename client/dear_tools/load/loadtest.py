@@ -26,7 +26,7 @@ _VIEW_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoadTest:
     """What every run of a test has in common.
 
     Args:
@@ -60,7 +60,7 @@ class View(Protocol):
 
 
 async def run(
-    plan: Plan,
+    test: LoadTest,
     schedule: Schedule,
     view: View,
     *,
@@ -79,8 +79,8 @@ async def run(
         if watch is not None and record.intended_s >= schedule.warmup_s:
             watch(record, generator)
 
-    async with Sender(plan.terms, plan.options) as sender:
-        generator = Generator(sender, plan.mix, plan.lists, plan.random, observe)
+    async with Sender(test.terms, test.options) as sender:
+        generator = Generator(sender, test.mix, test.lists, test.random, observe)
         cpu_s, started_s = time.process_time(), time.perf_counter()
         with _stopped_by_interrupt(generator) as was_stopped:
             running = asyncio.create_task(generator.run(schedule))
@@ -97,7 +97,7 @@ async def run(
     counted = in_steady_state(records, schedule.warmup_s)
     summary = summarise(
         counted,
-        plan.objective,
+        test.objective,
         start_s=schedule.warmup_s,
         end_s=generator.offered_until_s,
         generator_cpu=cpu_s / wall_s,

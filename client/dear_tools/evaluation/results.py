@@ -19,7 +19,7 @@ FILE = "answers.jsonl"
 _FORMAT = 1
 
 
-class Answer(BaseModel):
+class QueryResult(BaseModel):
     """What became of one query.
 
     Args:
@@ -60,7 +60,7 @@ class _Header(BaseModel):
     settings: dict[str, Any]
 
 
-class AnswerLog:
+class ResultLog:
     """The answers of a run, in a folder: those of earlier starts, and each new one as it comes.
 
     Nothing is written before the first answer. A last line without its end, as a kill leaves it, is dropped.
@@ -77,7 +77,7 @@ class AnswerLog:
         self.path = folder / FILE
         self._settings = dict(settings)
         self._file: TextIO | None = None
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, QueryResult] = {}
         self._kept = "" if restart or not self.path.exists() else self._read()
 
     @property
@@ -85,7 +85,7 @@ class AnswerLog:
         """Whether an answer was kept in this start."""
         return self._file is not None
 
-    def append(self, answer: Answer) -> None:
+    def append(self, answer: QueryResult) -> None:
         """Keep an answer; it is in the file when this returns.
 
         Raises:
@@ -138,7 +138,7 @@ class AnswerLog:
         self._check(header)
         for number, line in enumerate(lines, 2):
             try:
-                answer = Answer.model_validate_json(line)
+                answer = QueryResult.model_validate_json(line)
             except ValidationError as error:
                 reason = error.errors(include_url=False)[0]["msg"].lower()
                 raise ToolError(f"{self.path}:{number}: no answer: {reason}; --restart begins anew") from None

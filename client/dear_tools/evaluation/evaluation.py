@@ -11,23 +11,23 @@ from typing import Any
 
 from ir_measures.measures import Measure
 
-from dear_tools.evaluation.answers import Answer, AnswerLog
 from dear_tools.evaluation.collection import Collection
-from dear_tools.evaluation.lines import queries
-from dear_tools.evaluation.markdown import as_markdown
 from dear_tools.evaluation.measures import measured
-from dear_tools.evaluation.published import Published
+from dear_tools.evaluation.presets import Published
 from dear_tools.evaluation.rankers import Ranker
+from dear_tools.evaluation.render import as_markdown
 from dear_tools.evaluation.report import Report, as_json, ranked_orders, report_on
-from dear_tools.evaluation.runs import write_run
+from dear_tools.evaluation.results import QueryResult, ResultLog
+from dear_tools.evaluation.trec import write_run
 from dear_tools.exits import ToolError
 from dear_tools.files import write_whole
+from dear_tools.wording import queries
 
 RUN, REPORT_JSON, REPORT_MD = "run.trec", "report.json", "report.md"
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Evaluation:
     """An evaluation.
 
     Args:
@@ -64,14 +64,14 @@ class Trial:
         """
         # What is wrong with the measures comes out now.
         measured(self.measures, self.collection.qrels, self.collection.first_orders)
-        with AnswerLog(self.folder, self.settings, restart=restart) as log:
+        with ResultLog(self.folder, self.settings, restart=restart) as log:
             is_new = not log.answers
             started_s = time.perf_counter()
             await self._rank(log, tell)
             elapsed_s = time.perf_counter() - started_s if is_new else None
         return self._conclude(log.answers, elapsed_s)
 
-    async def _rank(self, log: AnswerLog, tell: Callable[[int, int], None]) -> None:
+    async def _rank(self, log: ResultLog, tell: Callable[[int, int], None]) -> None:
         """Get the answers that are missing, each into the log as it comes."""
         topics = self.collection.topics
         pending = [topic for topic in topics if not _is_ranked(log.answers.get(topic.id))]
@@ -88,7 +88,7 @@ class Trial:
         except ToolError as error:
             raise ToolError(f"{error}; {how_far(done, len(topics))}" if done else str(error)) from None
 
-    def _conclude(self, known: Mapping[str, Answer], elapsed_s: float | None) -> Report:
+    def _conclude(self, known: Mapping[str, QueryResult], elapsed_s: float | None) -> Report:
         """Measure and write down."""
         answers = [known[topic.id] for topic in self.collection.topics]
         report = report_on(
@@ -120,5 +120,5 @@ def how_far(done: int, total: int) -> str:
     return f"{done} of {queries(total)} are ranked, and the same command goes on from there"
 
 
-def _is_ranked(answer: Answer | None) -> bool:
+def _is_ranked(answer: QueryResult | None) -> bool:
     return answer is not None and answer.error is None
