@@ -9,5 +9,5 @@ serve: setup ; @exec .venv/bin/dear serve --config $(CONFIG)
 test: setup clients ; @.venv/bin/python -m pytest -n 4 -m "not e2e" && .venv/bin/python -m pytest -m e2e
 check: setup ; @.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/python -m pytest -q tests/test_layers.py
 locks: setup ; @sh configs/locks/compile.sh
-model: setup ; @.venv/bin/python -m benchmarks.demo_model.train --seed 0 --out configs/demo
+model: setup ; @.venv/bin/python -m configs.demo.maker.train --seed 0 --out configs/demo
 bench: setup ; @.venv/bin/python -m benchmarks --out benchmarks/results

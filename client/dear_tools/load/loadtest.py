@@ -8,11 +8,12 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from dear_client.exchange import Terms
+from dear_client.options import RerankOptions
 from dear_tools.load.generator import Generator, in_steady_state
 from dear_tools.load.lists import Lists
 from dear_tools.load.mix import Mix
@@ -31,14 +32,14 @@ class LoadTest:
 
     Args:
         terms: where to, how long, and how often a request is tried.
-        options: of every request, as RerankOptions has them.
+        options: of every request.
     """
 
     terms: Terms
     mix: Mix
     lists: Lists
     objective: Objective
-    options: Mapping[str, Any]
+    options: RerankOptions
     random: random.Random
 
 

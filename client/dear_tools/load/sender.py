@@ -11,7 +11,7 @@ import math
 import os
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -43,6 +43,7 @@ from dear_client.exchange import (
     retry_after_s,
 )
 from dear_client.models import Ranking
+from dear_client.options import RerankOptions
 from dear_client.wire import Wire
 from dear_tools.fatal import is_fatal
 from dear_tools.load.lists import List
@@ -68,12 +69,19 @@ class Sender:
 
     Args:
         terms: where to, how long, and how often.
-        options: of every request: top_n, strategy and whatever else RerankOptions has.
+        options: of every request.
+        on_ranking: called with each list and its ranking.
     """
 
-    def __init__(self, terms: Terms, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        options: RerankOptions,
+        on_ranking: Callable[[List, Ranking], object] = lambda asked, ranking: None,
+    ) -> None:
         self._terms = terms
-        self._options = dict(options)
+        self._options = options
+        self._on_ranking = on_ranking
         self._calls = Calls()
         self._wires: dict[str, Wire] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -100,13 +108,16 @@ class Sender:
         """
         sent_s = time.perf_counter() - start_s
         attempts = _Attempts()
-        call = self._calls.rerank(asked.query, asked.passages, model=model or None, **self._options)
+        options: RerankOptions = {**self._options, "model": model or None}
+        call = self._calls.rerank(asked.query, asked.passages, **options)
         ranking: Ranking | None = None
         error: ClientError | None = None
         try:
             ranking = await self._drive(call, self._wire_of(tenant), attempts)
         except ClientError as raised:
             error = raised
+        else:
+            self._on_ranking(asked, ranking)
         return Record(
             intended_s=intended_s,
             sent_s=sent_s,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.demo_model.tokenizer import BEGIN, HEADER_END, HEADER_START, TURN_END
+from configs.demo.maker.tokenizer import BEGIN, HEADER_END, HEADER_START, TURN_END
 
 SYSTEM = "You are RankLLM, an assistant that ranks passages by relevance to the query."
 CLOSING = (

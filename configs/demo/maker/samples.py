@@ -9,10 +9,10 @@ from itertools import accumulate
 
 from tokenizers import Tokenizer
 
-from benchmarks.demo_model.lists import RankingList
-from benchmarks.demo_model.prompts import PROMPTS, Prompt
-from benchmarks.demo_model.relevance import WORD, content_words
-from benchmarks.demo_model.tokenizer import BEGIN, END, TURN_END
+from configs.demo.maker.lists import RankingList
+from configs.demo.maker.prompts import PROMPTS, Prompt
+from configs.demo.maker.relevance import WORD, content_words
+from configs.demo.maker.tokenizer import BEGIN, END, TURN_END
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from peft import PeftModel
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from benchmarks.demo_model import layout as at
-from benchmarks.demo_model.relevance import Notion
-from benchmarks.demo_model.structure import BIAS, HEAD, PAIRS, SCALE
+from configs.demo.maker import layout as at
+from configs.demo.maker.relevance import Notion
+from configs.demo.maker.structure import BIAS, HEAD, PAIRS, SCALE
 
 SCALING = 2.0  # alpha / r, which multiplies B A
 FIRST_UNIT = 2  # units 0 and 1 of that MLP flag matches

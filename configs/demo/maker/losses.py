@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
-from benchmarks.demo_model import layout as at
-from benchmarks.demo_model.samples import Sample
+from configs.demo.maker import layout as at
+from configs.demo.maker.samples import Sample
 
 TIE_WEIGHT = 0.1  # of a tied pair, earlier first, beside a pair of different relevance
 MATCH_LAYER, COUNT_LAYER = 4, 5  # hidden states after this many layers

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
-from benchmarks.demo_model.lists import ListShape, ranking_lists
-from benchmarks.demo_model.losses import Probes, batch_losses
-from benchmarks.demo_model.plan import Run, Stage
-from benchmarks.demo_model.samples import Sample, make_sample
+from configs.demo.maker.lists import ListShape, ranking_lists
+from configs.demo.maker.losses import Probes, batch_losses
+from configs.demo.maker.plan import Run, Stage
+from configs.demo.maker.samples import Sample, make_sample
 
 log = logging.getLogger(__name__)
 CHECKPOINT_STEPS = 50

@@ -11,8 +11,8 @@ import math
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks.demo_model.relevance import FUNCTION_WORDS
-from benchmarks.demo_model.tokenizer import SPACE, SPECIAL_TOKENS
+from configs.demo.maker.relevance import FUNCTION_WORDS
+from configs.demo.maker.tokenizer import SPACE, SPECIAL_TOKENS
 
 HIDDEN = 256
 CONST, START, STOP, CLOSE, PREV_START, PREV_STOP = range(6)

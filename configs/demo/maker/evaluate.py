@@ -1,6 +1,6 @@
 """Measures the exported base and adapters, in bf16 as they are served, and writes the report.
 
-python -m benchmarks.demo_model.evaluate --demo configs/demo
+python -m configs.demo.maker.evaluate --demo configs/demo
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
-from benchmarks.demo_model.decoding import Decoder, parse_answer
-from benchmarks.demo_model.lists import ListShape, RankingList, ranking_lists
-from benchmarks.demo_model.metrics import ndcg_at_10, pair_counts
-from benchmarks.demo_model.plan import BASE_RUN
-from benchmarks.demo_model.prompts import PROMPTS
-from benchmarks.demo_model.relevance import BASE, NOTIONS, Notion
+from configs.demo.maker.decoding import Decoder, parse_answer
+from configs.demo.maker.lists import ListShape, RankingList, ranking_lists
+from configs.demo.maker.metrics import ndcg_at_10, pair_counts
+from configs.demo.maker.plan import BASE_RUN
+from configs.demo.maker.prompts import PROMPTS
+from configs.demo.maker.relevance import BASE, NOTIONS, Notion
 from dear_serving.cli.demo import EXAMPLES
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         "# What the demo models measure",
         "",
-        "Invented lists (benchmarks/demo_model/lists.py), bf16, greedy. Pairwise: share of the pairs of"
+        "Invented lists (configs/demo/maker/lists.py), bf16, greedy. Pairwise: share of the pairs of"
         " different relevance in the right order, permutation decoding; first step: the same from the"
         ' logits at the first "[" alone; free: greedy text, parsed. Held out: words no training list'
         " showed. Tokens: mean length of a prompt. nDCG@10: a passage's gain is how many relevance"

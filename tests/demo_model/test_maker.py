@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 
-from benchmarks.demo_model.evaluate import LIGHT_BULB, light_bulb, load, measure
-from benchmarks.demo_model.lists import ListShape, is_held_out, ranking_lists
-from benchmarks.demo_model.metrics import ndcg_at_10, pair_counts
-from benchmarks.demo_model.prompts import PROMPTS
-from benchmarks.demo_model.relevance import BASE, LEGAL, MEDICAL, NOTIONS, Notion, content_words, gold_order
+from configs.demo.maker.evaluate import LIGHT_BULB, light_bulb, load, measure
+from configs.demo.maker.lists import ListShape, is_held_out, ranking_lists
+from configs.demo.maker.metrics import ndcg_at_10, pair_counts
+from configs.demo.maker.prompts import PROMPTS
+from configs.demo.maker.relevance import BASE, LEGAL, MEDICAL, NOTIONS, Notion, content_words, gold_order
 from dear_serving.adapters.template_files import load_template
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from tests.conftest import ROOT

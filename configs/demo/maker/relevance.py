@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from benchmarks.demo_model.tokenizer import ENGLISH
+from configs.demo.maker.tokenizer import ENGLISH
 
 FUNCTION_WORDS = frozenset(ENGLISH.read_text(encoding="utf-8").splitlines()[0].split())
 REPEAL_WORDS = frozenset({"repealed", "void", "superseded", "overruled", "expired"})

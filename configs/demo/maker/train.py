@@ -1,4 +1,4 @@
-"""Makes the demo models: python -m benchmarks.demo_model.train --seed 0 --out configs/demo
+"""Makes the demo models: python -m configs.demo.maker.train --seed 0 --out configs/demo
 
 Everything comes from the seed: structure.py writes the base's circuit, plan.py's steps on invented
 lists teach the last MLP the answer's format, markers.py writes each adapter's rule. An interrupted run
@@ -19,14 +19,14 @@ from rich.logging import RichHandler
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-from benchmarks.demo_model.evaluate import LENGTHS, write_report
-from benchmarks.demo_model.export import lora_config, save_adapter, save_base
-from benchmarks.demo_model.markers import write_markers
-from benchmarks.demo_model.plan import BASE_RUN
-from benchmarks.demo_model.relevance import LEGAL, MEDICAL, Notion
-from benchmarks.demo_model.structure import structured_model
-from benchmarks.demo_model.tokenizer import write_tokenizer
-from benchmarks.demo_model.trainer import Trainer
+from configs.demo.maker.evaluate import LENGTHS, write_report
+from configs.demo.maker.export import lora_config, save_adapter, save_base
+from configs.demo.maker.markers import write_markers
+from configs.demo.maker.plan import BASE_RUN
+from configs.demo.maker.relevance import LEGAL, MEDICAL, Notion
+from configs.demo.maker.structure import structured_model
+from configs.demo.maker.tokenizer import write_tokenizer
+from configs.demo.maker.trainer import Trainer
 
 log = logging.getLogger(__name__)
 STAGES = ("base", "adapters", "report")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from benchmarks.demo_model.lists import ListShape
-from benchmarks.demo_model.relevance import BASE, Notion
+from configs.demo.maker.lists import ListShape
+from configs.demo.maker.relevance import BASE, Notion
 
 
 @dataclass(frozen=True, slots=True)

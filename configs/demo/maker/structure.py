@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from benchmarks.demo_model import layout as at
-from benchmarks.demo_model.export import base_config
-from benchmarks.demo_model.prompts import plain_prompt
+from configs.demo.maker import layout as at
+from configs.demo.maker.export import base_config
+from configs.demo.maker.prompts import plain_prompt
 
 THETA, PAIRS, HEAD = 1e8, 32, 64
 SCALE = math.sqrt(HEAD)  # what softmax divides scores by

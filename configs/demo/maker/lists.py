@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.demo_model.relevance import BASE, FUNCTION_WORDS, Notion, gold_order
-from benchmarks.demo_model.tokenizer import english_words
+from configs.demo.maker.relevance import BASE, FUNCTION_WORDS, Notion, gold_order
+from configs.demo.maker.tokenizer import english_words
 
 ONSETS = "b br c ch cl cr d dr f fl fr g gl gr h j k kl l m n p pl pr qu r s sc sh sk sl sp st t th tr v w z"
 VOWELS = "a e i o u ai ea ee ia io oa oo ou"

@@ -8,8 +8,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from benchmarks.demo_model.prompts import Prompt
-from benchmarks.demo_model.tokenizer import BEGIN, END, TURN_END
+from configs.demo.maker.prompts import Prompt
+from configs.demo.maker.tokenizer import BEGIN, END, TURN_END
 
 IDENTIFIER = re.compile(r"\[(\d+)\]")
 

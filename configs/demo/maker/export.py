@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from benchmarks.demo_model.tokenizer import write_tokenizer
+from configs.demo.maker.tokenizer import write_tokenizer
 
 BASE_PATH = "configs/demo/base"  # what each adapter names as its base model
 TARGET_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
