@@ -134,7 +134,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
         f"{result['loaded']} copies of `{COPIED}` under names of their own (`max_loras: {result['loaded']}`) "
         "and serves every row; the base model takes no adapter."
     )
-    columns = ("in the burst", "lists a second", "latency, ms", "throughput against one adapter")
+    columns = ("in the burst", "requests/s", "latency, ms", "throughput against one adapter")
     return [Table("Throughput by adapters in rotation", note, columns, tuple(rows))]
 
 
@@ -151,7 +151,7 @@ def plot(result: dict[str, Any], folder: Path) -> list[Path]:
     grouped_bars(axes, [_name(rotation) for rotation in ROTATIONS], {"throughput": figures}, digits=1)
     reference_line(axes, 0.8 * figures[1].median, "0.8 of\n1 adapter")
     axes.set_title(f"Throughput by adapters in one burst of {result['callers']} lists")
-    axes.set_ylabel(f"lists of {result['passages']} a second (quartiles)")
+    axes.set_ylabel(f"requests/s, lists of {result['passages']} (quartiles)")
     return [save(figure, folder / "adapters_throughput.png")]
 
 

@@ -202,7 +202,7 @@ class Client(_Blocking[Calls]):
         """Rank many lists, ``concurrency`` at a time; yields in their order, each as soon as it may.
 
         ``requests`` is read as it is worked off, a little ahead. An error takes the place of its ranking, and
-        the rest goes on; an error of ``requests`` itself ends it. ``progress`` is told after each request,
+        the rest goes on; an error of ``requests`` itself ends it. ``progress`` is called after each request,
         from any thread. Whoever stops early waits for the requests in flight; no other is begun.
         """
         counter, stopped = Counter(progress), threading.Event()

@@ -57,7 +57,7 @@ class Failure:
     """An attempt that brought no whole reply.
 
     Args:
-        error: what a caller is told where nothing is tried again.
+        error: raised where nothing is retried.
         was_sent: whether the server may have taken the request.
     """
 

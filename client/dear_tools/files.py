@@ -1,4 +1,4 @@
-"""Reading and writing files so that what goes wrong is said in a sentence, and nothing is half there."""
+"""Reading and writing files so that errors are one sentence, and no file is ever half written."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def register_adapter(
         str, typer.Argument(help="Folder in the server's adapters.root, or URL under adapters.sources.")
     ],
     activate: Annotated[
-        bool, typer.Option("--activate", help="Let it serve the name as soon as it is staged.")
+        bool, typer.Option("--activate", help="Activate it as soon as it is staged.")
     ] = False,
     template: Annotated[str | None, typer.Option(help="Prompt template it was trained with.")] = None,
     tenant: Annotated[list[str] | None, typer.Option(help="For this tenant alone; may be repeated.")] = None,
@@ -73,13 +73,13 @@ def activate_adapter(
     revision: Annotated[str, typer.Argument(help="The revision's id, or the beginning of its digest.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Let a name stand for a revision. Requests that go on are answered by the one they began with."""
+    """Switch a name to a revision. Requests in flight finish on the revision they started with."""
     show(ask(lambda admin: admin.activate_adapter(adapter, revision)), _REVISION_COLUMNS, as_json)
 
 
 @adapters.command("rollback")
 def rollback_adapter(adapter: AdapterArgument, as_json: JsonOption = False) -> None:
-    """Let a name stand for the revision before."""
+    """Switch a name back to its previous revision."""
     show(ask(lambda admin: admin.rollback_adapter(adapter)), _REVISION_COLUMNS, as_json)
 
 
@@ -96,7 +96,7 @@ def retire_adapter(
 @adapters.command("share")
 def share_adapter(
     adapter: AdapterArgument,
-    private: Annotated[bool, typer.Option("--private", help="Leave it to the tenants with a grant.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Only for tenants with a grant.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Open an adapter to every tenant."""

@@ -24,7 +24,7 @@ def apply(
         bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
     ] = False,
 ) -> None:
-    """Make adapters, tenants, their limits and grants what a file says. A second time nothing changes.
+    """Set adapters, tenants, their limits and grants as a file has them. Applied twice, nothing changes.
 
     The file is checked before anything is changed. What it does not name stays as it is.
     """

@@ -1,4 +1,4 @@
-"""The file of ``dear apply``: what it may say, as strictly as the admin routes take it."""
+"""The file of ``dear apply``, checked as strictly as the admin routes check their bodies."""
 
 from __future__ import annotations
 

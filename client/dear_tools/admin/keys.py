@@ -26,7 +26,7 @@ def list_keys(tenant: TenantArgument, as_json: JsonOption = False) -> None:
 def create_key(
     tenant: TenantArgument,
     label: Annotated[str, typer.Option(help="What the key is for.")] = "",
-    expires_in_s: Annotated[float | None, typer.Option(help="Seconds it works for; else for good.")] = None,
+    expires_in_s: Annotated[float | None, typer.Option(help="Seconds until it expires; else never.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create a key. It is shown once."""
@@ -36,10 +36,10 @@ def create_key(
 @keys.command("rotate")
 def rotate_key(
     key: Annotated[str, typer.Argument(help="The id of the key to replace.")],
-    overlap_s: Annotated[float, typer.Option(help="Seconds for which the old key goes on working.")] = 3600.0,
+    overlap_s: Annotated[float, typer.Option(help="Seconds for which the old key still works.")] = 3600.0,
     as_json: JsonOption = False,
 ) -> None:
-    """A new key in place of one. It is shown once."""
+    """Replace a key. The new one is shown once."""
     _show_key(ask(lambda admin: admin.rotate_key(key, overlap_s)), as_json)
 
 
@@ -47,7 +47,7 @@ def rotate_key(
 def revoke_key(
     key: Annotated[str, typer.Argument(help="The key's id.")], as_json: JsonOption = False
 ) -> None:
-    """Shut a key out, for good."""
+    """Revoke a key, for good."""
     show(ask(lambda admin: admin.revoke_key(key)), _COLUMNS, as_json)
 
 

@@ -13,7 +13,9 @@ from dear_tools.admin.show import JsonOption, show, show_all
 tenants = typer.Typer(no_args_is_help=True, help="Tenants: their limits, shares and grants.")
 
 TenantArgument = Annotated[str, typer.Argument(help="The tenant's id.")]
-WeightOption = Annotated[float | None, typer.Option(help="Share of a saturated engine, beside the others'.")]
+WeightOption = Annotated[
+    float | None, typer.Option(help="Share of a saturated engine, relative to other tenants.")
+]
 InFlightOption = Annotated[int | None, typer.Option(help="Most requests at once; 0 takes the limit away.")]
 RequestsOption = Annotated[int | None, typer.Option(help="Requests a minute; 0 takes the limit away.")]
 TokensOption = Annotated[int | None, typer.Option(help="Tokens a minute; 0 takes the limit away.")]

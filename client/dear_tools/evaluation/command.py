@@ -28,7 +28,7 @@ def evaluate(
     irds: Annotated[str | None, typer.Option(help="A dataset of ir_datasets, by its name there.")] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="A collection with its settings, or card for all: see benchmarks/evaluation.md."),
+        typer.Option(help="A collection with its settings, or card for all; see benchmarks/evaluation.md."),
     ] = None,
     data: Annotated[Path, typer.Option(help="Folder with the preset's files.")] = Path(),
     depth: Annotated[
@@ -39,7 +39,7 @@ def evaluate(
     ranker: Annotated[
         str,
         typer.Option(
-            help="server; oracle, by the judgements; first-stage, as it came; or a TREC run's file."
+            help="server; oracle (by the judgements); first-stage (unchanged); or a TREC run's file."
         ),
     ] = "server",
     against: Annotated[
@@ -63,7 +63,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for answers, run and report.", show_default="eval-NAME")
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget the answers that are in --out.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Delete the answers that are in --out.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many queries, the first ones.")] = None,
     *,
     options: RerankOptions,
@@ -73,8 +73,8 @@ def evaluate(
 ) -> None:
     """Rerank judged candidate lists and report nDCG, MAP, recall, significance, valid orders and cost.
 
-    Started again, it goes on where it stopped. What --top-n leaves out keeps the first stage's order. Ends
-    with 3 where queries failed.
+    Started again, it resumes. Ranks beyond --top-n keep the first stage's order. The exit code is 3 where
+    queries failed.
     """
     for module, package in _NEEDED.items():
         if importlib.util.find_spec(module) is None:

@@ -56,7 +56,7 @@ class Evaluation:
         The run is written only where every query has an answer; the report always.
 
         Args:
-            tell: is told how many queries have an answer, and how many failed, at the start and at each one.
+            tell: called with how many queries have an answer and how many failed, first and after each one.
             restart: whether to forget what earlier starts ranked.
 
         Raises:
@@ -108,7 +108,7 @@ class Evaluation:
         return report
 
     def _forget_report(self) -> None:
-        """Take away what an earlier start reported: it tells of other answers."""
+        """Take away what an earlier start reported: it is of other answers."""
         for name in (RUN, REPORT_JSON, REPORT_MD):
             (self.folder / name).unlink(missing_ok=True)
 

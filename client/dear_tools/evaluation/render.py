@@ -76,7 +76,7 @@ def failure_sentence(report: Report) -> str:
 
 
 def order_lines(orders: Orders) -> list[str]:
-    """What the orders are worth as orders."""
+    """Valid and unchanged orders."""
     repairs = orders.repairs or {}
     mended = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in repairs.items() if count)
     return [
@@ -88,7 +88,7 @@ def order_lines(orders: Orders) -> list[str]:
 
 
 def cost_lines(cost: Cost) -> list[str]:
-    """What it took."""
+    """Calls, tokens and time."""
     windows = "" if cost.windows is None else f", {cost.windows:,} windows"
     elapsed = "" if cost.elapsed_s is None else f"; {cost.elapsed_s:,.1f} s from start to end"
     return [

@@ -87,7 +87,7 @@ def report_on(
     elapsed_s: float | None = None,
     has_cost: bool = True,
 ) -> Report:
-    """Measure what answers are worth.
+    """Measure answers.
 
     Args:
         answers: one a topic.
@@ -177,7 +177,7 @@ def _warnings(answers: Sequence[QueryResult], answered_by: Sequence[str]) -> lis
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What the answered queries took.
+    """The cost of the answered queries.
 
     Args:
         calls: requests that were answered.
@@ -236,7 +236,7 @@ def cost_of(answers: Sequence[QueryResult], elapsed_s: float | None) -> Cost:
 
 
 def orders_of(answers: Sequence[QueryResult], topics: Sequence[Topic], top_n: int | None) -> Orders:
-    """What the orders of answers, at least one, are worth as orders."""
+    """How many orders of answers, at least one, are valid."""
     by_id = {topic.id: topic for topic in topics}
     valid = identical = 0
     for answer in answers:

@@ -1,4 +1,4 @@
-"""What became of every query, in a file that grows by a line a query, so that a run can go on."""
+"""The result of every query, in a file that grows by a line a query, so that a run can resume."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _FORMAT = 1
 
 
 class QueryResult(BaseModel):
-    """What became of one query.
+    """The result of one query.
 
     Args:
         ranked: ids and scores, best first; as many as were asked for. Empty where ``error`` says why.
         wall_ms: from sending it to the whole reply, tries and waits between them included.
         windows: how many the model read; None where the server does not say.
-        repairs: what was mended in the model's answers; None where the server does not say.
+        repairs: of the model's answers; None where the server does not say.
         revision: the bytes that answered.
     """
 

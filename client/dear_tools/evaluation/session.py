@@ -1,4 +1,4 @@
-"""What the command line asks for, carried out: evaluations one after another, shown as they end."""
+"""One command: evaluations one after another, each shown when it ends."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Request:
 
 
 def run_session(request: Request, *, is_json: bool) -> int:
-    """Evaluate, and show what came of it; returns the exit code.
+    """Evaluate, and show the results; returns the exit code.
 
     Raises:
         ToolError: one sentence about what is wrong.

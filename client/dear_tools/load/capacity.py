@@ -1,4 +1,4 @@
-"""Finding the knee: the highest rate at which the objective still holds."""
+"""The search for the capacity: the highest rate at which the objective still holds."""
 
 from __future__ import annotations
 

@@ -37,14 +37,14 @@ def load(
     rate: Annotated[
         str | None,
         typer.Option(
-            help="Open loop: requests a second, whatever the answers do. 20, a ramp 5:50, or 10s@5,1m@5:50.",
+            help="Open loop: requests/s. 20, a ramp 5:50, or stages 10s@5,1m@5:50.",
             rich_help_panel="Load",
         ),
     ] = None,
     callers: Annotated[
         str | None,
         typer.Option(
-            help="Closed loop: callers who wait for answers; forms as of --rate.",
+            help="Closed loop: callers who wait for answers; the same forms as --rate.",
             show_default=_CALLERS,
             rich_help_panel="Load",
         ),
@@ -53,21 +53,22 @@ def load(
         bool,
         typer.Option(
             "--find-capacity",
-            help="Raise the rate (from --rate, else 1) until the objective breaks; report the last held.",
+            help="Raise the rate (from --rate, else 1) until the objective is missed; report the last held.",
             rich_help_panel="Load",
         ),
     ] = False,
     duration: Annotated[
-        str, typer.Option(help="How long; with --find-capacity, each rate.", rich_help_panel="Load")
+        str, typer.Option(help="How long; with --find-capacity, of each rate.", rich_help_panel="Load")
     ] = "20s",
     warmup: Annotated[
-        str, typer.Option(help="Sent before, and not counted; 0 for none.", rich_help_panel="Load")
+        str,
+        typer.Option(help="Load before the test that does not count; 0 for none.", rich_help_panel="Load"),
     ] = "2s",
     requests: Annotated[
-        int | None, typer.Option(min=1, help="End after so many.", rich_help_panel="Load")
+        int | None, typer.Option(min=1, help="End after so many requests.", rich_help_panel="Load")
     ] = None,
     arrivals: Annotated[
-        str, typer.Option(help="Of the open loop: poisson or constant.", rich_help_panel="Load")
+        str, typer.Option(help="Arrivals of the open loop: poisson or constant.", rich_help_panel="Load")
     ] = "poisson",
     model: Annotated[
         list[str] | None,
@@ -104,7 +105,7 @@ def load(
     passages: Annotated[
         str | None,
         typer.Option(
-            help="Passages a request: 20, 5-100 or 20~0.5 (lognormal).",
+            help="Passages per request: 20, 5-100 or 20~0.5 (lognormal).",
             show_default=f"{_PASSAGES}, or the file's",
             rich_help_panel="Who and what",
         ),
@@ -112,7 +113,7 @@ def load(
     words: Annotated[
         str | None,
         typer.Option(
-            help="Words a passage, in the same forms.",
+            help="Words per passage, in the same forms.",
             show_default=f"{_WORDS}, or the file's",
             rich_help_panel="Who and what",
         ),
@@ -126,25 +127,30 @@ def load(
         ),
     ] = False,
     deadline: Annotated[
-        str | None, typer.Option(help="Of each request, for the server.", rich_help_panel="How to rank")
+        str | None,
+        typer.Option(
+            help="Deadline of each request: the server replies with what is decided.",
+            rich_help_panel="How to rank",
+        ),
     ] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help="What answers are to keep.", show_default=_OBJECTIVE, rich_help_panel="Judgement"),
+        typer.Option(help="Latency objective.", show_default=_OBJECTIVE, rich_help_panel="Judgement"),
     ] = None,
     attempts: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="How often a refused request is sent, after Retry-After.",
+            help="Attempts for a refused request, after Retry-After.",
             show_default=f"{_OPEN_ATTEMPTS}, in a closed loop {_CLOSED_ATTEMPTS}",
             rich_help_panel="Judgement",
         ),
     ] = None,
     timeout: Annotated[
-        str, typer.Option(help="For an answer; later ones count as none.", rich_help_panel="Judgement")
+        str,
+        typer.Option(help="Timeout for an answer; a later one counts as none.", rich_help_panel="Judgement"),
     ] = "60s",
-    seed: Annotated[int, typer.Option(help="Of everything drawn.", rich_help_panel="Judgement")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.", rich_help_panel="Judgement")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("load-report"),
     *,
     options: RerankOptions,
@@ -152,9 +158,9 @@ def load(
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put load on a server, and report what it made of it: JSON, Markdown and a page with plots.
+    """Put load on a server and report latency, throughput and goodput: JSON, Markdown and a page with plots.
 
-    Exit codes: 1 nothing was answered, 4 an objective given was missed or an order was invalid.
+    Exit codes: 1 nothing was answered, 4 the given objective was missed or an order was invalid.
     """
     wanted = _option("--objective", parse_objective, objective or _OBJECTIVE)
     schedule = _schedule(rate, callers, duration, warmup, requests, arrivals, find_capacity)

@@ -66,10 +66,10 @@ def rows_of(parts: Sequence[Part]) -> list[list[str]]:
 def latencies(summary: Summary) -> list[list[str]]:
     """Lines of the table of latencies: a name, p50, p90, p95, p99 and the longest."""
     return [
-        row_of("latency, from when it was due", summary.latency),
-        row_of("service, from when it was sent", summary.service),
-        row_of("queue, as the server says", summary.queue),
-        row_of("engine, as the server says", summary.engine),
+        row_of("latency, since scheduled", summary.latency),
+        row_of("service, since sent", summary.service),
+        row_of("queue, in the server", summary.queue),
+        row_of("engine, in the server", summary.engine),
     ]
 
 
@@ -79,11 +79,11 @@ def overview(summary: Summary) -> list[tuple[str, str]]:
     of_requests = ", ".join(f"{count:,} {result}" for result, count in summary.results.items())
     found = [
         ("requests", f"{summary.requests:,} in {summary.duration_s:.1f} s: {of_requests or 'none'}"),
-        ("sent / answered a second", f"{number(summary.offered_per_s)} / {number(summary.ok_per_s)}"),
-        ("passages / tokens a second", f"{number(summary.passages_per_s)} / {number(summary.tokens_per_s)}"),
+        ("requests/s sent / answered", f"{number(summary.offered_per_s)} / {number(summary.ok_per_s)}"),
+        ("passages/s / tokens/s", f"{number(summary.passages_per_s)} / {number(summary.tokens_per_s)}"),
         (
             f"goodput ({summary.objective})",
-            f"{number(summary.good_per_s)} a second, {share(summary.good_share)} of all requests: "
+            f"{number(summary.good_per_s)} requests/s, {share(summary.good_share)} of all requests: "
             f"objective {'met' if summary.objective_met else 'missed'}",
         ),
         ("refused with 429", share(summary.refused_share)),

@@ -1,4 +1,4 @@
-"""A look at the server before there is load: who may ask it, and for which models."""
+"""Requests before the load: which keys the server accepts, and which models it has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of each request of a load test."""
+"""The result of each request of a load test."""
 
 from __future__ import annotations
 

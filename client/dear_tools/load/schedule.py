@@ -13,7 +13,7 @@ from dear_tools.load.stages import Arrivals, Stage, duration_s
 class Schedule:
     """When requests are sent.
 
-    ``open``: at times that do not depend on the answers; stages are requests a second. ``closed``: by callers
+    ``open``: at times that do not depend on the answers; stages are requests/s. ``closed``: by callers
     who each wait for their answer before they send again; stages are numbers of callers. ``requests``, where
     given, ends it after so many. Before it all, ``warmup_s`` seconds at the first stage's level do not count.
     """

@@ -1,6 +1,6 @@
 """Sends one request of a load test, with the client's own conversation over aiohttp.
 
-aiohttp sends ten times as many requests a second from one core as httpx does, and the generator must not be
+aiohttp sends ten times as many requests/s from one core as httpx does, and the generator must not be
 what a load test measures.
 """
 
@@ -65,7 +65,7 @@ class _Attempts:
 
 
 class Sender:
-    """Sends requests to one server and says what became of them. Open it with ``async with``.
+    """Sends requests to one server and records the results. Open it with ``async with``.
 
     Args:
         terms: where to, how long, and how often.

@@ -1,4 +1,4 @@
-"""A load test at a terminal: shows how it goes, writes the report, and says what came of it."""
+"""A load test at a terminal: shows progress, writes the report, and prints a summary."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from dear_tools.load.schedule import Schedule
 
 
 class Session:
-    """One command: ``run`` or ``find_capacity``, then what is asked of it.
+    """One command: ``run`` or ``find_capacity``, then its results.
 
     Args:
-        seed: only told in the report.
+        seed: for the report.
         out: folder of the report.
     """
 
@@ -39,7 +39,7 @@ class Session:
         self._console = Console(stderr=True)
 
     def run(self) -> None:
-        """Put the load on, and write the report.
+        """Run the load, and write the report.
 
         Raises:
             ToolError: there are no more lists, the first requests fail as all others would (see is_fatal), or
@@ -66,7 +66,7 @@ class Session:
         self._write(where)
 
     def show(self) -> None:
-        """Say what came of it, on stdout."""
+        """Print the summary on stdout."""
         console = Console()
         summary = self._outcome.summary
 
@@ -78,7 +78,7 @@ class Session:
             if rate is None:
                 say(f"No rate tried held {summary.objective}; the last of them:", "bold")
             else:
-                held = f"{figures.number(rate)} requests a second, the highest rate tried that held"
+                held = f"{figures.number(rate)} requests/s, the highest rate tried that held"
                 say(f"Capacity: {held} {summary.objective}. Of that run:", "bold")
         for name, value in figures.overview(summary):
             say(f"{name}: {value}")

@@ -42,13 +42,13 @@ def rerank(
         Path | None, typer.Option(help="Texts of its documents: TSV or JSONL.", rich_help_panel=_TREC)
     ] = None,
     depth: Annotated[
-        int, typer.Option(min=1, help="Documents a query that are reranked.", rich_help_panel=_TREC)
+        int, typer.Option(min=1, help="Documents per query that are reranked.", rich_help_panel=_TREC)
     ] = 100,
     output: Annotated[
         Path | None,
-        typer.Option(help="Write the results here, whole or not at all.", rich_help_panel=_MANY),
+        typer.Option(help="File for the results; written whole or not at all.", rich_help_panel=_MANY),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Lists at a time.", rich_help_panel=_MANY)] = 8,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.", rich_help_panel=_MANY)] = 8,
     *,
     options: RerankOptions,
     url: UrlOption = None,
@@ -58,7 +58,7 @@ def rerank(
     """Rank passages by how well they answer a query: one list, a file of lists, or a TREC run.
 
     Results of --jsonl are JSONL, a line for each list in their order: its documents best first, as they were
-    given. A list that failed has an "error" in its place; it is named on stderr, and the exit code is 3.
+    given. A list that fails is named on stderr and has an "error" instead; the exit code is then 3.
     """
     _check(query is not None or file is not None, jsonl, run, queries, corpus, output)
     if jsonl is None and run is None:

@@ -20,7 +20,7 @@ from dear_tools.evaluation.trec import load_qrels, read_run, write_run
 from dear_tools.exits import ToolError
 from tests.conftest import ROOT
 
-EXAMPLE = ROOT / "tests" / "tools" / "evaluation" / "example"
+EXAMPLE = ROOT / "client" / "examples"
 TOPIC = Topic("q1", "a query", (Candidate("d1", "one"), Candidate("d2", "two")))
 
 

@@ -91,7 +91,7 @@ async def steps_of(search: Search, asked: LoadTest | None = None) -> list[Step]:
     ]
 
 
-async def test_the_knee_is_found_and_every_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_capacity_is_found_and_every_step_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, lambda rate: {"latency_s": 0.1 if rate <= 11 else 5.0})
     steps = await steps_of(Search(1.0, 20.0, warmup_s=2.0))
     assert [(step.rate, step.end) for step in steps] == [
@@ -154,8 +154,8 @@ def one_by_one(seconds: float) -> Callable[[Asked], Any]:
     return respond
 
 
-async def test_the_knee_of_a_server_that_takes_one_request_after_the_other_is_found() -> None:
-    """25 ms each: 40 requests a second are served at once, and from 50 on the queue grows."""
+async def test_the_capacity_of_a_server_that_takes_one_request_after_the_other_is_found() -> None:
+    """25 ms each: 40 requests/s are served at once, and from 50 on the queue grows."""
     with scripted(one_by_one(0.025)) as served:
         asked = load_test(served.url, objective="p90<180ms")
         steps = await steps_of(Search(20.0, 1.2, "constant", precision=0.25), asked)

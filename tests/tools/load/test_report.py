@@ -225,7 +225,7 @@ def test_the_json_of_a_search_has_its_steps(tmp_path: Path) -> None:
 
 # --- Markdown and the page ---------------------------------------------------------------------------
 
-PLOTS = ["Latency over time", "Latency, cumulative", "Requests a second", "Throughput against latency"]
+PLOTS = ["Latency over time", "Latency, cumulative", "Requests/s", "Throughput against latency"]
 
 
 def titles(html: str) -> list[str]:
@@ -258,7 +258,7 @@ def test_tenants_and_models_have_plots_and_tables_of_their_own(tmp_path: Path) -
 def test_a_search_shows_the_rates_tried_in_their_order_and_the_capacity(tmp_path: Path) -> None:
     outcome, steps = searched()
     _, markdown, html = written(tmp_path, outcome, steps)
-    assert "**Capacity: 20 requests a second** is the highest rate tried at which `p80<1s` held." in markdown
+    assert "**Capacity: 20 requests/s** is the highest rate tried at which `p80<1s` held." in markdown
     rows = re.findall(r"^\| (\d+) \| (\w[^|]*) \|", markdown, re.MULTILINE)
     assert rows == [("10", "yes"), ("20", "yes"), ("30", "no"), ("40", "no, ended early")]
     check_markdown(markdown)
@@ -374,7 +374,7 @@ def test_warnings_say_what_stands_against_the_figures() -> None:
     assert "before the time asked for: 1." in warned(soon)
     outcome, steps = searched()
     limited = Step(50.0, "broke", with_cpu(outcome, 0.97))
-    assert "The search ended at 50 requests a second because the load generator took 97%" in warned(
+    assert "The search ended at 50 requests/s because the load generator took 97%" in warned(
         outcome, [*steps, limited]
     )
     assert "stopped before its end" in warned(outcome, [*steps, Step(50.0, "stopped", outcome)])
