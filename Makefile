@@ -13,5 +13,5 @@ check: setup ; @.venv/bin/ruff format --check . && .venv/bin/ruff check . && .ve
 	&& .venv/bin/python -m dear_serving.http | diff --unified configs/openapi.json -
 openapi: setup ; @.venv/bin/python -m dear_serving.http > configs/openapi.json.new && mv configs/openapi.json.new configs/openapi.json
 locks: setup ; @sh configs/locks/compile.sh
-model: setup ; @.venv/bin/python -m benchmarks.demo_model.train --seed 0 --out configs/demo
+model: setup ; @.venv/bin/python -m configs.demo.maker.train --seed 0 --out configs/demo
 bench: setup ; @.venv/bin/python -m benchmarks --out benchmarks/results
