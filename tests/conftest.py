@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 from starlette.testclient import TestClient
 
-from dear_serving.adapters.configured import seed
+from dear_serving.adapters.configured import register_configured
 from dear_serving.adapters.preflight import digest
 from dear_serving.gateway.authenticator import Authenticator, hash_keys
 from dear_serving.gateway.build import build_gateway
@@ -105,7 +105,7 @@ def engine(tokenizer: BaseTokenizer) -> FakeEngine:
 def seeded(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the registry and the store of a server that started once with the default's settings."""
     folder = tmp_path_factory.mktemp("seeded")
-    seed(settings_in(folder, settings))
+    register_configured(settings_in(folder, settings))
     return folder
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dear_client.calls import RerankOptions, RerankRequest
 from dear_client.client import Client, RankStream
 from dear_client.errors import (
-    AdapterFailed,
     AlreadyThere,
     AnswerTimeout,
     BodyTimeout,
@@ -38,6 +36,7 @@ from dear_client.errors import (
     RateLimited,
     RegistryUnavailable,
     ServerError,
+    StagingFailed,
     StoreUnavailable,
     Unavailable,
     UnexpectedReply,
@@ -61,6 +60,7 @@ from dear_client.models import (
     Tenant,
     Usage,
 )
+from dear_client.options import RerankOptions, RerankRequest
 from dear_client.policy import Retry, Timeout
 
 if TYPE_CHECKING:
@@ -68,7 +68,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter",
-    "AdapterFailed",
     "AlreadyThere",
     "AnswerTimeout",
     "AsyncClient",
@@ -110,6 +109,7 @@ __all__ = [
     "Retry",
     "Revision",
     "ServerError",
+    "StagingFailed",
     "StoreUnavailable",
     "Tenant",
     "Timeout",

@@ -12,7 +12,7 @@ ClientError
     ├── InvalidRequest       400, 422
     │   ├── PayloadTooLarge  413
     │   ├── UnsupportedMediaType 415
-    │   └── AdapterFailed    422   the engines do not take an adapter that looked well
+    │   └── StagingFailed    422   an engine could not load or use an adapter after it was registered
     ├── InvalidKey           401
     ├── PermissionDenied     403
     ├── NotFound             404
@@ -123,7 +123,7 @@ class UnsupportedMediaType(InvalidRequest):
     """The body was declared to be something other than JSON."""
 
 
-class AdapterFailed(InvalidRequest):
+class StagingFailed(InvalidRequest):
     """An adapter was registered, and then an engine could not load it or rank with it."""
 
 
@@ -222,7 +222,7 @@ _BY_STATUS: dict[int, type[ServerError]] = {
 _BY_CODE: dict[str, tuple[int, type[ServerError]]] = {
     "payload_too_large": (413, PayloadTooLarge),
     "unsupported_media_type": (415, UnsupportedMediaType),
-    "adapter_failed": (422, AdapterFailed),
+    "adapter_failed": (422, StagingFailed),
     "invalid_api_key": (401, InvalidKey),
     "permission_denied": (403, PermissionDenied),
     "model_not_found": (404, UnknownModel),

@@ -10,7 +10,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
-from dear_serving.adapters.configured import seed
+from dear_serving.adapters.configured import register_configured
 from dear_serving.adapters.preflight import base_source, check_models
 from dear_serving.errors import SettingsError
 from dear_serving.gateway.authenticator import hash_keys
@@ -38,7 +38,7 @@ def build(args: dict[str, Any]) -> Application:
         raise SettingsError("give the settings file: serve run dear_serving.app:build config=FILE")
     settings = load_settings(Path(args["config"]))
     check_models(settings)
-    seed(settings)
+    register_configured(settings)
     return build_application(settings)
 
 

@@ -3,9 +3,9 @@
 DearError
 ├── StartupError                       the process ends with one sentence, exit code 1
 │   ├── SettingsError                  a wrong or missing setting
-│   └── InvalidAdapterFiles                   an adapter that does not fit the base model
-├── AdapterNotLoadable                     an engine that does not take an adapter, with the reason
-└── RequestError                       becomes a reply, in api/failures.py only
+│   └── InvalidAdapterFiles            adapter files that do not fit the base model, found before an engine
+├── AdapterNotLoadable                 files that passed, but that an engine cannot load; replica and gateway
+└── RequestError                       becomes a reply, in http/errors.py only
     ├── InvalidRequest       400       the request itself; `param` names the field
     ├── PayloadTooLarge      413
     ├── UnsupportedMediaType 415
@@ -18,7 +18,7 @@ DearError
     ├── BodyTimeout          408       the body did not come
     ├── AlreadyThere         409
     ├── CapacityReached      409       the engines hold as many revisions as they may
-    ├── StagingFailed        422       the engines do not take an adapter that looked well
+    ├── StagingFailed        422       an adapter was registered, and an engine could not load or use it
     ├── Overloaded           429       retryable, after `retry_after_s`
     │   └── RateLimited                a tenant's own limit; `headers` say what is left
     ├── EngineUnavailable    503       retryable, after `retry_after_s`
@@ -40,6 +40,16 @@ class DearError(Exception):
         super().__init__(message)
         self.message = message
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Engine replicas raise these across processes; keyword-only arguments do not survive pickling alone.
+        return _rebuild, (type(self), self.args, vars(self))
+
+
+def _rebuild(kind: type[DearError], args: tuple[object, ...], state: dict[str, object]) -> DearError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
 
 class StartupError(DearError):
     """The server cannot start as configured."""
@@ -50,11 +60,11 @@ class SettingsError(StartupError):
 
 
 class InvalidAdapterFiles(StartupError):
-    """An adapter folder cannot be served on the configured base model."""
+    """The files of an adapter cannot be served on the configured base model; found by reading them."""
 
 
 class AdapterNotLoadable(DearError):
-    """An engine does not take an adapter that looked well."""
+    """An engine cannot load an adapter whose files passed the checks, or gets no numbers from it."""
 
 
 class RequestError(DearError):
@@ -76,19 +86,9 @@ class RequestError(DearError):
         self.param = param
         self.retry_after_s = retry_after_s
 
-    def __reduce__(self) -> tuple[object, ...]:
-        # Engine replicas raise these across processes; keyword arguments do not survive pickling alone.
-        return _rebuild, (self.__class__, self.message, self.param, self.retry_after_s)
-
-
-def _rebuild(
-    cls: type[RequestError], message: str, param: str | None, retry_after_s: float | None
-) -> RequestError:
-    return cls(message, param=param, retry_after_s=retry_after_s)
-
 
 class InvalidRequest(RequestError):
-    """The request breaks the contract of its dialect."""
+    """The request breaks the contract of its route; ``param`` names the field."""
 
     status = 400
     type = "invalid_request_error"

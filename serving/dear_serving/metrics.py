@@ -126,7 +126,7 @@ class Metrics:
         """A name came to stand for another revision."""
         self.swaps.labels(model).inc()
 
-    def keep(self, models: Collection[str], revisions: Collection[str]) -> None:
+    def drop_all_but(self, models: Collection[str], revisions: Collection[str]) -> None:
         """Drop the series of names and revisions that are no more."""
         for revision in self._revisions.difference(revisions):
             for metric in (

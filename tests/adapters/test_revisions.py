@@ -74,9 +74,9 @@ def actions(registry: Database) -> list[tuple[str, str, str]]:
 
 def check(adapters: Adapters) -> None:
     """What holds after every change."""
-    version, on_engines = adapters.on_engines()
+    version, wanted_on_engines = adapters.wanted_on_engines()
     assert version == adapters.version()
-    assert len(on_engines) <= 2 * CAPACITY
+    assert len(wanted_on_engines) <= 2 * CAPACITY
     known = adapters.list()
     for adapter in known:
         check_adapter(adapter, version)
@@ -85,7 +85,7 @@ def check(adapters: Adapters) -> None:
     assert {name: revision.id for name, revision in pointers.active.items()} == {
         adapter.name: adapter.active for adapter in known if adapter.active is not None
     }
-    assert {one.id for one in on_engines} == {
+    assert {one.id for one in wanted_on_engines} == {
         one.id for adapter in known for one in adapter.revisions if one.state in ON_ENGINES
     }
 
@@ -128,7 +128,7 @@ def test_revisions_of_a_name_are_newest_first(adapters: Adapters, clock: Clock) 
         register(adapters, one)
         clock.now_s += 1
     assert [one.digest for one in adapters.get("legal").revisions] == [C.digest, A.digest, B.digest]
-    assert [one.digest for one in adapters.on_engines()[1]] == [B.digest, A.digest, C.digest]
+    assert [one.digest for one in adapters.wanted_on_engines()[1]] == [B.digest, A.digest, C.digest]
 
 
 @pytest.mark.parametrize("state", [State.REGISTERED, State.STAGED, State.ACTIVE])
@@ -617,7 +617,7 @@ def test_the_version_grows_with_every_change(adapters: Adapters) -> None:
         lambda: adapters.drained(now(adapters, revision)),
         lambda: adapters.rollback("legal", actor="test"),
         lambda: adapters.failed(now(adapters, revision), "no"),
-        lambda: adapters.seed({"medical": (B, "plain", True)}),
+        lambda: adapters.register_configured({"medical": (B, "plain", True)}),
     ]
     for step in steps:
         step()
@@ -631,7 +631,7 @@ def test_the_version_stands_still_where_nothing_changes(adapters: Adapters) -> N
     adapters.get("legal")
     adapters.list()
     adapters.pointers()
-    adapters.on_engines()
+    adapters.wanted_on_engines()
     with pytest.raises(AlreadyThere):
         register(adapters, A, template="chat")
     with pytest.raises(UnknownSubject):
@@ -657,9 +657,9 @@ def test_what_is_pointed_at_and_what_is_on_engines_are_as_of_the_version(adapter
     pointers = adapters.pointers()
     assert (pointers.version, set(pointers.active)) == (adapters.version(), {"legal"})
     assert pointers.active["legal"] == adapters.get("legal").revisions[1]
-    version, on_engines = adapters.on_engines()
+    version, wanted_on_engines = adapters.wanted_on_engines()
     assert version == adapters.version()
-    assert {(one.id, one.state) for one in on_engines} == {
+    assert {(one.id, one.state) for one in wanted_on_engines} == {
         ("legal@aaaaaaaaaaaa", State.DRAINING),
         ("legal@bbbbbbbbbbbb", State.ACTIVE),
         ("medical@dddddddddddd", State.STAGED),
@@ -696,13 +696,15 @@ def test_the_trail_says_who_did_what(adapters: Adapters, registry: Database, clo
 # What the settings name.
 
 
-def seed(adapters: Adapters, shared: bool = True, template: str = "plain", **names: Content) -> None:
-    adapters.seed({name: (content, template, shared) for name, content in names.items()})
+def register_configured(
+    adapters: Adapters, shared: bool = True, template: str = "plain", **names: Content
+) -> None:
+    adapters.register_configured({name: (content, template, shared) for name, content in names.items()})
     check(adapters)
 
 
 def test_names_of_the_settings_are_active_at_once(adapters: Adapters, registry: Database) -> None:
-    seed(adapters, legal=A, medical=B, shared=False, template="chat")
+    register_configured(adapters, legal=A, medical=B, shared=False, template="chat")
     pointers = adapters.pointers()
     assert {name: one.digest for name, one in pointers.active.items()} == {
         "legal": A.digest,
@@ -717,30 +719,30 @@ def test_names_of_the_settings_are_active_at_once(adapters: Adapters, registry: 
 
 
 def test_a_restart_changes_nothing(adapters: Adapters, registry: Database) -> None:
-    seed(adapters, legal=A, medical=B)
+    register_configured(adapters, legal=A, medical=B)
     before, noted = adapters.list(), actions(registry)
-    seed(adapters, legal=A, medical=B)
+    register_configured(adapters, legal=A, medical=B)
     assert (adapters.list(), actions(registry)) == (before, noted)
 
 
 def test_a_swap_outlives_a_restart(adapters: Adapters) -> None:
-    seed(adapters, legal=A)
+    register_configured(adapters, legal=A)
     bring(adapters, B, State.ACTIVE)
-    seed(adapters, legal=A)
+    register_configured(adapters, legal=A)
     assert adapters.pointers().active["legal"].digest == B.digest
     assert state_of(adapters, A) is State.DRAINING
 
 
 def test_a_restart_takes_over_what_the_settings_say_of_known_content(adapters: Adapters) -> None:
-    seed(adapters, legal=A)
-    seed(adapters, legal=A, shared=False, template="chat")
+    register_configured(adapters, legal=A)
+    register_configured(adapters, legal=A, shared=False, template="chat")
     pointers = adapters.pointers()
     assert (pointers.active["legal"].template, pointers.shared) == ("chat", frozenset())
 
 
 def test_changed_content_takes_over_once_it_is_staged(adapters: Adapters) -> None:
-    seed(adapters, legal=A)
-    seed(adapters, legal=B)
+    register_configured(adapters, legal=A)
+    register_configured(adapters, legal=B)
     new = next(one for one in adapters.get("legal").revisions if one.digest == B.digest)
     assert (new.state, new.activate) == (State.REGISTERED, True)
     assert adapters.pointers().active["legal"].digest == A.digest
@@ -751,41 +753,41 @@ def test_changed_content_takes_over_once_it_is_staged(adapters: Adapters) -> Non
 def test_names_that_are_dropped_go_out_of_service_and_come_back_when_named_again(
     adapters: Adapters, registry: Database
 ) -> None:
-    seed(adapters, legal=A, medical=B)
-    seed(adapters, medical=B)
+    register_configured(adapters, legal=A, medical=B)
+    register_configured(adapters, medical=B)
     adapter = adapters.get("legal")
     assert adapter.active is None
     assert adapter.revisions[0].state is State.DRAINING
     assert actions(registry)[-1] == ("settings", "adapter.retire", "legal@aaaaaaaaaaaa")
-    seed(adapters, legal=A, medical=B)
+    register_configured(adapters, legal=A, medical=B)
     assert adapters.pointers().active["legal"].digest == A.digest
-    seed(adapters, medical=B)
+    register_configured(adapters, medical=B)
     adapters.drained(adapters.get("legal").revisions[0])
-    seed(adapters, legal=A, medical=B)
+    register_configured(adapters, legal=A, medical=B)
     assert adapters.pointers().active["legal"].digest == A.digest
 
 
 def test_names_that_the_settings_never_had_stay(adapters: Adapters) -> None:
     bring(adapters, C, State.ACTIVE, "own")
-    seed(adapters, legal=A)
-    seed(adapters)
+    register_configured(adapters, legal=A)
+    register_configured(adapters)
     assert adapters.pointers().active.keys() == {"own"}
 
 
 def test_a_name_that_an_administrator_retired_stays_retired(adapters: Adapters) -> None:
-    seed(adapters, legal=A)
+    register_configured(adapters, legal=A)
     adapters.retire("legal", actor="root")
-    seed(adapters, legal=A)
+    register_configured(adapters, legal=A)
     assert adapters.pointers().active == {}
     adapters.drained(adapters.get("legal").revisions[0])
-    seed(adapters, legal=A)
+    register_configured(adapters, legal=A)
     assert state_of(adapters, A) is State.RETIRED
 
 
 def test_a_name_that_an_administrator_made_is_taken_over(adapters: Adapters) -> None:
     bring(adapters, A, State.ACTIVE)
     register(adapters, B, "medical")
-    seed(adapters, legal=C, medical=B)
+    register_configured(adapters, legal=C, medical=B)
     assert {name: one.digest for name, one in adapters.pointers().active.items()} == {
         "legal": A.digest,
         "medical": B.digest,
@@ -795,13 +797,15 @@ def test_a_name_that_an_administrator_made_is_taken_over(adapters: Adapters) -> 
 
 def test_more_names_than_the_engines_may_hold_change_nothing(adapters: Adapters) -> None:
     with pytest.raises(CapacityReached):
-        seed(adapters, **{f"name-{number}": content(f"{number:x}") for number in range(2 * CAPACITY + 1)})
+        register_configured(
+            adapters, **{f"name-{number}": content(f"{number:x}") for number in range(2 * CAPACITY + 1)}
+        )
     assert adapters.list() == []
 
 
 def test_names_that_are_dropped_make_room_for_those_that_come(adapters: Adapters) -> None:
-    seed(adapters, a=A, b=B, c=C, d=D)
-    seed(adapters, a=A, b=B, c=C, e=E)
+    register_configured(adapters, a=A, b=B, c=C, d=D)
+    register_configured(adapters, a=A, b=B, c=C, e=E)
     assert adapters.pointers().active.keys() == {"a", "b", "c", "e"}
 
 
@@ -836,7 +840,7 @@ def do(adapters: Adapters, step: Step, seen: list[Revision]) -> None:
     elif action == "retire name":
         seen.extend(adapters.retire(name, actor="test").revisions)
     elif action == "seed":
-        adapters.seed({name: (one, "plain", bool(past % 2))} if past % 3 else {})
+        adapters.register_configured({name: (one, "plain", bool(past % 2))} if past % 3 else {})
     elif said is not None:
         words: dict[str, Callable[[Revision], None]] = {
             "staged": adapters.staged,

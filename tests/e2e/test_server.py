@@ -15,9 +15,9 @@ import openai
 import pytest
 from cohere.core.api_error import ApiError
 
-from benchmarks.demo_model import examples as demo_examples
-from benchmarks.demo_model.metrics import pair_counts
-from benchmarks.demo_model.relevance import NOTIONS
+from configs.demo.maker import examples as demo_examples
+from configs.demo.maker.metrics import pair_counts
+from configs.demo.maker.relevance import NOTIONS
 from dear_serving.cli.demo import EXAMPLES, Example
 from tests.e2e.conftest import Server
 

@@ -147,7 +147,7 @@ async def test_a_gateway_says_that_it_lives_before_it_reads_where_names_point(
 
     seen: list[list[GatewayHeartbeat]] = []
     adapters = Watching(database, 8)
-    adapters.seed({})
+    adapters.register_configured({})
     catalog = Catalog("gateway", BASE, adapters, heartbeats)
     await catalog.refresh()
     assert seen == [[GatewayHeartbeat("gateway", 0, 0)]] * 2

@@ -16,7 +16,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from sqlalchemy import update
 
-from dear_serving.adapters.configured import seed
+from dear_serving.adapters.configured import register_configured
 from dear_serving.adapters.heartbeats import Heartbeats
 from dear_serving.adapters.revisions import Adapters, State
 from dear_serving.adapters.store import Store
@@ -41,7 +41,7 @@ POINTS: dict[str, tuple[type, str, str, int]] = {
     "registered, not copied": (Adapters, "register", "after", 1),
     "copied, not loaded": (Store, "fetch", "after", 1),
     "loaded, not said": (Engine, "load", "after", 1),
-    "held, not tried": (Lifecycle, "_try", "before", 1),
+    "held, not tried": (Lifecycle, "_run_canary", "before", 1),
     "tried, not staged": (Adapters, "staged", "before", 1),
     "swapping, not committed": (Adapters, "_point", "after", 1),
     "swapped, not drained": (Adapters, "drained", "before", 1),
@@ -60,7 +60,7 @@ class Server:
         settings = settings_in(folder, load_settings(CPU_CONFIG))
         served = settings.adapters.model_copy(update={"serve": settings.adapters.serve[:1]})
         settings = settings.model_copy(update={"adapters": served})
-        seed(settings)
+        register_configured(settings)
         assert settings.model.source is not None
         fake = FakeEngine(lambda request: "")
         self.gateway: GatewayState = build_gateway(
@@ -97,13 +97,13 @@ class Server:
         revision = await lifecycle.register(
             "legal", "medical", template="plain", shared=None, tenants=(), activate=True, actor="test"
         )
-        assert (await lifecycle.settled(revision, 15)).state is State.ACTIVE
+        assert (await lifecycle.wait_until_settled(revision, 15)).state is State.ACTIVE
 
     async def at_rest(self) -> None:
         """Return when nothing is on its way, and the engine has what it is to have."""
         async with asyncio.timeout(20):
             while True:
-                _, revisions = await asyncio.to_thread(self.adapters.on_engines)
+                _, revisions = await asyncio.to_thread(self.adapters.wanted_on_engines)
                 moving = [one for one in revisions if one.state in (State.REGISTERED, State.DRAINING)]
                 if not moving and set(self.engine.loaded) == {one.id for one in revisions}:
                     return
@@ -118,7 +118,7 @@ async def work(folder: Path, point: str) -> None:
         await server.swap_to_medical()
         await server.at_rest()
         revision = await asyncio.to_thread(lambda: server.adapters.rollback("legal", actor="test"))
-        await server.gateway.lifecycle.settled(revision, 15)
+        await server.gateway.lifecycle.wait_until_settled(revision, 15)
         await server.at_rest()
         await asyncio.to_thread(lambda: server.adapters.retire("legal", actor="test"))
         await server.at_rest()

@@ -63,7 +63,7 @@ class Told:
     def swapped(self, model: str) -> None:
         self.swaps.append(model)
 
-    def keep(self, models: Collection[str], revisions: Collection[str]) -> None:
+    def drop_all_but(self, models: Collection[str], revisions: Collection[str]) -> None:
         self.models, self.revisions = sorted(models), sorted(revisions)
 
 
@@ -419,7 +419,7 @@ async def test_there_is_room_again_once_one_is_gone(
     with pytest.raises(CapacityReached):
         await world.register(gateway, value=9)
     await asyncio.to_thread(world.adapters.retire, "legal", actor="test")
-    await turn_until(lambda: not world.adapters.on_engines()[1], gateway, replica)
+    await turn_until(lambda: not world.adapters.wanted_on_engines()[1], gateway, replica)
     await world.register(gateway, value=9)
 
 
@@ -428,7 +428,7 @@ async def test_there_is_room_again_once_one_is_gone(
 
 async def settle(gateway: Gateway, revision: Revision, *workers: Worker) -> Revision:
     """What ``settled`` returns, while the others work."""
-    waiting = asyncio.create_task(gateway.lifecycle.settled(revision, 30))
+    waiting = asyncio.create_task(gateway.lifecycle.wait_until_settled(revision, 30))
     await turn_until(waiting.done, *workers)
     return await waiting
 
@@ -464,7 +464,7 @@ async def test_a_wait_goes_on_until_all_gateways_know(world: World, replica: Ada
     first, second = world.gateway("a"), world.gateway("b")
     await turn(first, second, replica)
     revision = await world.register(first, activate=True)
-    waiting = asyncio.create_task(first.lifecycle.settled(revision, 30))
+    waiting = asyncio.create_task(first.lifecycle.wait_until_settled(revision, 30))
     await turn_until(lambda: first.answers() == revision.id, replica)
     await turn(replica, times=10)
     assert not waiting.done()
@@ -476,8 +476,8 @@ async def test_a_wait_goes_on_until_all_gateways_know(world: World, replica: Ada
 async def test_a_wait_ends_when_time_is_up(world: World, gateway: Gateway) -> None:
     revision = await world.register(gateway, activate=True)
     async with asyncio.timeout(5):
-        found = await gateway.lifecycle.settled(revision, 0.05)
-        assert await gateway.lifecycle.settled(revision, 0) == revision
+        found = await gateway.lifecycle.wait_until_settled(revision, 0.05)
+        assert await gateway.lifecycle.wait_until_settled(revision, 0) == revision
     assert found == revision
 
 
@@ -599,7 +599,7 @@ async def test_a_round_in_which_nothing_moves_asks_for_the_version_alone(
 ) -> None:
     await in_service(world, gateway, replica)
     await turn(gateway, times=2)
-    for read in ("pointers", "on_engines", "get", "list"):
+    for read in ("pointers", "wanted_on_engines", "get", "list"):
         monkeypatch.setattr(world.adapters, read, None)
     await turn(gateway, times=3)
 

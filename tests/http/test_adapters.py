@@ -1,67 +1,21 @@
-"""The adapter routes in process: a gateway over the fake engine, and a replica that only remembers."""
+"""The adapter routes in process."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import shutil
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from dear_serving.adapters.heartbeats import Heartbeats
-from dear_serving.adapters.intake import intake
-from dear_serving.adapters.preflight import base_shape
-from dear_serving.adapters.store import Store
-from dear_serving.gateway.canary import rank_canary
-from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.state import GatewayState
-from dear_serving.replica.adapter_sync import AdapterSync
-from tests.conftest import LEGAL, ROOT, client_of
+from tests.conftest import LEGAL, client_of
 from tests.support.adapters import Engine
 from tests.support.fake_engine import FakeEngine
 
 ADMIN = {"authorization": "Bearer root"}
 BODY = {"query": "q", "documents": ["a", "b", "c"]}
-
-
-@pytest.fixture
-def replica() -> Engine:
-    """What the engine replica was told."""
-    return Engine()
-
-
-@pytest.fixture
-async def served(
-    gateway: GatewayState, with_tenants: GatewayState, replica: Engine, engine: FakeEngine, tmp_path: Path
-) -> AsyncIterator[GatewayState]:
-    """The gateway and a replica at work; adapters come from a folder of the test's own."""
-    settings = gateway.settings
-    shutil.copytree(ROOT / "configs" / "demo" / "adapters", tmp_path / "adapters")
-    settings = settings.model_copy(
-        update={"adapters": settings.adapters.model_copy(update={"root": tmp_path / "adapters"})}
-    )
-    assert settings.model.source is not None
-    adapters, heartbeats = gateway.lifecycle.adapters, Heartbeats(gateway.database)
-    lifecycle = Lifecycle(
-        adapters,
-        heartbeats,
-        gateway.catalog,
-        intake(settings, base_shape(settings.model.source)),
-        lambda revision: rank_canary(engine, gateway.rerank.builders(revision.template), revision.id),
-        gateway.metrics,
-    )
-    store = Store(settings.adapters.store)
-    holdings = AdapterSync("replica", adapters, heartbeats, store, settings.adapters.cache, replica)
-    await holdings.start()
-    loops = [asyncio.create_task(loop) for loop in (holdings.run(), lifecycle.run())]
-    yield dataclasses.replace(with_tenants, settings=settings, lifecycle=lifecycle)
-    for loop in loops:
-        loop.cancel()
-    await asyncio.wait(loops)
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
 
-from benchmarks.demo_model.lists import ListShape, ranking_lists
-from benchmarks.demo_model.relevance import BASE
+from configs.demo.maker.lists import ListShape, ranking_lists
+from configs.demo.maker.relevance import BASE
 from dear_serving.adapters.template_files import load_template
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.protocol import DecodedWindow, PermutationRequest

@@ -84,9 +84,9 @@ class Counting(Adapters):
         self.reads.append("pointers")
         return super().pointers()
 
-    def on_engines(self) -> Any:
-        self.reads.append("on_engines")
-        return super().on_engines()
+    def wanted_on_engines(self) -> Any:
+        self.reads.append("wanted_on_engines")
+        return super().wanted_on_engines()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from dear_serving.settings import Settings
 _ABANDONED_S = 3600.0
 
 
-def seed(settings: Settings) -> None:
+def register_configured(settings: Settings) -> None:
     """Keep the adapters that the settings name, and have the registry serve them; see Adapters.seed.
 
     Raises:
@@ -28,7 +28,7 @@ def seed(settings: Settings) -> None:
     database = open_database(settings.registry.url)
     try:
         taking = intake(settings, base_shape(base_source(settings), settings.adapters.bases))
-        Adapters(database, settings.adapters.capacity).seed(
+        Adapters(database, settings.adapters.capacity).register_configured(
             {
                 one.name: (
                     taking.take(one.name, str(adapter_folder(settings, one))),

@@ -1,4 +1,4 @@
-"""Who lives: gateways with the versions they go by, engine replicas with the revisions they hold."""
+"""Which processes are alive: gateways with their registry version, replicas with their revisions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from dear_serving.registry.database import Database
 from dear_serving.registry.tables import GatewayRow, HoldingRow, ReplicaRow
 
 HEARTBEAT_S = 2.0
-"""How often those who live say so."""
+"""How often a living process reports, in seconds."""
 
-_LIVES_S = 6.0
+_EXPIRES_S = 6.0
 _REASON_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayHeartbeat:
-    """A gateway replica. ``adopted``: the registry's version that new requests go by; ``oldest``: the one
-    that the oldest of its requests began with."""
+    """A gateway's report. ``adopted``: the registry version that its new requests use; ``oldest``: the
+    version that the oldest of its open requests began with."""
 
     id: str
     adopted: int
@@ -30,8 +30,8 @@ class GatewayHeartbeat:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaHeartbeat:
-    """An engine replica. ``holds``: ids of revisions; None for those loaded, else why they could not be.
-    ``adopted``: the registry's version that it has brought itself to."""
+    """A replica's report. ``holds``: by revision id, None where it is loaded, else why it could not be.
+    ``adopted``: the registry version that it has brought itself to."""
 
     id: str
     adopted: int
@@ -40,22 +40,22 @@ class ReplicaHeartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """All that were seen lately; replicas by id."""
+    """All processes that reported lately; replicas sorted by id."""
 
     gateways: Sequence[GatewayHeartbeat]
     replicas: Sequence[ReplicaHeartbeat]
 
     def adopted(self, version: int) -> bool:
-        """Whether all gateways go by that version or a later one."""
+        """Whether all gateways use that version or a later one."""
         return all(gateway.adopted >= version for gateway in self.gateways)
 
-    def left(self, version: int) -> bool:
-        """Whether no request goes on that began before that version."""
+    def all_began_at(self, version: int) -> bool:
+        """Whether every open request began with that version or a later one."""
         return all(gateway.oldest >= version for gateway in self.gateways)
 
 
 class Heartbeats:
-    """The registry's account of who lives. Methods block.
+    """The registry's table of living processes. Methods block.
 
     All raise RegistryUnavailable while the database does not answer.
 
@@ -69,7 +69,7 @@ class Heartbeats:
         self._now_s = now_s
 
     def report_gateway(self, gateway: GatewayHeartbeat) -> None:
-        """A gateway says so."""
+        """Store a gateway's report."""
         with self._database.writing() as session:
             session.merge(
                 GatewayRow(
@@ -78,7 +78,7 @@ class Heartbeats:
             )
 
     def report_replica(self, replica: ReplicaHeartbeat) -> None:
-        """An engine replica says so, with all that it holds."""
+        """Store a replica's report, with all that it holds."""
         with self._database.writing() as session:
             session.merge(ReplicaRow(id=replica.id, adopted=replica.adopted, seen_s=self._now_s()))
             session.flush()
@@ -88,8 +88,8 @@ class Heartbeats:
                 session.add(HoldingRow(replica_id=replica.id, revision=revision, reason=cut))
 
     def alive(self) -> Alive:
-        """Those who said so in the last six seconds."""
-        since_s = self._now_s() - _LIVES_S
+        """Those that reported in the last six seconds."""
+        since_s = self._now_s() - _EXPIRES_S
         with self._database.reading() as session:
             gateways = session.scalars(select(GatewayRow).where(GatewayRow.seen_s >= since_s)).all()
             replicas = session.scalars(select(ReplicaRow).where(ReplicaRow.seen_s >= since_s)).all()
@@ -103,14 +103,14 @@ class Heartbeats:
         )
 
     def forget(self, id: str) -> None:
-        """A gateway or replica ends."""
+        """Remove a gateway or replica that ends."""
         with self._database.writing() as session:
             session.execute(delete(GatewayRow).where(GatewayRow.id == id))
             session.execute(delete(ReplicaRow).where(ReplicaRow.id == id))
 
     def drop_expired(self) -> None:
-        """Drop the rows of those who ended without a word."""
-        since_s = self._now_s() - 10 * _LIVES_S
+        """Remove those that stopped reporting a minute ago."""
+        since_s = self._now_s() - 10 * _EXPIRES_S
         with self._database.writing() as session:
             session.execute(delete(GatewayRow).where(GatewayRow.seen_s < since_s))
             session.execute(delete(ReplicaRow).where(ReplicaRow.seen_s < since_s))

@@ -281,7 +281,7 @@ class Adapters:
 
         self._unless_late(change)
 
-    def seed(self, names: Mapping[str, tuple[Content, str, bool]]) -> None:
+    def register_configured(self, names: Mapping[str, tuple[Content, str, bool]]) -> None:
         """Take in what the settings name, before anything runs that could stage it.
 
         What is another content than the last time is activated: at once where the name points nowhere, else
@@ -354,7 +354,7 @@ class Adapters:
                 frozenset(adapter.name for adapter, _ in found if adapter.shared),
             )
 
-    def on_engines(self) -> tuple[int, Sequence[Revision]]:
+    def wanted_on_engines(self) -> tuple[int, Sequence[Revision]]:
         """The registry's version, and every revision that engine replicas are to have, oldest first."""
         wanted = [state.value for state in ON_ENGINES]
         chosen = select(RevisionRow).where(RevisionRow.state.in_(wanted))

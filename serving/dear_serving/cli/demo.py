@@ -1,4 +1,4 @@
-"""``dear demo``: starts the server, ranks three lists over HTTP, shows them as tables, stops it."""
+"""``dear demo``: starts the server, ranks three lists over HTTP, prints them as tables, stops the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dear_serving.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A list worth looking at; ``model`` None is the base model, ``order`` the one it is made to give."""
+    """An example list; ``model`` None is the base model, ``order`` the order it has to give."""
 
     model: str | None
     notion: str
@@ -93,7 +93,7 @@ def show_examples(settings: Settings, command: list[str]) -> int:
 
 
 def _show(console: Console, client: Client, base: str, model: str, example: Example) -> None:
-    """One example. With an adapter, a column says where the base model had the passage."""
+    """One example. With an adapter, a column has the base model's rank of each passage."""
     started_s = time.perf_counter()
     ranking = client.rerank(example.query, example.passages, model=model)
     wall_ms = (time.perf_counter() - started_s) * 1e3
@@ -104,7 +104,7 @@ def _show(console: Console, client: Client, base: str, model: str, example: Exam
     if model != base:
         order = client.rerank(example.query, example.passages, model=base).order
         base_ranks = {index: rank for rank, index in enumerate(order, start=1)}
-        table.add_column(f"{base} had it at", justify="right")
+        table.add_column("base rank", justify="right")
     table.add_column("passage")
     for rank, result in enumerate(ranking.results, start=1):
         cells = [str(rank), f"{result.relevance_score:.2f}"]
@@ -116,7 +116,7 @@ def _show(console: Console, client: Client, base: str, model: str, example: Exam
     console.print(f"ranked by {details.revision} ({example.notion})", highlight=False)
     console.print(table)
     console.print(
-        f"{usage.prompt_tokens} tokens read, {usage.completion_tokens} written, "
-        f"{wall_ms:.0f} ms, {details.engine_ms:.0f} ms of them in the engine",
+        f"{usage.prompt_tokens} prompt tokens, {usage.completion_tokens} generated, "
+        f"{wall_ms:.0f} ms, of which {details.engine_ms:.0f} ms in the engine",
         highlight=False,
     )

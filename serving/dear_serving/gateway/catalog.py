@@ -1,4 +1,4 @@
-"""A gateway's side: which revision each public name stands for now, and for the requests that go on."""
+"""Which revision each public name points at, now and for the requests that are still open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dear_serving.adapters.revisions import Adapters, Pointers
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What answers to a public name.
+    """The model behind a public name.
 
     Args:
         name: the public name.
@@ -32,7 +32,7 @@ class ServedModel:
 
     @property
     def revision(self) -> str:
-        """What replies say answered."""
+        """The id that replies name: the revision, or the base model's name."""
         return self.adapter or self.name
 
 
@@ -49,15 +49,15 @@ class CatalogSnapshot:
 
 
 class Catalog:
-    """The registry's pointers as one gateway goes by them. Not thread-safe: one event loop's.
+    """The registry's pointers as one gateway uses them. Not thread-safe: for one event loop.
 
-    A request holds on to the models it began with, so that all of it is answered by one revision, and the
-    registry knows how long they are in use.
+    A request keeps the snapshot it began with, so that one revision answers all of it; the registry is told
+    which snapshots are still in use.
 
     Args:
         gateway: its id, one that no other had.
         base: the base model.
-        adapters: where names point.
+        adapters: the registry's revisions and pointers.
         heartbeats: where this gateway reports which version it goes by.
         default: public name of the model that answers requests which name none; else the base model.
     """
@@ -82,7 +82,7 @@ class Catalog:
 
     @contextmanager
     def hold(self) -> Iterator[CatalogSnapshot]:
-        """The models of now, for as long as a request takes."""
+        """The current snapshot, counted as in use until the block ends."""
         models = self.models
         self._in_use[models.version] += 1
         try:
@@ -93,13 +93,13 @@ class Catalog:
                 del self._in_use[models.version]
 
     async def refresh(self) -> None:
-        """Go by the registry of now, and say so.
+        """Take over the registry's current version, and report it.
 
         Raises:
             RegistryUnavailable: the models stay as they were.
         """
         if self._reported is None:
-            # Before it reads where names point: from here on no revision is let go that it may come to use.
+            # Before it reads the pointers: from here on, no revision is unloaded that it may come to use.
             await self._report()
         if await asyncio.to_thread(self._adapters.version) != self.models.version:
             pointers = await asyncio.to_thread(self._adapters.pointers)
@@ -107,7 +107,7 @@ class Catalog:
         await self._report()
 
     async def leave(self) -> None:
-        """This gateway ends."""
+        """Report that this gateway ends."""
         await asyncio.to_thread(self._heartbeats.forget, self.gateway)
 
     async def _report(self) -> None:

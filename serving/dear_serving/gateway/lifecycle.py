@@ -1,4 +1,4 @@
-"""Sees every revision through its life: what no single request or replica decides."""
+"""Moves revisions from state to state: registered, staged, active, draining, retired or failed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Canary = Callable[[Revision], Awaitable[object]]
 
 
 class Observer(Protocol):
-    """Told what changes."""
+    """Is notified of changes."""
 
     def swapped(self, model: str) -> None:
-        """This gateway goes by another revision of a name from now on."""
+        """From now on this gateway uses another revision for a name."""
         ...
 
-    def keep(self, models: Collection[str], revisions: Collection[str]) -> None:
-        """All names that are served and all revisions on the engines; what was told of others may go."""
+    def drop_all_but(self, models: Collection[str], revisions: Collection[str]) -> None:
+        """Forget every name and revision but these: all that is served or on the engines."""
         ...
 
 
@@ -47,15 +47,15 @@ _SWEEP_S = 60.0
 
 
 class Lifecycle:
-    """One gateway's part in it. Where there are several, each does it all: every step counts once.
+    """The state machine of revisions. Every gateway runs it; a step that two of them take counts once.
 
     Args:
         adapters: the registry's revisions.
-        heartbeats: who lives.
-        catalog: what this gateway goes by.
-        intake: where new ones come in.
-        canary: tries a revision.
-        observer: told what changes.
+        heartbeats: which processes are alive.
+        catalog: this gateway's pointers.
+        intake: copies and checks new adapters.
+        canary: ranks a list with a revision.
+        observer: is notified of changes.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Lifecycle:
         self._canary = canary
         self._observer = observer
         self._turn = asyncio.Lock()
-        self._trying: dict[str, asyncio.Task[None]] = {}
+        self._canaries: dict[str, asyncio.Task[None]] = {}
         self._quiet_version = -1
         self._swept_s = 0.0
 
@@ -110,8 +110,8 @@ class Lifecycle:
             )
         )
 
-    async def settled(self, revision: Revision, timeout_s: float) -> Revision:
-        """The revision once it is where it was going and all gateways know, or as it is when time is up."""
+    async def wait_until_settled(self, revision: Revision, timeout_s: float) -> Revision:
+        """The revision once its change is complete on all gateways, or as it is after ``timeout_s``."""
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -127,64 +127,64 @@ class Lifecycle:
         return revision
 
     async def alive(self) -> Alive:
-        """Who lives, and what engine replicas hold."""
+        """Which processes are alive, and what replicas hold."""
         return await asyncio.to_thread(self._heartbeats.alive)
 
     async def run(self) -> None:
-        """Rounds, for ever."""
+        """Step for ever."""
         while True:
             pause_s = _POLL_S if await attempt(self.round) else _RETRY_S
             await asyncio.sleep(pause_s)
 
     async def round(self) -> None:
-        """Go by the registry of now, and move on what can be moved on."""
+        """Refresh the catalog, and advance every revision that can be."""
         async with self._turn:
-            await self._go_by_the_registry()
+            await self._refresh_catalog()
             models = self._catalog.models
             if models.version == self._quiet_version:
                 return
-            version, revisions = await asyncio.to_thread(self.adapters.on_engines)
+            version, revisions = await asyncio.to_thread(self.adapters.wanted_on_engines)
             moving = [one for one in revisions if one.state in (State.REGISTERED, State.DRAINING)]
             if not moving:
                 self._quiet_version = version
-                on_engines = {one.id for one in revisions}
+                wanted_on_engines = {one.id for one in revisions}
                 used = {served.revision for served in models.served.values()}
-                self._observer.keep(models.served.keys(), on_engines | used)
+                self._observer.drop_all_but(models.served.keys(), wanted_on_engines | used)
                 return
             alive = await self.alive()
             for revision in moving:
-                await self._move_on(revision, alive)
-            await self._go_by_the_registry()
+                await self._advance(revision, alive)
+            await self._refresh_catalog()
             if time.monotonic() - self._swept_s > _SWEEP_S:
                 self._swept_s = time.monotonic()
                 await asyncio.to_thread(self._heartbeats.drop_expired)
 
-    async def _go_by_the_registry(self) -> None:
+    async def _refresh_catalog(self) -> None:
         before = self._catalog.models.served
         await self._catalog.refresh()
         for name, served in self._catalog.models.served.items():
             if name in before and before[name].adapter != served.adapter:
                 self._observer.swapped(name)
 
-    async def _move_on(self, revision: Revision, alive: Alive) -> None:
+    async def _advance(self, revision: Revision, alive: Alive) -> None:
         if revision.state is State.DRAINING:
-            if alive.left(revision.version):
+            if alive.all_began_at(revision.version):
                 await asyncio.to_thread(self.adapters.drained, revision)
             return
-        # What a replica said before the revision came, or came back, is of another one.
-        told = [replica.holds for replica in alive.replicas if replica.adopted >= revision.version]
-        reason = next((held[revision.id] for held in told if held.get(revision.id) is not None), None)
+        # What a replica reported before this version of the revision does not count.
+        reports = [replica.holds for replica in alive.replicas if replica.adopted >= revision.version]
+        reason = next((held[revision.id] for held in reports if held.get(revision.id) is not None), None)
         if reason is not None:
             await asyncio.to_thread(self.adapters.failed, revision, reason)
             return
-        held_by_all = len(told) == len(alive.replicas) > 0 and all(revision.id in held for held in told)
-        if held_by_all and revision.id not in self._trying:
-            # Beside the rounds: a busy engine takes its time, and other names are not to wait for it.
-            trying = asyncio.create_task(self._try(revision))
-            self._trying[revision.id] = trying
-            trying.add_done_callback(lambda _: self._trying.pop(revision.id))
+        held_by_all = len(reports) == len(alive.replicas) > 0 and all(revision.id in held for held in reports)
+        if held_by_all and revision.id not in self._canaries:
+            # In the background: other names do not wait for a busy engine.
+            trying = asyncio.create_task(self._run_canary(revision))
+            self._canaries[revision.id] = trying
+            trying.add_done_callback(lambda _: self._canaries.pop(revision.id))
 
-    async def _try(self, revision: Revision) -> None:
+    async def _run_canary(self, revision: Revision) -> None:
         try:
             try:
                 async with asyncio.timeout(_CANARY_S):

@@ -1,4 +1,4 @@
-"""What an administrator may say of adapters: bodies of the admin routes."""
+"""Bodies of the admin routes for adapters, and of vLLM's two paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WaitSeconds = Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class NewAdapter(_Body):
@@ -25,17 +25,23 @@ class NewAdapter(_Body):
     unless ``shared``. ``wait_s``: how long the reply may wait for it to be staged, or active.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "desk", "source": "legal", "activate": True}]}
+    )
+
     name: Name
     source: Source
     template: Annotated[str, Field(max_length=128)] | None = None
     shared: bool | None = None
-    tenants: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
+    tenants: Annotated[list[str], Field(max_length=1000)] = []
     activate: bool = False
     wait_s: WaitSeconds = 120.0
 
 
 class Activation(_Body):
     """The revision that a name is to point at."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"revision": "5fabd8866f8f"}]})
 
     revision: RevisionId
     wait_s: WaitSeconds = 120.0
@@ -44,11 +50,15 @@ class Activation(_Body):
 class Rollback(_Body):
     """Back to the revision before."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"wait_s": 30}]})
+
     wait_s: WaitSeconds = 120.0
 
 
 class Retirement(_Body):
     """The revision to take out of service; without one, the name with all of them."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"revision": "5fabd8866f8f"}]})
 
     revision: RevisionId | None = None
 
@@ -56,11 +66,17 @@ class Retirement(_Body):
 class Sharing(_Body):
     """Whether every tenant may use a name."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"shared": False}]})
+
     shared: bool
 
 
 class VllmLoad(BaseModel):
     """vLLM's body of /v1/load_lora_adapter; what else it may hold has no meaning here."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"lora_name": "clinic", "lora_path": "medical"}]}
+    )
 
     lora_name: Name
     lora_path: Source
@@ -69,5 +85,7 @@ class VllmLoad(BaseModel):
 
 class VllmUnload(BaseModel):
     """vLLM's body of /v1/unload_lora_adapter."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"lora_name": "clinic"}]})
 
     lora_name: Name

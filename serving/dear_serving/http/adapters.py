@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.responses import PlainTextResponse
 
-from dear_serving.adapters.heartbeats import Alive
-from dear_serving.adapters.revisions import Adapter, Adapters, Revision, State
+from dear_serving.adapters.revisions import Adapters, Revision, State
 from dear_serving.errors import (
+    AlreadyThere,
+    CapacityReached,
     EngineUnavailable,
     InvalidRequest,
     SettingsError,
     StagingFailed,
+    StoreUnavailable,
     UnknownModel,
     UnknownSubject,
 )
 from dear_serving.gateway.state import GatewayState
+from dear_serving.http.access import ADMIN_PATH, VLLM_PATHS
 from dear_serving.http.adapter_bodies import (
     Activation,
     NewAdapter,
@@ -29,88 +32,108 @@ from dear_serving.http.adapter_bodies import (
     VllmLoad,
     VllmUnload,
 )
-from dear_serving.http.admin import ACTOR, ADMIN_PATH, iso, page_limit, require_admin
-from dear_serving.http.body import read_json, validate
+from dear_serving.http.adapter_replies import AdapterPage, AdapterReply, RevisionReply
+from dear_serving.http.admin import ACTOR, After, PageLimit, require_admin
+from dear_serving.http.body import BodyReader
+from dear_serving.http.openapi import errors
 
 Answer = TypeVar("Answer")
 
-_MAX_BODY_BYTES = 64 * 1024
 _RETRY_S = 5.0
 _VLLM_WAIT_S = 120.0
 _RETIRE_WAIT_S = 5.0
 
-VLLM_PATHS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+_INTAKE_ERRORS = (AlreadyThere, CapacityReached, StagingFailed, StoreUnavailable)
 
-router = APIRouter(prefix=f"{ADMIN_PATH}/adapters", dependencies=[Depends(require_admin)])
-vllm_router = APIRouter(dependencies=[Depends(require_admin)])
+_Name = Annotated[str, Path(description="An adapter's public name, slashes included.", examples=["desk"])]
+
+router = APIRouter(prefix=f"{ADMIN_PATH}/adapters", tags=["adapters"], dependencies=[Depends(require_admin)])
+vllm_router = APIRouter(
+    tags=["adapters"], dependencies=[Depends(require_admin)], default_response_class=PlainTextResponse
+)
 
 
-@router.post("")
-async def register(request: Request) -> JSONResponse:
+@router.post(
+    "",
+    status_code=201,
+    responses=errors(*_INTAKE_ERRORS, UnknownSubject)
+    | {202: {"model": RevisionReply, "description": "Not yet staged, or active, after `wait_s`"}},
+)
+async def register(
+    request: Request, response: Response, body: Annotated[NewAdapter, Depends(BodyReader(NewAdapter))]
+) -> RevisionReply:
     """Check an adapter, keep it, and have the engines take it. 202 where they have not within ``wait_s``."""
-    body = validate(NewAdapter, await read_json(request, _MAX_BODY_BYTES))
     revision = await _register(_gateway(request), body)
-    return JSONResponse(revision_json(revision), 202 if revision.state is State.REGISTERED else 201)
+    if revision.state is State.REGISTERED:
+        response.status_code = 202
+    return RevisionReply.of(revision)
 
 
 @router.get("")
-async def list_adapters(request: Request) -> dict[str, Any]:
+async def list_adapters(request: Request, limit: PageLimit, after: After = "") -> AdapterPage:
     """Adapters by name, a page at a time; ``next`` is the ``after`` of the next one."""
-    limit, after = page_limit(request), request.query_params.get("after", "")
     found = await _call(request, lambda adapters: adapters.list(after=after, limit=limit))
     alive = await _gateway(request).lifecycle.alive()
-    return {
-        "object": "list",
-        "data": [adapter_json(adapter, alive) for adapter in found],
-        "next": found[-1].name if len(found) == limit else None,
-    }
+    return AdapterPage(
+        data=[AdapterReply.of(adapter, alive) for adapter in found],
+        next=found[-1].name if len(found) == limit else None,
+    )
 
 
-@router.post("/{name:path}/activate")
-async def activate(request: Request, name: str) -> dict[str, Any]:
+@router.post("/{name:path}/activate", responses=errors(UnknownSubject, CapacityReached, StagingFailed))
+async def activate(
+    request: Request, name: _Name, body: Annotated[Activation, Depends(BodyReader(Activation))]
+) -> RevisionReply:
     """Point a name at a revision, after it is staged; returns when every gateway goes by it."""
-    body = validate(Activation, await read_json(request, _MAX_BODY_BYTES))
     revision = await _call(request, lambda adapters: adapters.activate(name, body.revision, actor=ACTOR))
     return await _swapped(request, revision, body.wait_s)
 
 
-@router.post("/{name:path}/rollback")
-async def rollback(request: Request, name: str) -> dict[str, Any]:
+@router.post("/{name:path}/rollback", responses=errors(UnknownSubject, CapacityReached, StagingFailed))
+async def rollback(
+    request: Request,
+    name: _Name,
+    body: Annotated[Rollback, Depends(BodyReader(Rollback, may_be_empty=True))],
+) -> RevisionReply:
     """Point a name at the revision that it pointed at before."""
-    body = validate(Rollback, await read_json(request, _MAX_BODY_BYTES, may_be_empty=True))
     revision = await _call(request, lambda adapters: adapters.rollback(name, actor=ACTOR))
     return await _swapped(request, revision, body.wait_s)
 
 
-@router.post("/{name:path}/retire")
-async def retire(request: Request, name: str) -> dict[str, Any]:
+@router.post("/{name:path}/retire", responses=errors(UnknownSubject))
+async def retire(
+    request: Request,
+    name: _Name,
+    body: Annotated[Retirement, Depends(BodyReader(Retirement, may_be_empty=True))],
+) -> AdapterReply:
     """Take a revision, or a name with all of its revisions, out of service."""
-    body = validate(Retirement, await read_json(request, _MAX_BODY_BYTES, may_be_empty=True))
     await _retire(_gateway(request), name, body.revision)
     return await describe(request, name)
 
 
-@router.patch("/{name:path}")
-async def share(request: Request, name: str) -> dict[str, Any]:
+@router.patch("/{name:path}", responses=errors(UnknownSubject))
+async def share(
+    request: Request, name: _Name, body: Annotated[Sharing, Depends(BodyReader(Sharing))]
+) -> AdapterReply:
     """Open a name to every tenant, or leave it to those with a grant."""
-    body = validate(Sharing, await read_json(request, _MAX_BODY_BYTES))
     await _call(request, lambda adapters: adapters.share(name, body.shared, actor=ACTOR))
     await _gateway(request).lifecycle.round()
     return await describe(request, name)
 
 
-@router.get("/{name:path}")
-async def describe(request: Request, name: str) -> dict[str, Any]:
+@router.get("/{name:path}", responses=errors(UnknownSubject))
+async def describe(request: Request, name: _Name) -> AdapterReply:
     """One adapter, each of its revisions with the replicas that hold it."""
     adapter = await _call(request, lambda adapters: adapters.get(name))
-    return adapter_json(adapter, await _gateway(request).lifecycle.alive())
+    return AdapterReply.of(adapter, await _gateway(request).lifecycle.alive())
 
 
-@vllm_router.post(VLLM_PATHS[0])
-async def load_lora_adapter(request: Request) -> PlainTextResponse:
+@vllm_router.post(VLLM_PATHS[0], responses=errors(*_INTAKE_ERRORS, EngineUnavailable))
+async def load_lora_adapter(
+    request: Request, body: Annotated[VllmLoad, Depends(BodyReader(VllmLoad))]
+) -> str:
     """As vLLM's: register and activate. What vLLM would reload in place is another revision here."""
     gateway = _gateway(request)
-    body = validate(VllmLoad, await read_json(request, _MAX_BODY_BYTES))
     if not body.load_inplace and body.lora_name in gateway.catalog.models.served:
         raise InvalidRequest(
             f"The lora adapter {body.lora_name!r} has already been loaded.", param="lora_name"
@@ -119,21 +142,21 @@ async def load_lora_adapter(request: Request) -> PlainTextResponse:
     revision = await _register(gateway, new)
     if revision.state is not State.ACTIVE:
         raise EngineUnavailable("the adapter is still being loaded", retry_after_s=_RETRY_S)
-    return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
+    return f"Success: LoRA adapter '{body.lora_name}' added successfully."
 
 
-@vllm_router.post(VLLM_PATHS[1])
-async def unload_lora_adapter(request: Request) -> PlainTextResponse:
+@vllm_router.post(VLLM_PATHS[1], responses=errors(UnknownModel))
+async def unload_lora_adapter(
+    request: Request, body: Annotated[VllmUnload, Depends(BodyReader(VllmUnload))]
+) -> str:
     """As vLLM's: retire a name with all of its revisions."""
-    gateway = _gateway(request)
-    body = validate(VllmUnload, await read_json(request, _MAX_BODY_BYTES))
     try:
-        await _retire(gateway, body.lora_name)
+        await _retire(_gateway(request), body.lora_name)
     except UnknownSubject:
         raise UnknownModel(
             f"The lora adapter {body.lora_name!r} cannot be found.", param="lora_name"
         ) from None
-    return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+    return f"Success: LoRA adapter '{body.lora_name}' removed successfully."
 
 
 async def _register(gateway: GatewayState, body: NewAdapter) -> Revision:
@@ -156,7 +179,7 @@ async def _register(gateway: GatewayState, body: NewAdapter) -> Revision:
         activate=body.activate,
         actor=ACTOR,
     )
-    return _unless_failed(await gateway.lifecycle.settled(revision, body.wait_s))
+    return _unless_failed(await gateway.lifecycle.wait_until_settled(revision, body.wait_s))
 
 
 async def _retire(gateway: GatewayState, name: str, revision: str | None = None) -> None:
@@ -164,57 +187,18 @@ async def _retire(gateway: GatewayState, name: str, revision: str | None = None)
     adapter = await asyncio.to_thread(lambda: adapters.retire(name, revision, actor=ACTOR))
     for one in adapter.revisions:
         if one.state is State.DRAINING:
-            await gateway.lifecycle.settled(one, _RETIRE_WAIT_S)
+            await gateway.lifecycle.wait_until_settled(one, _RETIRE_WAIT_S)
 
 
-async def _swapped(request: Request, revision: Revision, wait_s: float) -> dict[str, Any]:
-    settled = await _gateway(request).lifecycle.settled(revision, wait_s)
-    return revision_json(_unless_failed(settled))
+async def _swapped(request: Request, revision: Revision, wait_s: float) -> RevisionReply:
+    settled = await _gateway(request).lifecycle.wait_until_settled(revision, wait_s)
+    return RevisionReply.of(_unless_failed(settled))
 
 
 def _unless_failed(revision: Revision) -> Revision:
     if revision.state is State.FAILED:
         raise StagingFailed(f'"{revision.id}" could not be staged: {revision.reason}')
     return revision
-
-
-def adapter_json(adapter: Adapter, alive: Alive) -> dict[str, Any]:
-    """An adapter with its revisions, newest first, and who holds them."""
-    return {
-        "object": "adapter",
-        "name": adapter.name,
-        "shared": adapter.shared,
-        "active": adapter.active,
-        "previous": adapter.previous,
-        "created": iso(adapter.created_s),
-        "revisions": [
-            revision_json(revision)
-            | {
-                "replicas": {
-                    replica.id: replica.holds[revision.id] or "held"
-                    for replica in alive.replicas
-                    if revision.id in replica.holds
-                }
-            }
-            for revision in adapter.revisions
-        ],
-    }
-
-
-def revision_json(revision: Revision) -> dict[str, Any]:
-    """A revision; times as ISO 8601."""
-    return {
-        "object": "revision",
-        "id": revision.id,
-        "name": revision.name,
-        "state": revision.state.value,
-        "reason": revision.reason,
-        "template": revision.template,
-        "rank": revision.rank,
-        "bytes": revision.size_bytes,
-        "created": iso(revision.created_s),
-        "changed": iso(revision.changed_s),
-    }
 
 
 def _gateway(request: Request) -> GatewayState:

@@ -6,28 +6,41 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from dear_serving.errors import InvalidKey, InvalidRequest, PermissionDenied, UnknownModel, UnknownSubject
+from dear_serving.errors import (
+    AlreadyThere,
+    InvalidKey,
+    InvalidRequest,
+    PermissionDenied,
+    UnknownModel,
+    UnknownSubject,
+)
 from dear_serving.gateway.authenticator import bearer, matches_any
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http.body import read_json, validate
+from dear_serving.http.access import ADMIN_PATH
+from dear_serving.http.body import BodyReader
+from dear_serving.http.openapi import errors
 from dear_serving.http.tenant_bodies import Grant, NewKeyBody, NewTenant, Rotation, TenantChanges
-from dear_serving.registry.audit import Change
+from dear_serving.http.tenant_replies import (
+    ChangeList,
+    ChangeReply,
+    DeletedTenant,
+    IssuedKeyReply,
+    KeyList,
+    KeyReply,
+    TenantPage,
+    TenantReply,
+)
 from dear_serving.settings import ADMIN_KEY_VARIABLE
-from dear_serving.tenancy.tenants import DEFAULT_TENANT, IssuedKey, Key, Limits, Tenant, Tenants
+from dear_serving.tenancy.tenants import DEFAULT_TENANT, IssuedKey, Limits, Tenants
 
 Answer = TypeVar("Answer")
 
-ADMIN_PATH = "/admin/v1"
 ACTOR = "admin"
 
-_MAX_BODY_BYTES = 64 * 1024
 _MOST_LISTED = 1000
 
 
@@ -48,13 +61,39 @@ def require_admin(request: Request) -> None:
         raise InvalidKey("the admin key is needed: Authorization: Bearer KEY")
 
 
-router = APIRouter(prefix=ADMIN_PATH, dependencies=[Depends(require_admin)])
+def page_limit(
+    limit: Annotated[
+        str,
+        Query(
+            description="Most entries in the reply.",
+            json_schema_extra={"type": "integer", "minimum": 1, "maximum": _MOST_LISTED},
+        ),
+    ] = "100",
+) -> int:
+    """How many a page may hold, from the query.
+
+    Raises:
+        InvalidRequest: no whole number, or one out of range.
+    """
+    # Few digits: a number that is cut to be judged and used whole would be another one.
+    if not re.fullmatch("[0-9]{1,4}", limit) or not 1 <= int(limit) <= _MOST_LISTED:
+        raise InvalidRequest(f"limit: a number from 1 to {_MOST_LISTED}", param="limit")
+    return int(limit)
 
 
-@router.post("/tenants")
-async def create_tenant(request: Request) -> JSONResponse:
+PageLimit = Annotated[int, Depends(page_limit)]
+After = Annotated[str, Query(description="Entries behind this one alone: the page before says it in next.")]
+_Tenant = Annotated[str, Path(description="A tenant's id.", examples=["acme"])]
+_Key = Annotated[str, Path(description="A key's id, the part of its text between the underscores.")]
+
+router = APIRouter(prefix=ADMIN_PATH, tags=["tenants"], dependencies=[Depends(require_admin)])
+
+
+@router.post("/tenants", status_code=201, responses=errors(AlreadyThere))
+async def create_tenant(
+    request: Request, body: Annotated[NewTenant, Depends(BodyReader(NewTenant))]
+) -> TenantReply:
     """Create a tenant."""
-    body = validate(NewTenant, await read_json(request, _MAX_BODY_BYTES))
     if body.id == DEFAULT_TENANT:
         raise InvalidRequest(f'id: "{DEFAULT_TENANT}" is the tenant of callers without a key', param="id")
     limits = Limits(body.requests_in_flight, body.requests_per_minute, body.tokens_per_minute)
@@ -62,160 +101,117 @@ async def create_tenant(request: Request) -> JSONResponse:
         request,
         lambda tenants: tenants.create(body.id, weight=body.weight or 1.0, limits=limits, actor=ACTOR),
     )
-    return JSONResponse(tenant_json(tenant), 201)
+    return TenantReply.of(tenant)
 
 
 @router.get("/tenants")
-async def list_tenants(request: Request) -> dict[str, Any]:
+async def list_tenants(request: Request, limit: PageLimit, after: After = "") -> TenantPage:
     """Tenants by id, a page at a time; ``next`` is the ``after`` of the next one."""
-    limit, after = page_limit(request), request.query_params.get("after", "")
     found = await _call(request, lambda tenants: tenants.list(after=after, limit=limit))
-    return {
-        "object": "list",
-        "data": [tenant_json(tenant) for tenant in found],
-        "next": found[-1].id if len(found) == limit else None,
-    }
+    return TenantPage(
+        data=[TenantReply.of(tenant) for tenant in found], next=found[-1].id if len(found) == limit else None
+    )
 
 
-@router.get("/tenants/{tenant}")
-async def get_tenant(request: Request, tenant: str) -> dict[str, Any]:
+@router.get("/tenants/{tenant}", responses=errors(UnknownSubject))
+async def get_tenant(request: Request, tenant: _Tenant) -> TenantReply:
     """One tenant."""
-    return tenant_json(await _call(request, lambda tenants: tenants.get(tenant)))
+    return TenantReply.of(await _call(request, lambda tenants: tenants.get(tenant)))
 
 
-@router.patch("/tenants/{tenant}")
-async def change_tenant(request: Request, tenant: str) -> dict[str, Any]:
+@router.patch("/tenants/{tenant}", responses=errors(UnknownSubject))
+async def change_tenant(
+    request: Request, tenant: _Tenant, body: Annotated[TenantChanges, Depends(BodyReader(TenantChanges))]
+) -> TenantReply:
     """Set weight and limits, those given."""
-    body = validate(TenantChanges, await read_json(request, _MAX_BODY_BYTES))
     changes = body.model_dump(exclude_unset=True)
     if "weight" in changes and changes["weight"] is None:
         raise InvalidRequest("weight: a number above 0, not null", param="weight")
-    changed = await _call(request, lambda tenants: tenants.change(tenant, changes, actor=ACTOR))
-    return tenant_json(changed)
+    return TenantReply.of(await _call(request, lambda tenants: tenants.change(tenant, changes, actor=ACTOR)))
 
 
-@router.delete("/tenants/{tenant}")
-async def delete_tenant(request: Request, tenant: str) -> dict[str, Any]:
+@router.delete("/tenants/{tenant}", responses=errors(UnknownSubject))
+async def delete_tenant(request: Request, tenant: _Tenant) -> DeletedTenant:
     """Remove a tenant with its keys and grants."""
     await _call(request, lambda tenants: tenants.delete(tenant, actor=ACTOR))
-    return {"object": "tenant", "id": tenant, "deleted": True}
+    return DeletedTenant(id=tenant)
 
 
-@router.post("/tenants/{tenant}/grants")
-async def add_grant(request: Request, tenant: str) -> dict[str, Any]:
+@router.post("/tenants/{tenant}/grants", responses=errors(UnknownModel, UnknownSubject))
+async def add_grant(
+    request: Request, tenant: _Tenant, body: Annotated[Grant, Depends(BodyReader(Grant))]
+) -> TenantReply:
     """Let a tenant use an adapter that is not shared."""
-    body = validate(Grant, await read_json(request, _MAX_BODY_BYTES))
     gateway: GatewayState = request.app.state.gateway
     try:
         await asyncio.to_thread(gateway.lifecycle.adapters.get, body.adapter)
     except UnknownSubject:
         raise UnknownModel(f"there is no adapter {body.adapter!r}", param="adapter") from None
-    granted = await _call(request, lambda tenants: tenants.grant(tenant, body.adapter, actor=ACTOR))
-    return tenant_json(granted)
+    return TenantReply.of(
+        await _call(request, lambda tenants: tenants.grant(tenant, body.adapter, actor=ACTOR))
+    )
 
 
-@router.delete("/tenants/{tenant}/grants/{adapter:path}")
-async def remove_grant(request: Request, tenant: str, adapter: str) -> dict[str, Any]:
+@router.delete("/tenants/{tenant}/grants/{adapter:path}", responses=errors(UnknownSubject))
+async def remove_grant(
+    request: Request, tenant: _Tenant, adapter: Annotated[str, Path(examples=["medical"])]
+) -> TenantReply:
     """Take an adapter from a tenant."""
-    left = await _call(request, lambda tenants: tenants.revoke_grant(tenant, adapter, actor=ACTOR))
-    return tenant_json(left)
+    return TenantReply.of(
+        await _call(request, lambda tenants: tenants.revoke_grant(tenant, adapter, actor=ACTOR))
+    )
 
 
-@router.post("/tenants/{tenant}/keys")
-async def create_key(request: Request, tenant: str) -> JSONResponse:
+@router.post("/tenants/{tenant}/keys", status_code=201, responses=errors(UnknownSubject))
+async def create_key(
+    request: Request,
+    response: Response,
+    tenant: _Tenant,
+    body: Annotated[NewKeyBody, Depends(BodyReader(NewKeyBody))],
+) -> IssuedKeyReply:
     """Create a key; its text is in this reply and nowhere else."""
-    body = validate(NewKeyBody, await read_json(request, _MAX_BODY_BYTES))
     expires_s = None if body.expires_in_s is None else time.time() + body.expires_in_s
     issued = await _call(
         request,
         lambda tenants: tenants.create_key(tenant, label=body.label, expires_s=expires_s, actor=ACTOR),
     )
-    return _issued(issued)
+    return _issued(issued, response)
 
 
-@router.get("/tenants/{tenant}/keys")
-async def list_keys(request: Request, tenant: str) -> dict[str, Any]:
+@router.get("/tenants/{tenant}/keys", responses=errors(UnknownSubject))
+async def list_keys(request: Request, tenant: _Tenant) -> KeyList:
     """A tenant's keys without their texts, oldest first."""
     keys = await _call(request, lambda tenants: tenants.keys(tenant))
-    return {"object": "list", "data": [key_json(key) for key in keys]}
+    return KeyList(data=[KeyReply.of(key) for key in keys])
 
 
-@router.post("/keys/{key}/rotate")
-async def rotate_key(request: Request, key: str) -> JSONResponse:
+@router.post("/keys/{key}/rotate", status_code=201, responses=errors(UnknownSubject))
+async def rotate_key(
+    request: Request, response: Response, key: _Key, body: Annotated[Rotation, Depends(BodyReader(Rotation))]
+) -> IssuedKeyReply:
     """A new key in place of one that goes on working for a while."""
-    body = validate(Rotation, await read_json(request, _MAX_BODY_BYTES))
     issued = await _call(
         request, lambda tenants: tenants.rotate_key(key, overlap_s=body.overlap_s, actor=ACTOR)
     )
-    return _issued(issued)
+    return _issued(issued, response)
 
 
-@router.delete("/keys/{key}")
-async def revoke_key(request: Request, key: str) -> dict[str, Any]:
+@router.delete("/keys/{key}", responses=errors(UnknownSubject))
+async def revoke_key(request: Request, key: _Key) -> KeyReply:
     """Shut a key out. Gateways that let it in lately notice within a second or two."""
-    return key_json(await _call(request, lambda tenants: tenants.revoke_key(key, actor=ACTOR)))
+    return KeyReply.of(await _call(request, lambda tenants: tenants.revoke_key(key, actor=ACTOR)))
 
 
 @router.get("/audit")
-async def audit(request: Request) -> dict[str, Any]:
+async def audit(request: Request, limit: PageLimit) -> ChangeList:
     """Who changed what, newest first."""
-    limit = page_limit(request)
     changes = await _call(request, lambda tenants: tenants.changes(limit=limit))
-    return {"object": "list", "data": [change_json(change) for change in changes]}
+    return ChangeList(data=[ChangeReply.of(change) for change in changes])
 
 
-def tenant_json(tenant: Tenant) -> dict[str, Any]:
-    """A tenant without its cache salt, which is nobody's business."""
-    return {
-        "object": "tenant",
-        "id": tenant.id,
-        "weight": tenant.weight,
-        **asdict(tenant.limits),
-        "granted": sorted(tenant.granted),
-    }
-
-
-def key_json(key: Key) -> dict[str, Any]:
-    """A key without its text; times as ISO 8601."""
-    return {
-        "object": "key",
-        "id": key.id,
-        "tenant": key.tenant,
-        "label": key.label,
-        "state": "revoked" if key.revoked_s else "valid" if key.is_valid(time.time()) else "expired",
-        "created": iso(key.created_s),
-        "expires": iso(key.expires_s),
-        "revoked": iso(key.revoked_s),
-    }
-
-
-def change_json(change: Change) -> dict[str, Any]:
-    """An entry of the audit trail."""
-    return {
-        "at": iso(change.at_s),
-        "actor": change.actor,
-        "action": change.action,
-        "subject": change.subject,
-        "detail": dict(change.detail),
-    }
-
-
-def _issued(issued: IssuedKey) -> JSONResponse:
-    return JSONResponse(key_json(issued.key) | {"key": issued.text}, 201, {"Cache-Control": "no-store"})
-
-
-def iso(seconds: float | None) -> str | None:
-    """A time of the registry's as ISO 8601, UTC."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def page_limit(request: Request) -> int:
-    """How many a page may hold, from the query; raises InvalidRequest."""
-    given = request.query_params.get("limit", "100")
-    # Few digits: a number that is cut to be judged and used whole would be another one.
-    if not re.fullmatch("[0-9]{1,4}", given) or not 1 <= int(given) <= _MOST_LISTED:
-        raise InvalidRequest(f"limit: a number from 1 to {_MOST_LISTED}", param="limit")
-    return int(given)
+def _issued(issued: IssuedKey, response: Response) -> IssuedKeyReply:
+    response.headers["Cache-Control"] = "no-store"
+    return IssuedKeyReply.of(issued.key, key=issued.text)
 
 
 async def _call(request: Request, action: Callable[[Tenants], Answer]) -> Answer:

@@ -6,14 +6,19 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 
-from dear_serving import __version__
 from dear_serving.errors import RegistryUnavailable, RequestError
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http import adapters, admin, errors, health, openai, rerank
 from dear_serving.http.middleware import RequestMiddleware
+from dear_serving.http.openapi import ABOUT, publish
+
+router = APIRouter()
+for one in (rerank, openai, admin, adapters, health):
+    router.include_router(one.router)
+router.include_router(adapters.vllm_router)
 
 
 def create_app(gateway: GatewayState) -> FastAPI:
@@ -30,9 +35,7 @@ def create_app(gateway: GatewayState) -> FastAPI:
 
     app = FastAPI(
         lifespan=lifespan,
-        title="dear-serving",
-        version=__version__,
-        summary="Listwise reranking with LoRA adapters.",
+        **ABOUT,
         exception_handlers={
             RequestError: errors.on_request_error,
             HTTPException: errors.on_http_exception,
@@ -40,8 +43,7 @@ def create_app(gateway: GatewayState) -> FastAPI:
         },
     )
     app.state.gateway = gateway
-    for routes in (openai, admin, adapters, health, rerank):
-        app.include_router(routes.router)
-    app.include_router(adapters.vllm_router)
+    app.include_router(router)
+    publish(app)
     app.add_middleware(RequestMiddleware, gateway=gateway)
     return app

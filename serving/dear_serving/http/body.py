@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
@@ -17,6 +20,7 @@ from dear_serving.ranking.neutralise import without_surrogates
 Model = TypeVar("Model", bound=BaseModel)
 
 _ARRIVAL_S = 60.0
+_ADMIN_BYTES = 64 * 1024
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -75,6 +79,29 @@ def validate(model: type[Model], data: dict[str, Any]) -> Model:
         message = "unknown option" if first["type"] == "extra_forbidden" else first["msg"]
         message = message.removeprefix("Value error, ")
         raise InvalidRequest(f"{field}: {message}" if field else message, param=field) from None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BodyReader:
+    """A dependency that reads a route's body as ``model``; the OpenAPI document publishes the same model.
+
+    ``examples`` are bodies by what they show, where the model brings none. See read_json and validate for the
+    errors.
+    """
+
+    model: type[BaseModel] | UnionType
+    may_be_empty: bool = False
+    examples: Mapping[str, Any] = field(default_factory=dict)
+
+    async def __call__(self, request: Request) -> Any:
+        """The body, small enough for an admin route."""
+        data = await read_json(request, _ADMIN_BYTES, may_be_empty=self.may_be_empty)
+        return validate(self.models[0], data)
+
+    @property
+    def models(self) -> tuple[type[BaseModel], ...]:
+        """The models that a body may be of."""
+        return get_args(self.model) or (self.model,)
 
 
 def json_reply(content: Any) -> Response:

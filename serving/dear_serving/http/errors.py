@@ -6,9 +6,11 @@ import logging
 import math
 from typing import Any
 
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from dear_serving.errors import MethodNotAllowed, RateLimited, RequestError, UnknownRoute
 
@@ -21,18 +23,29 @@ class InternalError(RequestError):
     code = "internal_error"
 
 
+class ErrorDetail(BaseModel):
+    """An error as OpenAI's clients read it."""
+
+    message: str = Field(description="One sentence for people.")
+    type: str = Field(description="The family, as OpenAI's: invalid_request_error and the like.")
+    param: str | None = Field(description="The field at fault, dotted (documents.3), where there is one.")
+    code: str | None = Field(
+        description="Tells errors of one status apart; those of a route are listed there."
+    )
+
+
+class ErrorBody(BaseModel):
+    """Three shapes at once: OpenAI's clients read ``error``, Cohere's ``message``, Jina's ``detail``."""
+
+    error: ErrorDetail
+    message: str
+    detail: str
+
+
 def error_body(error: RequestError) -> dict[str, Any]:
-    """The three shapes at once: OpenAI clients read ``error``, Cohere's ``message``, Jina's ``detail``."""
-    return {
-        "error": {
-            "message": error.message,
-            "type": error.type,
-            "param": error.param,
-            "code": error.code,
-        },
-        "message": error.message,
-        "detail": error.message,
-    }
+    """The error as an ErrorBody, ready for JSON."""
+    detail = ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code)
+    return ErrorBody(error=detail, message=error.message, detail=error.message).model_dump()
 
 
 def error_reply(error: RequestError) -> JSONResponse:
@@ -57,7 +70,9 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
     """Handler for what the web framework itself refuses: unknown paths and methods."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return error_reply(MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}"))
+        reply = error_reply(MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}"))
+        reply.headers["Allow"] = ", ".join(sorted(_methods_of(request)))
+        return reply
     return error_reply(UnknownRoute(f"there is no {request.url.path}"))
 
 
@@ -65,3 +80,9 @@ async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
     """Handler for faults of ours."""
     logger.error("unexpected error on %s", request.url.path, exc_info=error)
     return error_reply(InternalError("internal error"))
+
+
+def _methods_of(request: Request) -> set[str]:
+    """What a path may be asked by, over all of its routes; Starlette itself names those of one route."""
+    matching = (one for one in request.app.routes if one.matches(request.scope)[0] is not Match.NONE)
+    return {method for route in matching for method in getattr(route, "methods", None) or ()}

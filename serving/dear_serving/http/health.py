@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 
 from dear_serving.errors import EngineUnavailable, RegistryUnavailable
 from dear_serving.gateway.state import GatewayState
+from dear_serving.http.openapi import errors
+from dear_serving.http.reply import Reply
 
 _READY_TIMEOUT_S = 5.0
 
-router = APIRouter()
+router = APIRouter(tags=["health"])
+
+
+class Health(Reply):
+    """The gateway's process is up."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(Reply):
+    """An engine can answer."""
+
+    status: Literal["ready"] = "ready"
 
 
 @router.get("/health")
-async def health() -> dict[str, str]:
+async def health() -> Health:
     """The gateway's process is up."""
-    return {"status": "ok"}
+    return Health()
 
 
-@router.get("/ready")
-async def ready(request: Request) -> dict[str, str]:
+@router.get("/ready", responses=errors(EngineUnavailable))
+async def ready(request: Request) -> Readiness:
     """An engine can answer; 503 until then."""
     gateway: GatewayState = request.app.state.gateway
     try:
@@ -31,10 +46,10 @@ async def ready(request: Request) -> dict[str, str]:
             await gateway.engine.check_ready()
     except TimeoutError:
         raise EngineUnavailable("no engine is ready yet", retry_after_s=_READY_TIMEOUT_S) from None
-    return {"status": "ready"}
+    return Readiness()
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> PlainTextResponse:
     """Prometheus metrics of this gateway and, while one answers, of an engine."""
     gateway: GatewayState = request.app.state.gateway

@@ -14,11 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dear_serving.errors import RequestError
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http.adapters import VLLM_PATHS
-from dear_serving.http.admin import ADMIN_PATH
+from dear_serving.http.access import key_for
 from dear_serving.http.errors import error_reply
 
-_OPEN_PATHS = {"/health", "/ready"}
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -55,7 +53,7 @@ class RequestMiddleware:
         route = _route_of(scope)
         held = contextlib.ExitStack()
         try:
-            if not self._is_open(scope["path"]):
+            if self._asks_for_tenant(scope["path"]):
                 tenant = await self._gateway.authenticator.identify(headers.get("authorization"))
                 # Held until the reply's last byte: one request is answered by one revision.
                 models = held.enter_context(self._gateway.catalog.hold())
@@ -71,10 +69,10 @@ class RequestMiddleware:
             metrics.requests.labels(route, str(status)).inc()
             metrics.request_seconds.labels(route).observe(time.monotonic() - started_s)
 
-    def _is_open(self, path: str) -> bool:
-        """Whether no tenant is asked for: of the admin routes a key of their own is."""
-        metrics = path == "/metrics" and self._gateway.settings.tenancy.open_metrics
-        return metrics or path in _OPEN_PATHS or path.startswith(f"{ADMIN_PATH}/") or path in VLLM_PATHS
+    def _asks_for_tenant(self, path: str) -> bool:
+        if path == "/metrics" and self._gateway.settings.tenancy.open_metrics:
+            return False
+        return key_for(path) == "tenant"
 
     async def _work(self, caller: Caller | None, scope: Scope, receive: Receive, send: Send) -> None:
         if caller is None or scope["method"] != "POST":

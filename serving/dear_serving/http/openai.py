@@ -6,55 +6,82 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncGenerator
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
-from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError
+from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError, UnknownModel
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http.body import json_reply, read_json
+from dear_serving.http.body import BodyReader, json_reply, read_json
 from dear_serving.http.errors import error_body
+from dear_serving.http.openai_bodies import ChatBody, Completion, CompletionBody, ModelCard, ModelList
+from dear_serving.http.openapi import errors
 from dear_serving.http.streaming import event_stream
 from dear_serving.protocol import OpenAIRoute
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", tags=["openai"])
+
+_GENERATES: dict[str, Any] = {
+    "responses": {
+        200: {
+            "model": Completion,
+            "description": "vLLM's reply; with `stream` its server-sent events, `data: [DONE]` at the end.",
+            "content": {"text/event-stream": {"example": "data: {...}\n\ndata: [DONE]\n\n"}},
+        },
+    }
+    | errors(UnknownModel, EngineUnavailable)
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ForwardedBody(BodyReader):
+    """Publishes ``model``, and leaves it to vLLM to check the body."""
+
+    async def __call__(self, request: Request) -> dict[str, Any]:
+        """The body as it came."""
+        gateway: GatewayState = request.app.state.gateway
+        return await read_json(request, gateway.settings.limits.max_body_bytes)
 
 
 @router.get("/models")
-async def list_models(request: Request) -> dict[str, Any]:
+async def list_models(request: Request) -> ModelList:
     """The base model and the adapters that the caller may use."""
     gateway: GatewayState = request.app.state.gateway
     caller: Caller = request.state.caller
-    return {"object": "list", "data": [_card(gateway, model) for model in caller.visible()]}
+    return ModelList(data=[_card(gateway, model) for model in caller.visible()])
 
 
-@router.get("/models/{name:path}")
-async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
+@router.get("/models/{name:path}", responses=errors(UnknownModel))
+async def retrieve_model(request: Request, name: Annotated[str, Path(examples=["legal"])]) -> ModelCard:
     """One of them."""
     gateway: GatewayState = request.app.state.gateway
     caller: Caller = request.state.caller
     return _card(gateway, caller.find(name))
 
 
-@router.post("/chat/completions")
-async def chat(request: Request) -> Response:
+@router.post("/chat/completions", **_GENERATES)
+async def chat(
+    request: Request, body: Annotated[dict[str, Any], Depends(ForwardedBody(ChatBody))]
+) -> Response:
     """OpenAI chat."""
-    return await _forward(request, "chat")
+    return await _forward(request, "chat", body)
 
 
-@router.post("/completions")
-async def completions(request: Request) -> Response:
+@router.post("/completions", **_GENERATES)
+async def completions(
+    request: Request, body: Annotated[dict[str, Any], Depends(ForwardedBody(CompletionBody))]
+) -> Response:
     """OpenAI completions."""
-    return await _forward(request, "completions")
+    return await _forward(request, "completions", body)
 
 
-async def _forward(request: Request, route: OpenAIRoute) -> Response:
+async def _forward(request: Request, route: OpenAIRoute, body: dict[str, Any]) -> Response:
     """Send the body to an engine; the first item decides between an error, a reply and a stream."""
     gateway: GatewayState = request.app.state.gateway
-    body = await read_json(request, gateway.settings.limits.max_body_bytes)
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise InvalidRequest("model: a text is needed", param="model")
@@ -89,13 +116,11 @@ async def _events(
             yield f"data: {json.dumps(error_body(error))}\n\n"
 
 
-def _card(gateway: GatewayState, model: ServedModel) -> dict[str, Any]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": gateway.started_s,
-        "owned_by": "dear-serving",
-        "root": model.revision,
-        "parent": None if model.adapter is None else gateway.settings.model.id,
-        "max_model_len": gateway.settings.engine.max_model_len,
-    }
+def _card(gateway: GatewayState, model: ServedModel) -> ModelCard:
+    return ModelCard(
+        id=model.name,
+        created=gateway.started_s,
+        root=model.revision,
+        parent=None if model.adapter is None else gateway.settings.model.id,
+        max_model_len=gateway.settings.engine.max_model_len,
+    )

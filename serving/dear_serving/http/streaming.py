@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -13,6 +13,7 @@ from starlette.types import Send
 
 from dear_serving.errors import RequestError
 from dear_serving.http.dialects.documents import RerankBody, results_along
+from dear_serving.http.dialects.reply import RerankReply
 from dear_serving.http.errors import error_body
 from dear_serving.types import OnProgress, Order, Ranking
 
@@ -40,7 +41,7 @@ def event_stream(events: AsyncGenerator[str, None]) -> StreamingResponse:
 
 
 async def stream_ranking(
-    body: RerankBody, rank: Rank, reply: Callable[[Ranking], dict[str, Any]]
+    body: RerankBody, rank: Rank, reply: Callable[[Ranking], RerankReply]
 ) -> StreamingResponse:
     """``rank`` events, one a result and best first, then a ``ranking`` event with the whole reply.
 
@@ -64,7 +65,7 @@ async def _resume(first: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator
 
 
 async def _events(
-    body: RerankBody, rank: Rank, reply: Callable[[Ranking], dict[str, Any]]
+    body: RerankBody, rank: Rank, reply: Callable[[Ranking], RerankReply]
 ) -> AsyncGenerator[str, None]:
     progress: asyncio.Queue[tuple[Order, tuple[float, ...]] | None] = asyncio.Queue()
     ranking = asyncio.ensure_future(rank(lambda order, scores: progress.put_nowait((order, scores))))
@@ -73,11 +74,11 @@ async def _events(
     try:
         while (best := await progress.get()) is not None:
             for result in results_along(body, *best, first=sent):
-                yield _event("rank", {"rank": sent} | result)
+                yield _event("rank", {"rank": sent, **result})
                 sent += 1
         done = await ranking
         for result in results_along(body, done.order, done.scores, first=sent):
-            yield _event("rank", {"rank": sent} | result)
+            yield _event("rank", {"rank": sent, **result})
             sent += 1
         yield _event("ranking", reply(done))
         yield "data: [DONE]\n\n"
@@ -85,5 +86,5 @@ async def _events(
         ranking.cancel()
 
 
-def _event(name: str, data: dict[str, Any]) -> str:
+def _event(name: str, data: Mapping[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"

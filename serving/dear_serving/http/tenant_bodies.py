@@ -1,10 +1,11 @@
-"""What an administrator may say of tenants and keys: bodies of the admin routes; and seed files."""
+"""Bodies of the admin routes for tenants and keys."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from dear_serving.settings import Name
 
@@ -22,20 +23,29 @@ class _Body(BaseModel):
 class TenantChanges(_Body):
     """What of a tenant is set; null takes a limit away, what is absent stays."""
 
-    weight: Weight | None = None
-    requests_in_flight: Count | None = None
+    model_config = ConfigDict(json_schema_extra={"examples": [{"weight": 3.5, "requests_per_minute": None}]})
+
+    weight: Weight | SkipJsonSchema[None] = Field(None, description="Its share of saturated engines.")
+    requests_in_flight: Count | None = Field(None, description="Most requests at once, in each gateway.")
     requests_per_minute: Count | None = None
-    tokens_per_minute: Tokens | None = None
+    tokens_per_minute: Tokens | None = Field(None, description="Predicted prompt tokens of all windows.")
 
 
 class NewTenant(TenantChanges):
     """A tenant to create."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"id": "acme", "weight": 2, "requests_per_minute": 60}]}
+    )
+
     id: TenantId
+    weight: Weight | None = Field(None, description="Its share of saturated engines; null: 1.")
 
 
 class NewKeyBody(_Body):
     """A key to create; without ``expires_in_s`` it works until it is revoked."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"label": "laptop", "expires_in_s": 86400}]})
 
     label: Annotated[str, Field(max_length=200)] = ""
     expires_in_s: Annotated[Seconds, Field(gt=0)] | None = None
@@ -44,33 +54,14 @@ class NewKeyBody(_Body):
 class Rotation(_Body):
     """How long the old key goes on working beside the new one."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"overlap_s": 600}]})
+
     overlap_s: Seconds = 3600.0
 
 
 class Grant(_Body):
     """An adapter that a tenant may use."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"adapter": "medical"}]})
+
     adapter: Name
-
-
-class SeedTenant(NewTenant):
-    """A tenant in a seed file. Limits that are not given do not bind; ``grants`` are all it has."""
-
-    weight: Weight = 1.0
-    grants: tuple[Name, ...] = ()
-
-
-class SeedAdapter(_Body):
-    """An adapter in a seed file: what is in ``source`` is what its name points at."""
-
-    name: Name
-    source: Annotated[str, Field(min_length=1, max_length=1000)]
-    template: Annotated[str, Field(max_length=128)] | None = None
-    shared: bool = True
-
-
-class Seed(_Body):
-    """A seed file. Tenants and adapters that it does not name stay as they are."""
-
-    adapters: tuple[SeedAdapter, ...] = ()
-    tenants: tuple[SeedTenant, ...] = ()

@@ -76,7 +76,7 @@ class _Progress:
         self._started_s = time.monotonic()
         self._stage = "loading Ray"
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._tell, daemon=True)
+        self._thread = threading.Thread(target=self._report, daemon=True)
 
     def __enter__(self) -> _Progress:
         self._thread.start()
@@ -95,7 +95,7 @@ class _Progress:
         """Seconds since the start."""
         return time.monotonic() - self._started_s
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         say(f"[  0 s] {self._stage}")
         while not self._done.wait(_PROGRESS_S):
             say(f"[{self.elapsed_s():3.0f} s] ... {self._stage}")
@@ -105,10 +105,10 @@ def _start(settings: Settings, progress: _Progress) -> None:
     import ray
     from ray import serve
 
-    from dear_serving.adapters.configured import seed
+    from dear_serving.adapters.configured import register_configured
     from dear_serving.app import APP_NAME, build_application, http_options
 
-    seed(settings)
+    register_configured(settings)
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     progress.stage("starting Ray")
@@ -142,8 +142,8 @@ def _reason(error: str, messages: list[str]) -> str:
     """The last exception in Serve's reports, which nest the tracebacks of several processes, as one line."""
     report = "\n".join((error, *messages)).replace("\\n", "\n")
     raised = re.split(r"^\s*(?=[\w.]*(?:Error|Exception): )", report, flags=re.MULTILINE)[-1]
-    said = " ".join(raised.split())[:_REASON_CHARS]
-    return f"{said} (logs: {_LOGS})"
+    reason = " ".join(raised.split())[:_REASON_CHARS]
+    return f"{reason} (logs: {_LOGS})"
 
 
 def _shut_down() -> None:

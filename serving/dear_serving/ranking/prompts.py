@@ -271,24 +271,24 @@ class TaskPrompts:
     def warnings(self) -> tuple[str, ...]:
         """What was cut so far, one sentence a reason."""
         template = self._builder.template
-        said = []
+        warnings = []
         if self._query_tokens_cut_to is not None:
-            said.append(f"query cut to {self._query_tokens_cut_to} tokens to fit the model's length")
+            warnings.append(f"query cut to {self._query_tokens_cut_to} tokens to fit the model's length")
         if self._cut_by_template:
             rule = (
                 f"{template.max_passage_words} words"
                 if template.max_passage_words
                 else f"{template.max_passage_chars} characters"
             )
-            said.append(f'{_passages(self._cut_by_template)} cut to {rule} by template "{template.name}"')
+            warnings.append(f'{_passages(self._cut_by_template)} cut to {rule} by template "{template.name}"')
         if self._cut_by_budget:
             limit = self._max_passage_tokens
             asked = f" or to max_tokens_per_doc {limit}" if limit is not None else ""
-            said.append(
+            warnings.append(
                 f"{_passages(self._cut_by_budget)} cut to fit the model's "
                 f"{self._builder.max_model_len} tokens{asked}"
             )
-        return tuple(said)
+        return tuple(warnings)
 
     def _length(self, index: int, slot: _Slot) -> int:
         """Tokens the passage would take in this slot, under the caller's own cap."""

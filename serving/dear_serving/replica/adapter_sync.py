@@ -1,4 +1,4 @@
-"""An engine replica's side: it holds what the registry says engines are to have, and says what it holds."""
+"""Keeps one engine's adapters as the registry wants them, and reports what it holds."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _RETRY_S = 1.0
 _TRIES = 3
 
 
-class Loader(Protocol):
-    """What an engine does with adapters."""
+class AdapterLoader(Protocol):
+    """What the engine can do with adapters."""
 
     async def load(self, revision: str, folder: Path) -> None:
-        """Take a revision's weights in and try them; raises DearError, with a reason, and holds nothing."""
+        """Load a revision's weights and test them; raises DearError, with a reason, and keeps nothing."""
         ...
 
     async def unload(self, revision: str) -> bool:
-        """Let go of it; False, and nothing is changed, while a request uses it."""
+        """Unload it; False, and nothing changes, while a request uses it."""
         ...
 
 
 class AdapterSync:
-    """Brings one engine replica to what the registry wants, again and again.
+    """Brings one engine replica to what the registry wants, and repeats that for ever.
 
     Args:
         replica: its id, one that no other had.
         adapters: what it is to hold.
-        heartbeats: told what it holds.
+        heartbeats: where it reports what it holds.
         store: where weights come from.
         cache: folder for copies of them.
         loader: the engine.
@@ -54,7 +54,7 @@ class AdapterSync:
         heartbeats: Heartbeats,
         store: Store,
         cache: Path,
-        loader: Loader,
+        loader: AdapterLoader,
     ) -> None:
         self._replica = replica
         self._adapters = adapters
@@ -63,22 +63,22 @@ class AdapterSync:
         self._cache = cache
         self._loader = loader
         self._version = -1
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _Outcome] = {}
         self._failures: Counter[str] = Counter()
         self._settled = False
         self._missing = -1
-        self._saying = asyncio.Lock()
-        self._said: ReplicaHeartbeat | None = None
-        self._said_s = 0.0
+        self._reporting = asyncio.Lock()
+        self._reported: ReplicaHeartbeat | None = None
+        self._reported_s = 0.0
 
     async def start(self) -> None:
-        """Rounds until all that is wanted is held, or known not to load; from now on says that it lives."""
-        self._beating = asyncio.create_task(self._beat())
+        """Sync until every wanted revision is loaded or known not to load; report regularly from now on."""
+        self._regular_reports = asyncio.create_task(self._report_regularly())
         while not (await self._round() or self._missing == 0):  # noqa: ASYNC110
             await asyncio.sleep(_RETRY_S)
 
     async def run(self) -> None:
-        """Rounds, for ever."""
+        """Sync for ever."""
         while True:
             pause_s = _POLL_S if await self._round() else _RETRY_S
             await asyncio.sleep(pause_s)
@@ -88,45 +88,45 @@ class AdapterSync:
         return [revision for revision, held in self._held.items() if held.reason is None]
 
     async def sync(self) -> None:
-        """One round: let go of what is not wanted, take in what is missing, say so where it changed.
+        """Sync once: unload what is not wanted, load what is missing, report changes.
 
         Raises:
             RegistryUnavailable: nothing is changed then; what is held stays.
         """
         version = await asyncio.to_thread(self._adapters.version)
         if version != self._version or not self._settled:
-            version, wanted = await asyncio.to_thread(self._adapters.on_engines)
+            version, wanted = await asyncio.to_thread(self._adapters.wanted_on_engines)
             self._settled = False
-            gone = await self._let_go({revision.id for revision in wanted})
-            # Before anything is loaded, which takes time: nobody is to count on what is gone.
-            await self._say()
-            taken = [await self._take(revision) for revision in wanted]
+            gone = await self._unload_unwanted({revision.id for revision in wanted})
+            # Before anything is loaded, which takes time: nobody may count on what was unloaded.
+            await self._report()
+            taken = [await self._load(revision) for revision in wanted]
             self._version, self._settled = version, gone and all(taken)
             self._missing = sum(revision.id not in self._held for revision in wanted)
-        await self._say()
+        await self._report()
 
     async def _round(self) -> bool:
         """Whether all went well, so that nothing has to be tried again."""
         return await attempt(self.sync) and self._settled
 
-    async def _beat(self) -> None:
-        """Say that it lives also while something large is loaded."""
+    async def _report_regularly(self) -> None:
+        """Report also while something large is loaded."""
         while True:
             try:
-                await self._say()
+                await self._report()
             except RequestError as error:
-                logger.warning("not heard: %s", error.message)
+                logger.warning("heartbeat not stored: %s", error.message)
             await asyncio.sleep(HEARTBEAT_S / 2)
 
-    async def _say(self) -> None:
-        async with self._saying:  # or an older word could come after a newer one
+    async def _report(self) -> None:
+        async with self._reporting:  # or an older report could replace a newer one
             holds = {revision: held.reason for revision, held in self._held.items()}
             life = ReplicaHeartbeat(self._replica, self._version, holds)
-            if life != self._said or time.monotonic() - self._said_s >= HEARTBEAT_S:
+            if life != self._reported or time.monotonic() - self._reported_s >= HEARTBEAT_S:
                 await asyncio.to_thread(self._heartbeats.report_replica, life)
-                self._said, self._said_s = life, time.monotonic()
+                self._reported, self._reported_s = life, time.monotonic()
 
-    async def _let_go(self, wanted: set[str]) -> bool:
+    async def _unload_unwanted(self, wanted: set[str]) -> bool:
         """Whether nothing is held that is not wanted."""
         clean = True
         for revision in [one for one in self._held if one not in wanted]:
@@ -138,7 +138,7 @@ class AdapterSync:
             del self._failures[revision]
         return clean
 
-    async def _take(self, revision: Revision) -> bool:
+    async def _load(self, revision: Revision) -> bool:
         """Whether it is held, or it is known that it will not be.
 
         What fails is tried three times before that is said; what a store or an engine could not give for now
@@ -157,17 +157,17 @@ class AdapterSync:
             final = not isinstance(error, RequestError)
             if tries < _TRIES:
                 return False
-            self._held[revision.id] = _Held(error.message, revision.version, final)
+            self._held[revision.id] = _Outcome(error.message, revision.version, final)
             if final:
                 del self._failures[revision.id]
             return final
-        self._held[revision.id] = _Held(None, revision.version)
+        self._held[revision.id] = _Outcome(None, revision.version)
         self._failures.pop(revision.id, None)
         return True
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _Outcome:
     """A revision that is loaded, or why not; as of which version of it, and whether that is the last word."""
 
     reason: str | None

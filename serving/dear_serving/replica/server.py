@@ -60,7 +60,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
     """One vLLM engine that holds the revisions which the registry says engines are to have.
 
     Implements the calls of protocol.Engine on the replica's side, which gateway.engine_client reaches, and
-    those of adapter_sync.Loader. It reports ready when it holds all of them, or knows why it cannot.
+    those of adapter_sync.AdapterLoader. It reports ready when it holds all of them, or knows why it cannot.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
@@ -84,7 +84,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
     async def _take_up(self, registry_url: str, settings: AdaptersSettings) -> Sequence[str]:
         """Load what the registry wants, and keep to it from now on; the ids of what is held."""
         database = await asyncio.to_thread(open_database, registry_url)
-        holdings = AdapterSync(
+        sync = AdapterSync(
             uuid.uuid4().hex,
             Adapters(database, settings.capacity),
             Heartbeats(database),
@@ -92,12 +92,12 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             settings.cache,
             self,
         )
-        await holdings.start()
-        self._holding = asyncio.create_task(holdings.run())
-        return holdings.held()
+        await sync.start()
+        self._sync_task = asyncio.create_task(sync.run())
+        return sync.held()
 
     async def load(self, revision: str, folder: Path) -> None:
-        """See Loader. Tried with a window before any caller's: what gives no numbers must not go on."""
+        """See AdapterLoader. A small window is ranked first: an adapter without finite numbers is refused."""
         try:
             await self.engine.resolve_lora(
                 DiskMultiplexConfig(
@@ -118,7 +118,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             raise AdapterNotLoadable("with it, the model gives no finite probabilities")
 
     async def unload(self, revision: str) -> bool:
-        """See Loader. vLLM frees an adapter's slot when it is told to, not when its name goes."""
+        """See AdapterLoader. vLLM frees an adapter's slot when it is told to, not when its name goes."""
         if self._in_use[revision]:
             return False
         models = self.engine._oai_models

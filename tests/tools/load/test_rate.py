@@ -1,4 +1,4 @@
-"""The generator is not what a load test measures: a thousand requests a second from one core."""
+"""The generator is not what a load test measures: a thousand requests/s from one core."""
 
 from __future__ import annotations
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 from dear_serving.errors import InvalidRequest
 from dear_serving.http.dialects.options import DearOptions
+from dear_serving.http.dialects.reply import DearMeta, RerankReply, Result
 from dear_serving.types import Order, Ranking, RankTask
 
 _DOCUMENTS_PER_SEARCH_UNIT = 100
 
 AtLeastZero = Annotated[int, Field(ge=0)]
+Query = Annotated[
+    str, Field(description="What the passages are ordered by.", json_schema_extra={"pattern": r"\S"})
+]
+MODEL = "The base model's id or an adapter's name; absent: the server's default."
 
 
 class RerankBody(BaseModel):
@@ -21,15 +26,36 @@ class RerankBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    model: str | None = None
-    query: str
-    documents: list[str | dict[str, Any]]
-    top_n: AtLeastZero | None = None
-    return_documents: bool | None = None
-    rank_fields: list[str] | None = None
-    max_tokens_per_doc: AtLeastZero | None = None
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
-    priority: Annotated[int, Field(ge=0, le=999)] | None = None
+    model: str | None = Field(None, description=MODEL)
+    query: Annotated[
+        Query,
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string", "pattern": r"\S"},
+                    {
+                        "type": "object",
+                        "properties": {"text": {"type": "string", "pattern": r"\S"}},
+                        "required": ["text"],
+                        "additionalProperties": False,
+                    },
+                ]
+            }
+        ),
+    ]
+    documents: list[str | dict[str, Any]] = Field(
+        description="Texts, or objects with the `rank_fields`.", json_schema_extra={"minItems": 1}
+    )
+    top_n: AtLeastZero | None = Field(None, description="Most results; 0 and null: all.")
+    return_documents: bool | None = Field(None, description="Whether results hold their documents.")
+    rank_fields: list[str] | None = Field(None, description='Fields of objects that are read; null: "text".')
+    max_tokens_per_doc: AtLeastZero | None = Field(None, description="Cap of each document; 0: none.")
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = Field(
+        None, description="As max_tokens_per_doc; the smaller one holds. 0 and -1: none."
+    )
+    priority: Annotated[int, Field(ge=0, le=999)] | None = Field(
+        None, description="Of two windows that wait, the lower number runs first."
+    )
     dear: DearOptions | None = None
 
     @field_validator("query", mode="before")
@@ -67,13 +93,11 @@ def to_task(body: RerankBody) -> RankTask:
     )
 
 
-def results_along(
-    body: RerankBody, order: Order, scores: Sequence[float], first: int = 0
-) -> list[dict[str, Any]]:
+def results_along(body: RerankBody, order: Order, scores: Sequence[float], first: int = 0) -> list[Result]:
     """The reply's results from rank ``first`` on, as far as the caller asks for them."""
-    results: list[dict[str, Any]] = []
+    results: list[Result] = []
     for index, score in list(zip(order, scores, strict=True))[: body.top_n or None][first:]:
-        result: dict[str, Any] = {"index": index, "relevance_score": score}
+        result: Result = {"index": index, "relevance_score": score}
         if body.return_documents:
             document = body.documents[index]
             result["document"] = {"text": document} if isinstance(document, str) else document
@@ -81,11 +105,11 @@ def results_along(
     return results
 
 
-def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str) -> dict[str, Any]:
-    """The superset that Cohere's, Jina's and vLLM's clients all read."""
+def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str) -> RerankReply:
+    """The ranking as one reply."""
     usage = ranking.usage
     repairs = ranking.repairs
-    dear: dict[str, Any] = {
+    dear: DearMeta = {
         "strategy": ranking.strategy,
         "strategy_reason": ranking.strategy_reason,
         "scoring": task.scoring,

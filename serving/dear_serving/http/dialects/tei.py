@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NotRequired
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
 
+from dear_serving.http.dialects.documents import MODEL, Query
 from dear_serving.http.dialects.options import DearOptions
 from dear_serving.types import Ranking, RankTask
 
@@ -15,12 +17,21 @@ class TeiBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    model: str | None = None
-    query: str
-    texts: list[str]
-    raw_scores: bool | None = None
-    return_text: bool | None = None
+    model: str | None = Field(None, description=MODEL)
+    query: Query
+    texts: list[str] = Field(json_schema_extra={"minItems": 1})
+    documents: None = Field(None, description="With documents the body is of another dialect.")
+    raw_scores: bool | None = Field(None, description="Changes nothing.")
+    return_text: bool | None = Field(None, description="Whether results hold their texts.")
     dear: DearOptions | None = None
+
+
+class TeiResult(TypedDict):
+    """A text's place: the array is best first."""
+
+    index: int
+    score: float
+    text: NotRequired[str]
 
 
 def to_task(body: TeiBody) -> RankTask:
@@ -29,9 +40,12 @@ def to_task(body: TeiBody) -> RankTask:
     return RankTask(query=body.query, passages=body.texts, model=body.model, **options)
 
 
-def to_reply(body: TeiBody, ranking: Ranking) -> list[dict[str, Any]]:
+def to_reply(body: TeiBody, ranking: Ranking) -> list[TeiResult]:
     """TEI's array, best first."""
-    return [
-        {"index": index, "score": score} | ({"text": body.texts[index]} if body.return_text else {})
-        for index, score in zip(ranking.order, ranking.scores, strict=True)
-    ]
+    results: list[TeiResult] = []
+    for index, score in zip(ranking.order, ranking.scores, strict=True):
+        result: TeiResult = {"index": index, "score": score}
+        if body.return_text:
+            result["text"] = body.texts[index]
+        results.append(result)
+    return results

@@ -1,0 +1,18 @@
+"""Which key a path asks for: read by the middleware, and published in the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ADMIN_PATH = "/admin/v1"
+VLLM_PATHS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+
+_OPEN_PATHS = ("/health", "/ready", "/openapi.json", "/docs", "/redoc")
+_OPEN_FOLDERS = ("/docs/", "/redoc/")
+
+
+def key_for(path: str) -> Literal["tenant", "admin"] | None:
+    """Whose key opens a path; None where none is asked for."""
+    if path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS):
+        return None
+    return "admin" if path.startswith(f"{ADMIN_PATH}/") or path in VLLM_PATHS else "tenant"

@@ -1,0 +1,94 @@
+"""The reply of the dialects with ``documents``, as the OpenAPI document publishes it.
+
+Typed dicts: the reply is made as a plain dict, and mypy holds it to the schema at no cost to a request.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
+
+from dear_serving.types import Scoring
+
+
+class Result(TypedDict):
+    """A document's place: results are best first."""
+
+    index: Annotated[int, Field(ge=0, description="The document's place in the request.")]
+    relevance_score: Annotated[float, Field(ge=0, le=1, description="Falls strictly along the results.")]
+    document: NotRequired[Annotated[dict[str, Any], Field(description="With return_documents.")]]
+
+
+class Usage(TypedDict):
+    """Tokens of all windows."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Repairs(TypedDict):
+    """What had to be mended in the model's answers, as counts."""
+
+    repeated: int
+    missing: int
+    out_of_range: int
+    unparseable: int
+
+
+class DearMeta(TypedDict):
+    """How the order was made."""
+
+    strategy: str
+    strategy_reason: str | None
+    scoring: Scoring
+    windows: int
+    rounds: int
+    repairs: Repairs
+    score_type: Annotated[str, Field(description="What relevance_score is.")]
+    revision: Annotated[str, Field(description="The weights that answered.")]
+    queue_ms: float
+    engine_ms: float
+    reasoning: NotRequired[Annotated[list[str], Field(description="One text a window.")]]
+
+
+class ApiVersion(TypedDict):
+    """As Cohere's."""
+
+    version: str
+
+
+class BilledUnits(TypedDict):
+    """As Cohere's: a hundred documents each."""
+
+    search_units: int
+
+
+class Tokens(TypedDict):
+    """As Cohere's."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class Meta(TypedDict):
+    """As Cohere's, and our own under ``dear``."""
+
+    api_version: ApiVersion
+    billed_units: BilledUnits
+    tokens: Tokens
+    warnings: list[str]
+    dear: DearMeta
+
+
+class RerankReply(TypedDict):
+    """The superset that Cohere's, Jina's and vLLM's clients all read."""
+
+    id: str
+    model: str
+    object: Literal["list"]
+    results: list[Result]
+    usage: Usage
+    meta: Meta
