@@ -6,13 +6,14 @@ import dataclasses
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import httpx
 import hypothesis
 import pytest
 from starlette.testclient import TestClient
+from xdist.scheduler import LoadScopeScheduling
 
 from dear_serving.adapters.configured import register_configured
 from dear_serving.adapters.preflight import digest
@@ -41,14 +42,23 @@ hypothesis.settings.register_profile("long", deadline=None, max_examples=500)
 hypothesis.settings.load_profile("ci")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, one runs the tests of the shared server and another those that start servers of
-    their own, while the rest run the others."""
-    for item in items:
-        if item.get_closest_marker("e2e"):
-            shared = "server" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("shared server" if shared else "own servers"))
+    """Tests that need a server first: it starts while other processes run the other tests."""
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    """How several processes share the tests."""
+    return Scheduler(config, log)
+
+
+class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
+    """A file's tests run in one process, and so do all tests of the shared server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = PurePosixPath(nodeid.partition("::")[0])
+        return str(path.parent if "e2e" in path.parts else path)
 
 
 @pytest.fixture(scope="session")

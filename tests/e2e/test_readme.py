@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 
 import pytest
 
-from dear_serving.process.background import free_port
 from tests.conftest import ROOT
 from tests.e2e.conftest import Server
 
@@ -41,8 +39,8 @@ def timeless(text: str) -> list[str]:
 
 
 def test_every_make_target_in_the_readme_is_one_line_of_the_makefile() -> None:
-    targets = set(re.findall(r"^(\w+):.*;", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`?make (\w+)`?", README)) <= targets
+    targets = set(re.findall(r"^([\w-]+):.*;", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"[`$] ?make ([\w-]+)", README)) <= targets
     assert {"setup", "demo", "serve", "test", "check", "locks"} <= targets
 
 
@@ -52,22 +50,6 @@ def test_every_link_in_the_docs_leads_somewhere() -> None:
     for page in (path for path in ROOT.rglob("*.md") if not path.relative_to(ROOT).parts[0].startswith(".")):
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page}: {link}"
-
-
-@pytest.mark.e2e
-def test_make_demo_prints_what_the_readme_shows() -> None:
-    _, shown = console("make demo")
-    done = subprocess.run(
-        [sys.executable, "-m", "dear_serving", "demo", "--port", str(free_port())],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env=os.environ | {"COLUMNS": "100"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert timeless(done.stdout) == timeless(shown)
-    assert "ready at" in done.stderr or "starting vLLM" in done.stderr
 
 
 @pytest.mark.e2e

@@ -199,7 +199,6 @@ def last_heard(folder: Path, ago_s: float) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.xdist_group("kill")  # one process makes all the killed servers
 @pytest.mark.parametrize("point", POINTS)
 async def test_after_a_kill_the_registry_is_whole_and_the_service_answers(
     point: str, killed: dict[str, Path]
