@@ -207,7 +207,7 @@ def clients(
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            [str(clients_python), str(ROOT / "tests" / "support" / "other_clients.py")],
+            [str(clients_python), "-P", str(ROOT / "tests" / "support" / "other_clients.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
