@@ -1,15 +1,17 @@
 PYTHON ?= python3
 CONFIG ?= configs/cpu.yaml
 
-.PHONY: setup clients demo serve test check openapi locks model bench
+.PHONY: setup clients demo serve test test-unit test-long check openapi locks model bench
 setup: ; @$(PYTHON) configs/locks/install.py
 clients: ; @$(PYTHON) configs/locks/install.py clients
 demo: setup ; @.venv/bin/dear demo --config $(CONFIG)
 serve: setup ; @exec .venv/bin/dear serve --config $(CONFIG)
-test: setup clients ; @.venv/bin/python -m pytest -n 4 -m "not e2e" && .venv/bin/python -m pytest -m e2e
+test: setup clients ; @.venv/bin/python -m pytest -n 3 --dist loadgroup -m "not long"
+test-unit: setup ; @.venv/bin/python -m pytest -n 2 -m "not (e2e or integration or long)" --ignore tests/test_app.py --ignore tests/inside_vllm/test_cpu_lora.py
+test-long: setup clients ; @.venv/bin/python -m pytest --hypothesis-profile long -m "long or hypothesis"
 check: setup ; @.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/python -m pytest -q tests/test_layers.py \
 	&& .venv/bin/python -m dear_serving.http | diff --unified configs/openapi.json -
-openapi: setup ; @.venv/bin/python -m dear_serving.http > configs/openapi.json
+openapi: setup ; @.venv/bin/python -m dear_serving.http > configs/openapi.json.new && mv configs/openapi.json.new configs/openapi.json
 locks: setup ; @sh configs/locks/compile.sh
-model: setup ; @.venv/bin/python -m benchmarks.demo_model.train --seed 0 --out configs/demo
+model: setup ; @.venv/bin/python -m configs.demo.maker.train --seed 0 --out configs/demo
 bench: setup ; @.venv/bin/python -m benchmarks --out benchmarks/results

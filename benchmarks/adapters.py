@@ -7,17 +7,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 
 from benchmarks.context import Context
-from benchmarks.load import closed_loop, http_client
+from benchmarks.load import closed_loop, reranks
 from benchmarks.plots import grouped_bars, panels, reference_line, save
 from benchmarks.quartiles import Quartiles, pairwise_ratios, quartiles
 from benchmarks.report_types import Claim, Table
-from benchmarks.rerank import Answer, rerank
 from benchmarks.server import CPU_CONFIG
 from benchmarks.workloads import Lists
+from dear_client import RerankOptions
+from dear_tools.load.sender import Sender
 
 NAME = "adapters"
 TITLE = "Many adapters in one batch"
@@ -28,7 +28,7 @@ ROTATIONS = (0, 1, 4, 16)  # adapters in rotation; 0 is the base model
 CALLERS = 32
 PASSAGES = 20
 PASSAGE_TOKENS = 8
-OPTIONS = {"scoring": "permutation", "strategy": "single"}
+OPTIONS: RerankOptions = {"scoring": "permutation", "strategy": "single"}
 
 
 def steps(quick: bool) -> int:
@@ -80,13 +80,13 @@ def run(context: Context) -> dict[str, Any]:
 async def _run(context: Context, url: str, base: str) -> dict[str, Any]:
     lists = Lists(context.seed, PASSAGE_TOKENS)
     measured: dict[str, list[dict[str, Any]]] = {str(rotation): [] for rotation in ROTATIONS}
-    async with http_client(url) as client:
-        await _burst(client, [base, *adapter_names(LOADED)], lists, LOADED + 1)
+    async with reranks(url, OPTIONS) as sender:
+        await _burst(sender, [base, *adapter_names(LOADED)], lists, LOADED + 1)
         for round_ in range(_rounds(context.quick)):
             for rotation in ROTATIONS if round_ % 2 == 0 else reversed(ROTATIONS):
                 context.show(f"{NAME}: {rotation} in rotation, {CALLERS} callers")
                 models = adapter_names(rotation) or [base]
-                measured[str(rotation)].append(await _burst(client, models, lists, CALLERS))
+                measured[str(rotation)].append(await _burst(sender, models, lists, CALLERS))
             context.advance(f"{NAME}: round {round_ + 1}")
     return {
         "passages": PASSAGES,
@@ -97,18 +97,13 @@ async def _run(context: Context, url: str, base: str) -> dict[str, Any]:
     }
 
 
-async def _burst(client: httpx.AsyncClient, models: list[str], lists: Lists, requests: int) -> dict[str, Any]:
+async def _burst(sender: Sender, models: list[str], lists: Lists, requests: int) -> dict[str, Any]:
     """All requests at once, the models in turn."""
-    workloads = lists.take(requests, PASSAGES)
-
-    async def send(number: int) -> Answer:
-        return await rerank(client, models[number % len(models)], workloads[number], OPTIONS)
-
-    load = await closed_loop(send, requests, requests)
+    load = await closed_loop(sender, lists.take(requests, PASSAGES), requests, models)
     return {
         "wall_s": load.wall_s,
-        "latencies_ms": list(load.latencies_ms),
-        "prompt_tokens": [answer.prompt_tokens for answer in load.replies],
+        "latencies_ms": load.latencies_ms,
+        "prompt_tokens": [record.prompt_tokens for record in load.records],
     }
 
 
@@ -139,7 +134,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
         f"{result['loaded']} copies of `{COPIED}` under names of their own (`max_loras: {result['loaded']}`) "
         "and serves every row; the base model takes no adapter."
     )
-    columns = ("in the burst", "lists a second", "latency, ms", "throughput against one adapter")
+    columns = ("in the burst", "requests/s", "latency, ms", "throughput against one adapter")
     return [Table("Throughput by adapters in rotation", note, columns, tuple(rows))]
 
 
@@ -156,7 +151,7 @@ def plot(result: dict[str, Any], folder: Path) -> list[Path]:
     grouped_bars(axes, [_name(rotation) for rotation in ROTATIONS], {"throughput": figures}, digits=1)
     reference_line(axes, 0.8 * figures[1].median, "0.8 of\n1 adapter")
     axes.set_title(f"Throughput by adapters in one burst of {result['callers']} lists")
-    axes.set_ylabel(f"lists of {result['passages']} a second (quartiles)")
+    axes.set_ylabel(f"requests/s, lists of {result['passages']} (quartiles)")
     return [save(figure, folder / "adapters_throughput.png")]
 
 

@@ -80,7 +80,7 @@ def overhead_ms(times: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def throughput(times: list[tuple[float, float]], requests: int) -> dict[str, float]:
-    """Requests a second of both sides, and the median of their ratio within a pair."""
+    """Requests/s of both sides, and the median of their ratio within a pair."""
     return {
         "httpx_per_s": round(requests / median(bare for bare, _ in times), 1),
         "client_per_s": round(requests / median(ours for _, ours in times), 1),

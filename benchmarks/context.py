@@ -35,13 +35,13 @@ class Context:
         Benchmarks that follow each other share it, so leave it running and its registry as you found it.
 
         Raises:
-            ServerFailed: it did not start.
+            StartupError: it did not start.
         """
         if self._running and self._running[0].config == config:
             return self._running[0]
         self.stop_server()
         self.show(f"starting the server with {config.name}")
-        server = Server(self.scratch / f"{config.stem}.log", config)
+        server = Server(config, self.scratch / f"{config.stem}.log")
         server.start()
         self._running.append(server)
         return server

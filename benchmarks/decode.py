@@ -8,12 +8,11 @@ one), ``generate`` is the server's own free mode, which has to allow for a model
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import httpx
-
+from benchmarks.completions import Completions
 from benchmarks.context import Context
 from benchmarks.decode_report import (
     FIRST,
@@ -26,12 +25,14 @@ from benchmarks.decode_report import (
     plot,
     tables,
 )
-from benchmarks.load import closed_loop, http_client
+from benchmarks.load import closed_loop, reranks
 from benchmarks.prompts import Prompts
 from benchmarks.quartiles import percentile
-from benchmarks.rerank import Answer, rerank
 from benchmarks.server import Server
-from benchmarks.workloads import Lists, Workload
+from benchmarks.workloads import Lists
+from dear_client import RerankOptions
+from dear_tools.load.lists import List
+from dear_tools.load.sender import Sender
 
 __all__ = ["NAME", "TITLE", "claims", "plot", "run", "steps", "tables"]
 
@@ -39,9 +40,9 @@ NAME = "decode"
 TITLE = "Permutation decoding against free generation"
 
 MODEL = "legal"
-PERMUTATION_OPTIONS = {"scoring": "permutation", "strategy": "single"}
-GENERATE_OPTIONS = {"scoring": "generate", "strategy": "single"}
-FIRST_TOKEN_OPTIONS = {"scoring": "first_token", "strategy": "single"}
+PERMUTATION_OPTIONS: RerankOptions = {"scoring": "permutation", "strategy": "single"}
+GENERATE_OPTIONS: RerankOptions = {"scoring": "generate", "strategy": "single"}
+FIRST_TOKEN_OPTIONS: RerankOptions = {"scoring": "first_token", "strategy": "single"}
 ENGINE_STEPS = "vllm:iteration_tokens_total_count"
 
 
@@ -73,15 +74,13 @@ CELLS = (
 )
 QUICK_CELLS = (Cell(5, 1, 2), Cell(20, 1, 2), Cell(20, 32, 1, passage_tokens=8))
 
-Send = Callable[[Workload], Awaitable[Answer]]
-
 
 @dataclass(frozen=True, slots=True)
 class Arm:
     """One way to rank a list; ``sparse`` ones stand in no ratio."""
 
     name: str
-    send: Send
+    sender: Sender | Completions
     sparse: bool
 
 
@@ -98,12 +97,15 @@ def run(context: Context) -> dict[str, Any]:
 async def _run(context: Context, server: Server) -> dict[str, Any]:
     prompts = Prompts(server.config, MODEL)
     before, cells = server.metrics(), []
-    async with http_client(server.url) as client:
-        for cell in QUICK_CELLS if context.quick else CELLS:
-            text = f"{NAME}: {cell.passages} passages, {cell.concurrency} callers"
-            context.show(text)
-            cells.append(await _measure(cell, _arms(cell, client, prompts), context.seed, server))
-            context.advance(text)
+    for cell in QUICK_CELLS if context.quick else CELLS:
+        text = f"{NAME}: {cell.passages} passages, {cell.concurrency} callers"
+        context.show(text)
+        arms = _arms(cell, server.url, prompts)
+        async with AsyncExitStack() as stack:
+            for arm in arms:
+                await stack.enter_async_context(arm.sender)
+            cells.append(await _measure(cell, arms, context.seed, server))
+        context.advance(text)
     after = server.metrics()
     hits, queries = (
         after[f"vllm:prefix_cache_{kind}_total"] - before[f"vllm:prefix_cache_{kind}_total"]
@@ -117,22 +119,24 @@ async def _run(context: Context, server: Server) -> dict[str, Any]:
     }
 
 
-def _arms(cell: Cell, client: httpx.AsyncClient, prompts: Prompts) -> list[Arm]:
+def _arms(cell: Cell, url: str, prompts: Prompts) -> list[Arm]:
     """What is compared; a top n only where it leaves passages unranked."""
     free_tokens = 4 * cell.passages - 1
 
-    def ranked(options: dict[str, str], top_n: int | None = None) -> Send:
-        return lambda one: rerank(client, MODEL, one, options, top_n)
+    def free(one: List) -> dict[str, Any]:
+        """Exactly so many tokens, whatever they say."""
+        lengths = {"max_tokens": free_tokens, "min_tokens": free_tokens, "ignore_eos": True}
+        return {"prompt": prompts.token_ids(one), **lengths}
 
     arms = [
-        Arm(PERMUTATION, ranked(PERMUTATION_OPTIONS), False),
-        Arm(FREE, lambda one: prompts.complete(client, one, free_tokens), False),
-        Arm(OWN_FREE, ranked(GENERATE_OPTIONS), True),
+        Arm(PERMUTATION, reranks(url, PERMUTATION_OPTIONS), False),
+        Arm(FREE, Completions(url, free), False),
+        Arm(OWN_FREE, reranks(url, GENERATE_OPTIONS), True),
         # Decode times are differences to it, taken at one caller.
-        Arm(FIRST, ranked(FIRST_TOKEN_OPTIONS), cell.concurrency > 1),
+        Arm(FIRST, reranks(url, FIRST_TOKEN_OPTIONS), cell.concurrency > 1),
     ]
     if cell.passages > TOP_N:
-        arms.insert(1, Arm(TOP, ranked(PERMUTATION_OPTIONS, TOP_N), False))
+        arms.insert(1, Arm(TOP, reranks(url, {**PERMUTATION_OPTIONS, "top_n": TOP_N}), False))
     return arms
 
 
@@ -141,7 +145,7 @@ async def _measure(cell: Cell, arms: list[Arm], seed: int, server: Server) -> di
     lists = Lists(seed + cell.concurrency, cell.passage_tokens)
     measured: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
     for arm in arms:
-        await arm.send(lists.new(cell.passages))
+        await closed_loop(arm.sender, lists.take(1, cell.passages), 1, [MODEL])
     for round_ in range(cell.rounds):
         due = [arm for arm in arms if not arm.sparse or round_ % cell.sparse == 0]
         for arm in due if round_ % 2 == 0 else reversed(due):
@@ -151,19 +155,15 @@ async def _measure(cell: Cell, arms: list[Arm], seed: int, server: Server) -> di
     return asdict(cell) | {"prompt_tokens": percentile(prompt_tokens, 0.5), "arms": measured}
 
 
-async def _round(arm: Arm, workloads: list[Workload], server: Server) -> dict[str, Any]:
+async def _round(arm: Arm, lists: list[List], server: Server) -> dict[str, Any]:
     """All lists at once; engine steps are what the engine itself counted meanwhile."""
-
-    async def send(number: int) -> Answer:
-        return await arm.send(workloads[number])
-
     before = server.metrics()[ENGINE_STEPS]
-    load = await closed_loop(send, len(workloads), len(workloads))
+    load = await closed_loop(arm.sender, lists, len(lists), [MODEL])
     return {
         "wall_s": load.wall_s,
         "engine_steps": server.metrics()[ENGINE_STEPS] - before,
-        "latencies_ms": list(load.latencies_ms),
-        "engine_ms": [answer.engine_ms for answer in load.replies],
-        "prompt_tokens": [answer.prompt_tokens for answer in load.replies],
-        "completion_tokens": [answer.completion_tokens for answer in load.replies],
+        "latencies_ms": load.latencies_ms,
+        "engine_ms": [record.engine_ms for record in load.records],
+        "prompt_tokens": [record.prompt_tokens for record in load.records],
+        "completion_tokens": [record.completion_tokens for record in load.records],
     }

@@ -109,7 +109,7 @@ def _throughput(result: dict[str, Any]) -> Table:
         ]
         rows.append((*_condition(cell), *figures, ratio(cell, FREE, PERMUTATION).text(2, "x")))
     note = (
-        "Lists a second, median (quartiles) of rounds in which every caller ranks one list. The last column "
+        "Requests/s, median (quartiles) of rounds in which every caller ranks one list. The last column "
         "is free (4N-1 tokens) over permutation, wall time, round by round."
     )
     return Table("Throughput", note, (*_CONDITION, *ARMS[:4], "permutation is faster by"), tuple(rows))

@@ -9,15 +9,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from benchmarks.context import Context
-from benchmarks.load import closed_loop, http_client
+from benchmarks.load import closed_loop, reranks
 from benchmarks.plots import panels, save, stacked_bars
 from benchmarks.quartiles import Quartiles, quartiles
 from benchmarks.report_types import Claim, Table
-from benchmarks.rerank import Answer, rerank
 from benchmarks.workloads import Lists
+from dear_client import AsyncClient, Ranking, RerankOptions, Retry
+from dear_client.options import Strategy
+from dear_tools.load.lists import List
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,8 @@ NAME = "growth"
 TITLE = "Where the time goes as lists and callers grow"
 
 MODEL = "legal"
-RANKED, FIRST_TOKEN = {"scoring": "permutation"}, {"scoring": "first_token"}
+RANKED: RerankOptions = {"scoring": "permutation"}
+FIRST_TOKEN: RerankOptions = {"scoring": "first_token"}
 PASSAGE_TOKENS = 24
 OVERHEAD_LENGTHS = (5, 20)
 MAX_OVERHEAD_MS = 15.0
@@ -45,7 +46,7 @@ class Cell:
     concurrency: int
     requests: int
     first: int
-    asked: str = "auto"
+    asked: Strategy = "auto"
 
 
 CELLS = (
@@ -76,43 +77,57 @@ def run(context: Context) -> dict[str, Any]:
 async def _run(context: Context, url: str) -> dict[str, Any]:
     lists = Lists(context.seed + 1, PASSAGE_TOKENS)
     cells = []
-    async with http_client(url) as client:
-        await rerank(client, MODEL, lists.new(20), RANKED)
+    async with AsyncClient(url, retry=Retry(attempts=1)) as client:
+        await _answers(url, Cell(20, 1, 1, 0), 1, RANKED, lists)
         empty_ms = [await _empty_ms(client) for _ in range(EMPTY_REQUESTS)]
-        for cell in QUICK_CELLS if context.quick else CELLS:
-            text = f"{NAME}: {cell.passages} passages, {cell.concurrency} callers"
-            context.show(text)
-            cells.append(asdict(cell) | await _measure(cell, client, lists))
-            context.advance(text)
+    for cell in QUICK_CELLS if context.quick else CELLS:
+        text = f"{NAME}: {cell.passages} passages, {cell.concurrency} callers"
+        context.show(text)
+        cells.append(asdict(cell) | await _measure(cell, url, lists))
+        context.advance(text)
     return {"model": MODEL, "source": lists.source, "empty_ms": empty_ms, "cells": cells}
 
 
-async def _measure(cell: Cell, client: httpx.AsyncClient, lists: Lists) -> dict[str, Any]:
-    options = RANKED | {"strategy": cell.asked}
-    ranked = await _answers(cell, cell.requests, options, client, lists)
+async def _measure(cell: Cell, url: str, lists: Lists) -> dict[str, Any]:
+    ranked = await _answers(url, cell, cell.requests, {**RANKED, "strategy": cell.asked}, lists)
     # The strategy that ranked, so that as many prompts are read.
-    options = FIRST_TOKEN | {"strategy": ranked[0]["strategy"]}
-    first = await _answers(cell, cell.first, options, client, lists)
+    options: RerankOptions = {**FIRST_TOKEN, "strategy": ranked[0]["strategy"]}
+    first = await _answers(url, cell, cell.first, options, lists)
     return {"ranked": ranked, "first_token": first}
 
 
 async def _answers(
-    cell: Cell, requests: int, options: dict[str, str], client: httpx.AsyncClient, lists: Lists
+    url: str, cell: Cell, requests: int, options: RerankOptions, lists: Lists
 ) -> list[dict[str, Any]]:
-    workloads = lists.take(requests, cell.passages)
+    strategies: list[str] = []
 
-    async def send(number: int) -> Answer:
-        return await rerank(client, MODEL, workloads[number], options)
+    def keep(asked: List, ranking: Ranking) -> None:
+        assert ranking.details is not None
+        strategies.append(ranking.details.strategy)
 
-    load = await closed_loop(send, cell.concurrency, requests)
-    kept = ("wall_ms", "queue_ms", "engine_ms", "rest_ms", "prompt_tokens", "windows", "strategy")
-    return [{name: getattr(answer, name) for name in kept} for answer in load.replies]
+    async with reranks(url, options, keep) as sender:
+        load = await closed_loop(sender, lists.take(requests, cell.passages), cell.concurrency, [MODEL])
+    (strategy,) = set(strategies)  # lists of one length are ranked alike
+    return [
+        {
+            "wall_ms": record.service_s * 1e3,
+            "queue_ms": record.queue_ms,
+            "engine_ms": record.engine_ms,
+            # Too small where windows ran at once: the slowest in the queue need not be the slowest in the
+            # engine.
+            "rest_ms": record.service_s * 1e3 - record.queue_ms - record.engine_ms,
+            "prompt_tokens": record.prompt_tokens,
+            "windows": record.windows,
+            "strategy": strategy,
+        }
+        for record in load.records
+    ]
 
 
-async def _empty_ms(client: httpx.AsyncClient) -> float:
+async def _empty_ms(client: AsyncClient) -> float:
     """A request that no engine sees: the client, Serve's proxy and the gateway."""
     started_s = time.perf_counter()
-    (await client.get("/health")).raise_for_status()
+    await client.health()
     return (time.perf_counter() - started_s) * 1e3
 
 

@@ -1,82 +1,112 @@
-"""Closed-loop load: a fixed number of callers, each of whom sends its next request when it has its reply."""
+"""Lists ranked in a closed loop, every list once: dear_tools' generator, for all systems and routes alike."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
-
-import httpx
+from typing import Any
 
 from benchmarks.quartiles import percentile
+from dear_client import Ranking, RerankOptions, Retry, Timeout
+from dear_client.exchange import Terms
+from dear_tools.load.generator import Generator, Sends
+from dear_tools.load.lists import List
+from dear_tools.load.mix import Tenant
+from dear_tools.load.records import Record
+from dear_tools.load.schedule import Schedule
+from dear_tools.load.sender import Sender
+from dear_tools.load.stages import Stage
 
-Reply = TypeVar("Reply")
+_LONGEST_S = 3600.0
+_ANSWER_S = 300.0
+
+
+class LoadFailed(Exception):
+    """A request of a benchmark was not answered with an order; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Load(Generic[Reply]):
-    """What one load saw: a latency and a reply for each request, in the order of their numbers."""
+class Load:
+    """What one load saw: a record for each list, in the order of the lists."""
 
-    concurrency: int
-    wall_s: float
-    latencies_ms: tuple[float, ...]
-    replies: tuple[Reply, ...]
+    records: tuple[Record, ...]
+
+    @property
+    def wall_s(self) -> float:
+        """From the first request sent to the last one answered."""
+        return max(one.done_s for one in self.records) - min(one.sent_s for one in self.records)
+
+    @property
+    def latencies_ms(self) -> list[float]:
+        """Of each request."""
+        return [record.service_s * 1e3 for record in self.records]
 
     @property
     def requests_per_s(self) -> float:
-        """Throughput: requests over the wall time from the first one sent to the last one answered."""
-        return len(self.latencies_ms) / self.wall_s
+        """Throughput."""
+        return len(self.records) / self.wall_s
 
     def latency_ms(self, share: float = 0.5) -> float:
         """A percentile of the latencies; the median as it stands."""
         return percentile(self.latencies_ms, share)
 
 
+def reranks(
+    url: str,
+    options: RerankOptions,
+    on_ranking: Callable[[List, Ranking], object] = lambda asked, ranking: None,
+) -> Sender:
+    """What sends lists to /v2/rerank, never twice."""
+    timeout = Timeout(answer_s=_ANSWER_S, total_s=_ANSWER_S)
+    return Sender(Terms(url, timeout, Retry(attempts=1)), options, on_ranking)
+
+
 async def closed_loop(
-    send: Callable[[int], Awaitable[Reply]], concurrency: int, requests: int
-) -> Load[Reply]:
-    """Send requests 0 to ``requests - 1``, ``concurrency`` of them at a time. The first failure ends it.
+    sender: Sends, lists: Sequence[List], concurrency: int, models: Sequence[str] = ("",)
+) -> Load:
+    """Send each list once, ``concurrency`` callers at a time. The first failure ends it.
 
     Args:
-        send: sends the request of that number and returns its reply.
         concurrency: callers, >= 1.
-        requests: how many in all, >= 1.
+        models: in turn, from request to request.
+
+    Raises:
+        LoadFailed: a request was not answered.
     """
-    numbers = iter(range(requests))
-    latencies_ms: dict[int, float] = {}
-    replies: dict[int, Reply] = {}
 
-    async def caller() -> None:
-        for number in numbers:
-            started_s = time.perf_counter()
-            replies[number] = await send(number)
-            latencies_ms[number] = (time.perf_counter() - started_s) * 1e3
+    def check(record: Record) -> None:
+        if record.result != "ok":
+            raise LoadFailed(f"{record.result}: {record.message}")
 
-    started_s = time.perf_counter()
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, requests)):
-                group.create_task(caller())
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    wall_s = time.perf_counter() - started_s
-    order = range(requests)
-    return Load(
-        concurrency=concurrency,
-        wall_s=wall_s,
-        latencies_ms=tuple(latencies_ms[number] for number in order),
-        replies=tuple(replies[number] for number in order),
-    )
+    generator = Generator(sender, _InTurn(models), _Given(iter(lists)), random.Random(0), check)
+    stage = Stage(_LONGEST_S, concurrency, concurrency)
+    records = await generator.run(Schedule("closed", (stage,), requests=len(lists)))
+    return Load(tuple(sorted(records, key=lambda record: record.sent_s)))
 
 
-def http_client(base_url: str) -> httpx.AsyncClient:
-    """A client for loads: as many connections as callers, one of them kept for the next request.
+class _InTurn:
+    """Models one after the other, as a mix."""
 
-    httpx asks every idle connection that it keeps whether it still stands, for every request it sends: a
-    burst over 64 kept connections takes it seconds of waiting for a core beside a busy server, and the
-    requests trickle in one by one. A new connection costs a fraction of a millisecond.
-    """
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=1)
-    return httpx.AsyncClient(base_url=base_url, timeout=300, limits=limits)
+    def __init__(self, models: Sequence[str]) -> None:
+        self._models = itertools.cycle(models)
+
+    def draw(self, random: random.Random) -> tuple[Tenant, str]:
+        """See Mix."""
+        return Tenant("default", None), next(self._models)
+
+
+@dataclass(slots=True)
+class _Given:
+    """Lists in their order."""
+
+    lists: Iterator[List]
+
+    def next(self) -> List:
+        """See dear_tools.load.lists.Lists."""
+        return next(self.lists)
+
+    def describe(self) -> dict[str, Any]:
+        """See dear_tools.load.lists.Lists."""
+        return {}

@@ -23,11 +23,11 @@ from dear_client.exchange import Terms
 from dear_tools.load.generator import Generator
 from dear_tools.load.lengths import parse_lengths
 from dear_tools.load.lists import InventedLists
+from dear_tools.load.loadtest import LoadTest, run
 from dear_tools.load.mix import Mix, Tenant
 from dear_tools.load.objective import parse_objective
-from dear_tools.load.schedule import Schedule, seeds
+from dear_tools.load.schedule import Schedule, random_sources
 from dear_tools.load.stages import Stage
-from dear_tools.load.trial import Plan, run
 
 RATES = (250, 500, 750, 1000, 1250, 1500, 1750, 2000, 2500, 3000, 4000)
 LEAST_SHARE = 0.95
@@ -78,8 +78,8 @@ async def measure(url: str, rate: float, seconds: float) -> Sent:
     Raises:
         AssertionError: a request was not answered with a valid order.
     """
-    schedule_random, lists_random = seeds(0)
-    plan = Plan(
+    schedule_random, lists_random = random_sources(0)
+    test = LoadTest(
         Terms(url, Timeout(), Retry(attempts=1)),
         Mix((Tenant("default", None),), (1.0,), ("",), (1.0,)),
         InventedLists(parse_lengths("20"), parse_lengths("40"), lists_random),
@@ -88,7 +88,7 @@ async def measure(url: str, rate: float, seconds: float) -> Sent:
         schedule_random,
     )
     schedule = Schedule("open", (Stage(seconds, rate, rate),), "constant", warmup_s=WARMUP_S)
-    summary = (await run(plan, schedule, _Blind())).summary
+    summary = (await run(test, schedule, _Blind())).summary
     assert summary.results == {"ok": round(rate * seconds)}, summary.messages
     assert summary.service is not None
     return Sent(

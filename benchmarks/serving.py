@@ -34,7 +34,9 @@ from benchmarks.serving_report import (
     plot,
     tables,
 )
-from benchmarks.workloads import Lists, Workload
+from benchmarks.workloads import Lists
+from dear_client.options import Scoring
+from dear_tools.load.lists import List
 
 __all__ = ["NAME", "TITLE", "claims", "plot", "run", "steps", "tables"]
 
@@ -43,7 +45,7 @@ TITLE = "Served, against the model card's pipeline and vLLM's own server"
 
 PASSAGES = 20
 PASSAGE_TOKENS = 24
-SCORING = "permutation"
+SCORING: Scoring = "permutation"
 ADAPTER = "legal"
 ADAPTER_FOLDER = Path("configs") / "demo" / "adapters" / ADAPTER  # its base model's path starts at the root
 MERGED_ID = f"{ADAPTER}-merged"
@@ -51,7 +53,7 @@ WARM_UP_LISTS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Amount:
     """How much is measured: rounds of each part, and lists a burst.
 
     Both servers get ``crowd`` lists at 64 callers and, in the first round with the adapter, ``few`` (callers
@@ -69,8 +71,8 @@ class Plan:
         return 8 * self.rounds + 2 * len(self.few) + 2
 
 
-FULL = Plan(rounds=3, crowd=64, one_by_one=8, few=((16, 16), (1, 4)))
-QUICK = Plan(rounds=1, crowd=64, one_by_one=2, few=((16, 16), (1, 2)))
+FULL = Amount(rounds=3, crowd=64, one_by_one=8, few=((16, 16), (1, 4)))
+QUICK = Amount(rounds=1, crowd=64, one_by_one=2, few=((16, 16), (1, 2)))
 
 
 def steps(quick: bool) -> int:
@@ -80,7 +82,7 @@ def steps(quick: bool) -> int:
 
 def run(context: Context) -> dict[str, Any]:
     """Both parts, then the card's pipeline with nothing else loaded."""
-    plan = QUICK if context.quick else FULL
+    amount = QUICK if context.quick else FULL
     log = context.scratch / "peft.log"
     with PeftPipeline(ADAPTER_FOLDER, log) as pipeline:
         described = pipeline.wait_until_ready()
@@ -88,11 +90,11 @@ def run(context: Context) -> dict[str, Any]:
         pipeline.save_merged(merged)
         config = _merged_config(context.scratch, merged)
         parts = [
-            _part(context, plan, LORA, CPU_CONFIG, ADAPTER, pipeline),
-            _part(context, plan, MERGED, config, MERGED_ID, pipeline),
+            _part(context, amount, LORA, CPU_CONFIG, ADAPTER, pipeline),
+            _part(context, amount, MERGED, config, MERGED_ID, pipeline),
         ]
         context.stop_server()
-        first, *workloads = Lists(context.seed, PASSAGE_TOKENS).take(plan.one_by_one + 1, PASSAGES)
+        first, *workloads = Lists(context.seed, PASSAGE_TOKENS).take(amount.one_by_one + 1, PASSAGES)
         alone = []
         for system in _pipelines(pipeline):
             alone.append(burst(system, [], workloads, 1, [first]))
@@ -102,7 +104,7 @@ def run(context: Context) -> dict[str, Any]:
         "adapter": ADAPTER,
         "scoring": SCORING,
         "source": Lists(context.seed, PASSAGE_TOKENS).source,
-        "plan": asdict(plan),
+        "plan": asdict(amount),
         "peft": described,
         "vllm_commands": {part.name: part.vllm_command for part in parts},
         "merged_config": config.read_text(encoding="utf-8"),
@@ -125,7 +127,9 @@ class Part:
         return [one.to_json() | {"round": number} for number, turn in enumerate(self.rounds) for one in turn]
 
 
-def _part(context: Context, plan: Plan, name: str, config: Path, model: str, pipeline: PeftPipeline) -> Part:
+def _part(
+    context: Context, amount: Amount, name: str, config: Path, model: str, pipeline: PeftPipeline
+) -> Part:
     """Start both servers at once, warm all up, then round after round."""
     if name == MERGED:
         context.stop_server()  # before another engine loads
@@ -140,10 +144,10 @@ def _part(context: Context, plan: Plan, name: str, config: Path, model: str, pip
         for system in systems:
             system.rank(spare.take(WARM_UP_LISTS if system in servers else 1, PASSAGES), WARM_UP_LISTS)
         rounds = []
-        for number in range(plan.rounds):
-            few = plan.few if name == LORA and number == 0 else ()
+        for number in range(amount.rounds):
+            few = amount.few if name == LORA and number == 0 else ()
             turns = []
-            for system, workloads, callers in _turns(plan, few, servers, _pipelines(pipeline), lists):
+            for system, workloads, callers in _turns(amount, few, servers, _pipelines(pipeline), lists):
                 context.show(f"{NAME}: {system.name}, {callers} at a time")
                 turns.append(burst(system, systems, workloads, callers, spare.take(1, PASSAGES)))
                 context.advance(f"{NAME}: {name}, round {number + 1}: {system.name}")
@@ -152,20 +156,20 @@ def _part(context: Context, plan: Plan, name: str, config: Path, model: str, pip
 
 
 def _turns(
-    plan: Plan,
+    amount: Amount,
     few: Sequence[tuple[int, int]],
     servers: tuple[System, System],
     pipelines: tuple[System, System],
     lists: Lists,
-) -> Iterator[tuple[System, list[Workload], int]]:
+) -> Iterator[tuple[System, list[List], int]]:
     """Who ranks which lists with how many callers, in the order of one round."""
     ours, vllm = servers
     apart, merged = pipelines
-    crowd = lists.take(plan.crowd, PASSAGES)
+    crowd = lists.take(amount.crowd, PASSAGES)
     yield ours, crowd, CROWD
-    yield apart, crowd[: plan.one_by_one], 1
+    yield apart, crowd[: amount.one_by_one], 1
     yield vllm, crowd, CROWD
-    yield merged, crowd[: plan.one_by_one], 1
+    yield merged, crowd[: amount.one_by_one], 1
     for callers, count in few:
         workloads = lists.take(count, PASSAGES)
         yield ours, workloads, callers

@@ -41,7 +41,7 @@ def claims(result: dict[str, Any]) -> list[Claim]:
     """What was promised against the peers; the median of the rounds' ratios."""
     return [
         Claim(
-            f"{_named(part, one)} against {_named(part, other)}, {CROWD} callers, lists a second",
+            f"{_named(part, one)} against {_named(part, other)}, {CROWD} callers, requests/s",
             ratio(result, part, one, other).median,
             "x",
             target,
@@ -104,7 +104,7 @@ def _ratios(result: dict[str, Any]) -> Table:
         found = ratio(result, part, one, other)
         aim = "" if target is None else f"{target:g}x"
         rows.append((_named(part, one), _named(part, other), found.text(2, "x"), aim))
-    columns = ("lists a second of", "over those of", "ratio", "target")
+    columns = ("requests/s of", "over those of", "ratio", "target")
     return Table("How many times as fast", _conditions(result), columns, tuple(rows))
 
 
@@ -204,7 +204,7 @@ def _plot_systems(result: dict[str, Any], folder: Path) -> Path:
         for system in SYSTEMS
     }
     grouped_bars(axes, parts, series, digits=1)
-    axes.set_ylabel("lists a second")
+    axes.set_ylabel("requests/s")
     axes.set_title(f"{result['passages']} passages, servers at {CROWD} callers, PEFT one by one")
     axes.legend(loc="upper left", ncols=2, fontsize=8)
     axes.margins(y=0.3)
@@ -221,7 +221,7 @@ def _plot_callers(result: dict[str, Any], folder: Path) -> Path:
     }
     grouped_bars(axes, [str(count) for count in callers], series, digits=1)
     axes.set_xlabel("callers")
-    axes.set_ylabel("lists a second")
+    axes.set_ylabel("requests/s")
     axes.set_title(f"LoRA adapter, {result['passages']} passages")
     axes.legend(loc="upper left", fontsize=8)
     return save(figure, folder / "serving_callers.png")

@@ -8,7 +8,6 @@ total variance. Nothing else of a model is simulated: no bias towards a position
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,6 +24,8 @@ from dear_serving.ranking.strategies import STRATEGIES, joint
 from dear_serving.ranking.strategies.cost import cost
 from dear_serving.ranking.strategies.passes import self_consistent
 from dear_serving.ranking.windows import Sizes, Strategy
+from dear_tools.evaluation.rankgpt import load_rankgpt
+from dear_tools.evaluation.trec import load_qrels
 
 Floats = NDArray[np.float64]
 
@@ -131,15 +132,12 @@ def read_topics(candidates: Path) -> list[Topic]:
     for path in (candidates, judgements):
         if not path.is_file():
             raise Skipped(f"TREC DL 2019's {path.name} is not at hand")
-    judged: dict[str, dict[str, int]] = {}
-    for line in judgements.read_text(encoding="utf-8").splitlines():
-        topic, _, passage, grade = line.split()
-        judged.setdefault(topic, {})[passage] = int(grade)
+    judged = load_qrels(judgements)
     topics = []
-    for one in json.loads(candidates.read_text(encoding="utf-8")):
-        grades = judged.get(str(one["hits"][0]["qid"]))
-        if grades is not None and len(one["hits"]) >= PASSAGES:
-            relevance = [grades.get(str(hit["docid"]), 0) for hit in one["hits"][:PASSAGES]]
+    for one in load_rankgpt(candidates)[0]:
+        grades = judged.get(one.id)
+        if grades is not None and len(one.order) >= PASSAGES:
+            relevance = [grades.get(document, 0) for document in one.order[:PASSAGES]]
             best = np.sort(np.array(list(grades.values()), float))[::-1][:TOP_N]
             topics.append(Topic(np.array(relevance, float), float(best @ _DISCOUNTS[: len(best)])))
     return topics

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import httpx
-
 from benchmarks import simulation
 from benchmarks.context import Context, Skipped
-from benchmarks.demo_model.lists import ListShape, RankingList, ranking_lists
-from benchmarks.demo_model.metrics import ndcg_at_10
-from benchmarks.demo_model.relevance import BASE
 from benchmarks.strategies_report import REFERENCE, claims, plot, tables
+from configs.demo.maker.lists import ListShape, RankingList, ranking_lists
+from configs.demo.maker.metrics import ndcg_at_10
+from configs.demo.maker.relevance import BASE
+from dear_client import Client, Retry, Timeout
+from dear_client.options import Strategy
 
 __all__ = ["NAME", "TITLE", "claims", "plot", "run", "steps", "tables"]
 
@@ -27,7 +27,7 @@ TITLE = "Strategies for more passages than one window holds"
 
 MODEL = "dear-tiny"
 WINDOW, STEP, TOP_N = 20, 10, 10
-_TIMEOUT_S = 300.0
+_TIMEOUT = Timeout(answer_s=300.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,10 @@ class Cell:
 
     passages: int
     rounds: int
-    strategies: tuple[str, ...]
+    strategies: tuple[Strategy, ...]
 
 
-_ALL = (REFERENCE, "merge2", "joint", "tourrank")
+_ALL: tuple[Strategy, ...] = (REFERENCE, "merge2", "joint", "tourrank")
 # One window holds 20 passages, so all but tourrank do the same: single beside sliding shows the noise.
 CELLS = (
     Cell(20, 8, (REFERENCE, "single", "tourrank")),
@@ -58,7 +58,7 @@ def steps(quick: bool) -> int:
 def run(context: Context) -> dict[str, Any]:
     """Measure every cell on the server, strategies in turn; then simulate."""
     server, cells = context.server(), []
-    with httpx.Client(base_url=server.url, timeout=_TIMEOUT_S) as client:
+    with Client(server.url, timeout=_TIMEOUT, retry=Retry(attempts=1)) as client:
         for cell in QUICK_CELLS if context.quick else CELLS:
             context.show(f"{NAME}: {cell.passages} passages")
             cells.append(_measure(cell, client, context.seed))
@@ -82,7 +82,7 @@ def _simulation(context: Context) -> dict[str, Any]:
         return {"skipped": str(reason)}
 
 
-def _measure(cell: Cell, client: httpx.Client, seed: int) -> dict[str, Any]:
+def _measure(cell: Cell, client: Client, seed: int) -> dict[str, Any]:
     """Every strategy once a round, each on the same list; who goes first changes with the round.
 
     Each gets the list rotated by another number of places: the same passages to rank, and no window that the
@@ -109,29 +109,27 @@ def _rotated(one: RankingList, places: int) -> RankingList:
     )
 
 
-def _rank(client: httpx.Client, strategy: str, one: RankingList) -> dict[str, Any]:
-    body = {
-        "model": MODEL,
-        "query": one.query,
-        "documents": one.passages,
-        "top_n": TOP_N,
-        "dear": {"strategy": strategy, "window_size": WINDOW, "step": STEP},
-    }
+def _rank(client: Client, strategy: Strategy, one: RankingList) -> dict[str, Any]:
     started_s = time.perf_counter()
-    response = client.post("/v2/rerank", json=body)
+    ranking = client.rerank(
+        one.query,
+        one.passages,
+        model=MODEL,
+        top_n=TOP_N,
+        strategy=strategy,
+        window_size=WINDOW,
+        step=STEP,
+    )
     wall_ms = (time.perf_counter() - started_s) * 1e3
-    response.raise_for_status()
-    reply = response.json()
-    order = [result["index"] for result in reply["results"]]
     # Only the top n come back; nDCG@10 wants no more, but the gold ones must all be there to divide by.
-    rest = [index for index in range(len(one.passages)) if index not in set(order)]
-    dear, usage = reply["meta"]["dear"], reply["usage"]
+    rest = [index for index in range(len(one.passages)) if index not in set(ranking.order)]
+    assert ranking.details is not None
     return {
         "wall_ms": wall_ms,
-        "engine_ms": dear["engine_ms"],
-        "windows": dear["windows"],
-        "rounds": dear["rounds"],
-        "prompt_tokens": usage["prompt_tokens"],
-        "completion_tokens": usage["completion_tokens"],
-        "ndcg": 100 * ndcg_at_10(order + rest, one.relevance),
+        "engine_ms": ranking.details.engine_ms,
+        "windows": ranking.details.windows,
+        "rounds": ranking.details.rounds,
+        "prompt_tokens": ranking.usage.prompt_tokens,
+        "completion_tokens": ranking.usage.completion_tokens,
+        "ndcg": 100 * ndcg_at_10([*ranking.order, *rest], one.relevance),
     }

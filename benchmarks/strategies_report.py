@@ -11,11 +11,12 @@ from matplotlib.ticker import MaxNLocator
 from benchmarks.plots import COLOURS, panels, save
 from benchmarks.quartiles import Quartiles, pairwise_ratios, quartiles
 from benchmarks.report_types import Claim, Table
+from dear_client.options import Strategy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-REFERENCE = "sliding"
+REFERENCE: Strategy = "sliding"
 MOST_WALL = 0.45  # of the reference's wall time
 
 _MARKERS = "osD^vPX*"

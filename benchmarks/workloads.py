@@ -8,29 +8,19 @@ the same and two arms of a comparison can have different ones.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from benchmarks.demo_model.lists import ListShape, ranking_lists
 from benchmarks.server import ROOT
+from configs.demo.maker.lists import ListShape, ranking_lists
+from dear_tools.load.lists import List, read_lists
 
 DL19 = ROOT.parent / "shared" / "data" / "dl19" / "bm25_top100.json"
 DEMO_TOKENIZER = ROOT / "configs" / "demo" / "base" / "tokenizer.json"
 PASSAGE_TOKENS = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """A query and the passages to rank for it."""
-
-    query: str
-    passages: tuple[str, ...]
 
 
 class Lists:
@@ -39,7 +29,7 @@ class Lists:
     Args:
         seed: of the choice of queries and passages.
         passage_tokens: every passage has that many of the tiny model's tokens, fewer where its text is short.
-        data: candidates as RankLLM writes them, [{query, hits: [{content, ...}]}]; where there is no such
+        data: candidates as dear_tools.load.lists reads them; where there is no such
             file, or a list is wanted that is longer than its hits, lists are invented.
     """
 
@@ -48,8 +38,8 @@ class Lists:
         self._passage_tokens = passage_tokens
         self._random = random.Random(seed)
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(DEMO_TOKENIZER))
-        self._topics = _read_candidates(data) if data.is_file() else ()
-        self._invented: dict[int, Iterator[Workload]] = {}
+        self._topics = read_lists(data) if data.is_file() else []
+        self._invented: dict[int, Iterator[List]] = {}
         self._given: set[tuple[str, ...]] = set()
 
     @property
@@ -57,47 +47,41 @@ class Lists:
         """Where the texts come from, for the report."""
         if self._topics:
             return "TREC DL 2019 queries with passages of their BM25 top 100 (MS MARCO)"
-        return "queries and passages invented by benchmarks.demo_model.lists"
+        return "queries and passages invented by configs.demo.maker.lists"
 
     @property
     def source(self) -> str:
         """The same with the length of a passage."""
         return f"{self.text_source}, every passage cut to {self._passage_tokens} tokens"
 
-    def new(self, passages: int) -> Workload:
+    def new(self, passages: int) -> List:
         """A list of so many passages that was not given before; no two begin with the same passage."""
         while True:
-            workload = self._next(passages)
-            beginning = (workload.query, *workload.passages[:1])
+            one = self._next(passages)
+            beginning = (one.query, *one.passages[:1])
             if beginning not in self._given:
                 self._given.add(beginning)
-                return workload
+                return one
 
-    def take(self, count: int, passages: int) -> list[Workload]:
+    def take(self, count: int, passages: int) -> list[List]:
         """``count`` new lists."""
         return [self.new(passages) for _ in range(count)]
 
-    def _next(self, passages: int) -> Workload:
+    def _next(self, passages: int) -> List:
         fitting = [topic for topic in self._topics if len(topic.passages) >= passages]
         if fitting:
             topic = self._random.choice(fitting)
             chosen = self._random.sample(topic.passages, passages)
-            return Workload(topic.query, tuple(self._cut(text) for text in chosen))
+            return List(topic.query, tuple(self._cut(text) for text in chosen))
         if passages not in self._invented:
             self._invented[passages] = self._invent(passages)
         return next(self._invented[passages])
 
-    def _invent(self, passages: int) -> Iterator[Workload]:
+    def _invent(self, passages: int) -> Iterator[List]:
         shape = ListShape(passages, passages, max_passage_words=90, mean_passage_words=60)
         for one in ranking_lists(self._seed, shape):
-            yield Workload(one.query, tuple(self._cut(text) for text in one.passages))
+            yield List(one.query, tuple(self._cut(text) for text in one.passages))
 
     def _cut(self, text: str) -> str:
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return text if len(offsets) <= self._passage_tokens else text[: offsets[self._passage_tokens - 1][1]]
-
-
-@lru_cache(maxsize=4)
-def _read_candidates(path: Path) -> tuple[Workload, ...]:
-    topics = json.loads(path.read_text(encoding="utf-8"))
-    return tuple(Workload(one["query"], tuple(hit["content"] for hit in one["hits"])) for one in topics)

@@ -1,4 +1,4 @@
-"""Fixtures shared by the suites that run without Ray."""
+"""How the tests are run, and what most of them share: settings, a registry, a gateway over a fake engine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 from starlette.testclient import TestClient
 
@@ -33,6 +34,22 @@ LEGAL = f"legal@{digest(ROOT / 'configs' / 'demo' / 'adapters' / 'legal')[:12]}"
 """The revision of the adapter that the default serves as legal."""
 
 
+# The usual run repeats itself: what fails in it was broken by the change. The long one looks for more.
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
+hypothesis.settings.register_profile("dev", deadline=None, max_examples=60)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=500)
+hypothesis.settings.load_profile("ci")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, one runs the tests of the shared server and another those that start servers of
+    their own, while the rest run the others."""
+    for item in items:
+        if item.get_closest_marker("e2e"):
+            shared = "server" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("shared server" if shared else "own servers"))
+
+
 @pytest.fixture(scope="session")
 def settings() -> Settings:
     """The settings of the CPU default."""
@@ -53,7 +70,7 @@ def postgres_folder() -> Iterator[str]:
         yield folder
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
 def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database that nobody has used, of either kind."""
     if request.param == "sqlite":

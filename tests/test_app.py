@@ -19,6 +19,8 @@ from dear_serving.replica.server import RerankServer
 from dear_serving.settings import Settings, load_settings
 from tests.conftest import CPU_CONFIG, ROOT
 
+pytestmark = pytest.mark.integration
+
 A100 = ROOT / "configs" / "a100.yaml"
 
 

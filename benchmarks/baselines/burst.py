@@ -15,7 +15,7 @@ from benchmarks.baselines.family import cpu_seconds, frozen
 from benchmarks.baselines.ranking import Ranking
 from benchmarks.baselines.systems import System
 from benchmarks.quartiles import percentile
-from benchmarks.workloads import Workload
+from dear_tools.load.lists import List
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,9 @@ class Burst:
 def burst(
     system: System,
     waiting: Sequence[System],
-    workloads: Sequence[Workload],
+    lists: Sequence[List],
     concurrency: int,
-    wake: Sequence[Workload],
+    wake: Sequence[List],
 ) -> Burst:
     """Rank the lists while the waiting systems are loaded but frozen.
 
@@ -70,7 +70,7 @@ def burst(
     with frozen({other.pid for other in waiting} - {system.pid}):
         system.rank(wake, 1)
         before, started_s = _used(), time.perf_counter()
-        run = system.rank(workloads, concurrency)
+        run = system.rank(lists, concurrency)
         after, watched_s = _used(), time.perf_counter() - started_s
     used = {name: value - before[name] for name, value in after.items()}
     return Burst(

@@ -29,7 +29,7 @@ from typing import Any, Literal, Self, TextIO
 from benchmarks.baselines.card import MAX_PROMPT_TOKENS, answer_tokens, card_prompt, card_ranking
 from benchmarks.baselines.child import Child
 from benchmarks.baselines.ranking import Ranking, Run
-from benchmarks.workloads import Workload
+from dear_tools.load.lists import List
 
 Variant = Literal["unmerged", "merged"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -45,9 +45,9 @@ class PeftPipeline(Child):
         """What the child says of itself (versions, threads, types) once both variants are loaded."""
         return dict(self._read()["ready"])
 
-    def rank(self, variant: Variant, workloads: Sequence[Workload]) -> Run:
+    def rank(self, variant: Variant, lists: Sequence[List]) -> Run:
         """Rank lists one after another."""
-        reply = self._ask({"variant": variant, "tasks": [asdict(one) for one in workloads]})
+        reply = self._ask({"variant": variant, "tasks": [asdict(one) for one in lists]})
         return Run(tuple(Ranking.from_json(one) for one in reply["rankings"]), reply["wall_s"])
 
     def save_merged(self, folder: Path) -> None:

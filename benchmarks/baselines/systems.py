@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-import httpx
-
-from benchmarks.baselines.client_ranker import rank_by_completion
+from benchmarks.baselines.card import answer_tokens, card_prompt, card_ranking
 from benchmarks.baselines.peft_pipeline import PeftPipeline, Variant
 from benchmarks.baselines.ranking import Ranking, Run
 from benchmarks.baselines.vllm_server import VllmServer
-from benchmarks.load import closed_loop, http_client
-from benchmarks.rerank import rerank
+from benchmarks.completions import Completions
+from benchmarks.load import Load, closed_loop, reranks
 from benchmarks.server import Server
-from benchmarks.workloads import Workload
+from dear_client.options import Scoring
+from dear_tools.load.lists import List
+from dear_tools.load.sender import Sender
 
 
 class System(Protocol):
@@ -32,7 +32,7 @@ class System(Protocol):
         """Of the process that all its work descends from."""
         ...
 
-    def rank(self, workloads: Sequence[Workload], concurrency: int) -> Run:
+    def rank(self, lists: Sequence[List], concurrency: int) -> Run:
         """Rank the lists, ``concurrency`` callers at a time."""
         ...
 
@@ -44,27 +44,24 @@ class Ours:
     name: str
     server: Server
     model: str
-    scoring: str
+    scoring: Scoring
 
     @property
     def pid(self) -> int:
         """See System."""
-        return self.server.pid
+        return self.server.process.pid
 
-    def rank(self, workloads: Sequence[Workload], concurrency: int) -> Run:
+    def rank(self, lists: Sequence[List], concurrency: int) -> Run:
         """See System."""
 
-        async def send(http: httpx.AsyncClient, one: Workload) -> Ranking:
-            answer = await rerank(http, self.model, one, {"scoring": self.scoring})
-            return Ranking(
-                positions=answer.order,
-                decided=len(answer.order),
-                prompt_tokens=answer.prompt_tokens,
-                completion_tokens=answer.completion_tokens,
-                latency_s=answer.wall_ms / 1e3,
-            )
-
-        return _load(self.server.url, send, workloads, concurrency)
+        orders: dict[List, tuple[int, ...]] = {}
+        sender = reranks(
+            self.server.url,
+            {"scoring": self.scoring},
+            lambda asked, ranking: orders.update({asked: ranking.order}),
+        )
+        load = asyncio.run(_load(sender, lists, concurrency, self.model))
+        return _run(load, [(orders[one], len(orders[one])) for one in lists])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +77,18 @@ class VllmWithClient:
         """See System."""
         return self.server.pid
 
-    def rank(self, workloads: Sequence[Workload], concurrency: int) -> Run:
+    def rank(self, lists: Sequence[List], concurrency: int) -> Run:
         """See System."""
 
-        async def send(http: httpx.AsyncClient, one: Workload) -> Ranking:
-            return await rank_by_completion(http, self.model, one.query, one.passages)
+        read: dict[List, tuple[tuple[int, ...], int]] = {}
 
-        return _load(self.server.url, send, workloads, concurrency)
+        def keep(asked: List, text: str) -> None:
+            positions, decided = card_ranking(text, len(asked.passages))
+            read[asked] = tuple(positions), decided
+
+        sender = Completions(self.server.url, _card_body, keep)
+        load = asyncio.run(_load(sender, lists, concurrency, self.model))
+        return _run(load, [read[one] for one in lists])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +104,30 @@ class Peft:
         """See System."""
         return self.pipeline.pid
 
-    def rank(self, workloads: Sequence[Workload], concurrency: int) -> Run:
+    def rank(self, lists: Sequence[List], concurrency: int) -> Run:
         """See System."""
-        return self.pipeline.rank(self.variant, workloads)
+        return self.pipeline.rank(self.variant, lists)
 
 
-class _Send(Protocol):
-    async def __call__(self, http: httpx.AsyncClient, one: Workload, /) -> Ranking: ...
+def _card_body(one: List) -> dict[str, Any]:
+    """The card's prompt, answered with free greedy text."""
+    return {
+        "prompt": card_prompt(one.query, one.passages),
+        "max_tokens": answer_tokens(len(one.passages)),
+    }
 
 
-def _load(url: str, send: _Send, workloads: Sequence[Workload], concurrency: int) -> Run:
-    async def measure() -> Run:
-        async with http_client(url) as http:
-            load = await closed_loop(
-                lambda number: send(http, workloads[number]), concurrency, len(workloads)
-            )
-        return Run(load.replies, load.wall_s)
+async def _load(sender: Sender | Completions, lists: Sequence[List], concurrency: int, model: str) -> Load:
+    async with sender:
+        return await closed_loop(sender, lists, concurrency, [model])
 
-    return asyncio.run(measure())
+
+def _run(load: Load, orders: Sequence[tuple[tuple[int, ...], int]]) -> Run:
+    """The lists' orders, each with how many of its places were decided, and what they took."""
+    return Run(
+        tuple(
+            Ranking(positions, decided, record.prompt_tokens, record.completion_tokens, record.service_s)
+            for record, (positions, decided) in zip(load.records, orders, strict=True)
+        ),
+        load.wall_s,
+    )

@@ -23,7 +23,7 @@ import httpx
 import psutil
 
 from benchmarks.baselines.child import Child
-from benchmarks.server import free_port
+from dear_serving.process.background import free_port
 
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 OUR_PACKAGE = "dear_serving."

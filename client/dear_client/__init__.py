@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dear_client.calls import RerankOptions, RerankRequest
 from dear_client.client import Client, RankStream
 from dear_client.errors import (
     AlreadyThere,
@@ -61,6 +60,7 @@ from dear_client.models import (
     Tenant,
     Usage,
 )
+from dear_client.options import RerankOptions, RerankRequest
 from dear_client.policy import Retry, Timeout
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from dear_client.administration import AdminCalls
-from dear_client.calls import Calls, RerankOptions, RerankRequest
+from dear_client.calls import Calls
 from dear_client.errors import ClientError
 from dear_client.events import Ranks
-from dear_client.exchange import Call, Failure, Plan, Reply, Send, Wait
+from dear_client.exchange import Call, Conversation, Failure, Reply, Send, Wait
 from dear_client.many import AHEAD, Counter, OnProgress, Ranked, call_of, checked
 from dear_client.models import Document, RankedDocument, Ranking
+from dear_client.options import RerankOptions, RerankRequest
 from dear_client.policy import Retry, Timeout
 from dear_client.wire import Wire
 
@@ -40,10 +41,12 @@ class _Driver:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self.http = httpx.AsyncClient(transport=transport, limits=limits)
 
-    async def run(self, plan: Plan[T], send: Callable[[Send], Awaitable[Reply | Failure]] | None = None) -> T:
-        """The answer of a plan; raises ClientError. ``send`` in place of one that reads whole replies."""
+    async def run(
+        self, conversation: Conversation[T], send: Callable[[Send], Awaitable[Reply | Failure]] | None = None
+    ) -> T:
+        """Its result; raises ClientError. ``send`` in place of one that reads whole replies."""
         send = send or self._send
-        steps = plan.steps(self.wire.terms)
+        steps = conversation.steps(self.wire.terms)
         answer: Reply | Failure | None = None
         try:
             while True:
@@ -107,7 +110,7 @@ class _Awaiting(Generic[C]):
 
 
 def awaiting(
-    build: Callable[Concatenate[C, P], Plan[T]],
+    build: Callable[Concatenate[C, P], Conversation[T]],
 ) -> Callable[Concatenate[_Awaiting[C], P], Awaitable[T]]:
     """A method that makes a call, to be awaited, with the call's own signature and words."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
@@ -15,57 +15,19 @@ from pydantic import BaseModel, ValidationError
 from dear_client.errors import InvalidCall, InvalidRanking, UnexpectedReply
 from dear_client.exchange import Call, Reply, new_request_id, read_object
 from dear_client.models import Document, Model, Ranking
+from dear_client.options import RerankOptions, check_options
 
 M = TypeVar("M", bound=BaseModel)
 
-Strategy = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank"]
-Scoring = Literal["permutation", "generate", "first_token"]
-
-
-class RerankOptions(TypedDict, total=False):
-    """What may be said of a reranking. None, or left out, is the server's default.
-
-    - ``model``: an adapter's name or the base model's id.
-    - ``top_n``: how many are ranked and returned; all by default. Fewer is faster.
-    - ``strategy``: how lists over one window are ranked; ``window_size`` passages, ``step`` of ``sliding``.
-    - ``scoring``: ``permutation`` decodes identifiers, ``generate`` free text, ``first_token`` one pass.
-    - ``passes``: ranks averaged over so many shuffled orders.
-    - ``reasoning``: whether the model reasons before it ranks.
-    - ``deadline_s``: seconds after which the server answers with what is decided.
-    - ``max_passage_tokens``: where each passage is cut.
-    - ``rank_fields``: of documents that are objects, the fields the model reads, instead of ``text``.
-    - ``priority``: 0 (first) to 999 among requests that wait.
-    - ``request_id``: the id in the server's logs, instead of a random one.
-    """
-
-    model: str | None
-    top_n: int | None
-    strategy: Strategy | None
-    window_size: int | None
-    step: int | None
-    scoring: Scoring | None
-    passes: int | None
-    reasoning: bool | None
-    deadline_s: float | None
-    max_passage_tokens: int | None
-    rank_fields: Sequence[str] | None
-    priority: int | None
-    request_id: str | None
-
-
-class RerankRequest(RerankOptions):
-    """One reranking of many: a query with its documents, and options of its own."""
-
-    query: str
-    documents: Sequence[Document]
-
-
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-_OPTIONS = RerankOptions.__annotations__
-_READ_HERE: dict[str, tuple[type, ...]] = {"top_n": (int,), "deadline_s": (int, float), "request_id": (str,)}
-"""Options that mean something to the client itself; the server judges the rest."""
-
-_OURS = ("strategy", "window_size", "step", "scoring", "passes", "reasoning")
+_PLACES = {
+    "model": "model",
+    "top_n": "top_n",
+    "rank_fields": "rank_fields",
+    "max_passage_tokens": "max_tokens_per_doc",
+    "priority": "priority",
+}
+"""Options with a field of their own in the body. Every other option goes into its ``dear``."""
 
 
 class Calls:
@@ -87,8 +49,8 @@ class Calls:
             query: what is looked for.
             documents: texts, or objects with a ``text``; whatever else an object holds stays here, and the
                 object itself comes back in ``RankedDocument.document``.
-            options: see RerankOptions: model, top_n, strategy, window_size, step, scoring, passes, reasoning,
-                deadline_s, max_passage_tokens, rank_fields, priority, request_id.
+            options: those of RerankOptions:
+                {options}.
 
         Returns:
             The documents, best first.
@@ -128,6 +90,11 @@ class Calls:
         return Call("GET", "/ready", _check_object)
 
 
+if Calls.rerank.__doc__:  # absent with python -OO
+    _names = textwrap.fill(", ".join(RerankOptions.__annotations__), 90).replace("\n", f"\n{' ' * 16}")
+    Calls.rerank.__doc__ = Calls.rerank.__doc__.replace("{options}", _names)
+
+
 def rerank_body(
     query: str, documents: Sequence[Document], model: str | None, options: RerankOptions
 ) -> dict[str, Any]:
@@ -141,39 +108,23 @@ def rerank_body(
         raise InvalidCall(f"query: a text is needed, not {type(query).__name__}")
     given = options.get("rank_fields")
     fields = None if given is None else _listed("rank_fields", given)
-    body: dict[str, Any] = {
-        "model": options.get("model") or model,
-        "query": query,
-        "documents": [_sent(document, fields, index) for index, document in enumerate(documents)],
-        "top_n": options.get("top_n"),
-        "rank_fields": fields,
-        "max_tokens_per_doc": options.get("max_passage_tokens"),
-        "priority": options.get("priority"),
-    }
-    ours: dict[str, Any] = {name: options.get(name) for name in _OURS}
-    deadline_s = options.get("deadline_s")
+    values: dict[str, Any] = {**options, "model": options.get("model") or model, "rank_fields": fields}
+    values.pop("request_id", None)
+    deadline_s = values.pop("deadline_s", None)
     if deadline_s is not None:
         if not 0 < deadline_s < math.inf:
             raise InvalidCall(f"deadline_s: {deadline_s} is not above 0")
-        ours["deadline_ms"] = max(1, round(deadline_s * 1e3))
-    body["dear"] = {name: value for name, value in ours.items() if value is not None} or None
-    return {name: value for name, value in body.items() if value is not None}
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse options that do not exist, and those that the client itself could not read.
-
-    Raises:
-        InvalidCall: names the option, and what it may have been meant to be.
-    """
-    for name, value in options.items():
-        if name not in _OPTIONS:
-            close = difflib.get_close_matches(str(name), _OPTIONS, n=1)
-            raise InvalidCall(
-                f"there is no option {name!r}" + (f"; do you mean {close[0]!r}?" if close else "")
-            )
-        if value is not None and not isinstance(value, _READ_HERE.get(name, object)):
-            raise InvalidCall(f"{name}: it cannot be of type {type(value).__name__}")
+        values["deadline_ms"] = max(1, round(deadline_s * 1e3))
+    body: dict[str, Any] = {
+        "query": query,
+        "documents": [_sent(document, fields, index) for index, document in enumerate(documents)],
+    }
+    dear: dict[str, Any] = {}
+    for name, value in values.items():
+        if value is not None:
+            place = body if name in _PLACES else dear
+            place[_PLACES.get(name, name)] = value
+    return body | {"dear": dear} if dear else body
 
 
 def _listed(name: str, value: object) -> list[Any]:

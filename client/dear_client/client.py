@@ -13,12 +13,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from dear_client.administration import AdminCalls
-from dear_client.calls import Calls, RerankOptions, RerankRequest
+from dear_client.calls import Calls
 from dear_client.errors import ClientError
 from dear_client.events import Ranks
-from dear_client.exchange import Call, Failure, Plan, Reply, Send, Wait
+from dear_client.exchange import Call, Conversation, Failure, Reply, Send, Wait
 from dear_client.many import AHEAD, Counter, OnProgress, Ranked, call_of, checked
 from dear_client.models import Document, RankedDocument, Ranking
+from dear_client.options import RerankOptions, RerankRequest
 from dear_client.policy import Retry, Timeout
 from dear_client.wire import Wire
 
@@ -44,13 +45,13 @@ class _Driver:
 
     def run(
         self,
-        plan: Plan[T],
+        conversation: Conversation[T],
         send: Callable[[Send], Reply | Failure] | None = None,
         wait: Callable[[float], object] = time.sleep,
     ) -> T:
-        """The answer of a plan; raises ClientError. ``send`` in place of one that reads whole replies."""
+        """Its result; raises ClientError. ``send`` in place of one that reads whole replies."""
         send = send or self._send
-        steps = plan.steps(self.wire.terms)
+        steps = conversation.steps(self.wire.terms)
         answer: Reply | Failure | None = None
         try:
             while True:
@@ -109,7 +110,7 @@ class _Blocking(Generic[C]):
 
 
 def blocking(
-    build: Callable[Concatenate[C, P], Plan[T]],
+    build: Callable[Concatenate[C, P], Conversation[T]],
 ) -> Callable[Concatenate[_Blocking[C], P], T]:
     """A method that makes a call and waits for its answer, with the call's own signature and words."""
 
@@ -201,7 +202,7 @@ class Client(_Blocking[Calls]):
         """Rank many lists, ``concurrency`` at a time; yields in their order, each as soon as it may.
 
         ``requests`` is read as it is worked off, a little ahead. An error takes the place of its ranking, and
-        the rest goes on; an error of ``requests`` itself ends it. ``progress`` is told after each request,
+        the rest goes on; an error of ``requests`` itself ends it. ``progress`` is called after each request,
         from any thread. Whoever stops early waits for the requests in flight; no other is begun.
         """
         counter, stopped = Counter(progress), threading.Event()

@@ -57,7 +57,7 @@ class Failure:
     """An attempt that brought no whole reply.
 
     Args:
-        error: what a caller is told where nothing is tried again.
+        error: raised where nothing is retried.
         was_sent: whether the server may have taken the request.
     """
 
@@ -77,7 +77,7 @@ def new_request_id() -> str:
     return f"{_IDS.getrandbits(128):032x}"
 
 
-class Plan(Protocol[T_co]):
+class Conversation(Protocol[T_co]):
     """Something to ask of a server, in one request or several."""
 
     def steps(self, terms: Terms) -> Generator[Step, Outcome | None, T_co]:

@@ -1,4 +1,4 @@
-"""Many rerankings at once: what both clients agree on."""
+"""Many rerankings at once: the part that both clients share."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from dear_client.calls import Calls, RerankRequest, check_options
+from dear_client.calls import Calls
 from dear_client.errors import ClientError, InvalidCall
 from dear_client.exchange import Call
 from dear_client.models import Ranking
+from dear_client.options import RerankRequest, check_options
 
 Ranked: TypeAlias = Ranking | ClientError
-"""What became of one of many requests."""
+"""The result of one of many requests."""
 
 AHEAD = 4
 """How many times ``concurrency`` requests may be begun before the first of them has been taken."""
@@ -31,7 +32,7 @@ OnProgress: TypeAlias = Callable[[Progress], Any]
 
 
 class Counter:
-    """Counts what is done, from any thread, and tells it on."""
+    """Counts what is done, from any thread, and reports it."""
 
     def __init__(self, tell: OnProgress | None) -> None:
         self._tell = tell

@@ -1,4 +1,4 @@
-"""What the server answers, as pydantic models. Fields that a newer server adds are kept, not refused."""
+"""The server's replies, as pydantic models. Fields that a newer server adds are kept, not refused."""
 
 from __future__ import annotations
 
@@ -25,16 +25,21 @@ class Usage(_Reply):
 
 
 class Repairs(_Reply):
-    """What had to be mended in the model's answers, counted over all windows."""
+    """Repairs of the model's answers, counted over all windows."""
 
     repeated: int = 0
     missing: int = 0
     out_of_range: int = 0
     unparseable: int = 0
 
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.repeated + self.missing + self.out_of_range + self.unparseable
+
 
 class Details(_Reply):
-    """How the order came about; times in milliseconds, the slowest window of each round added up."""
+    """How the documents were ranked; times in milliseconds, the slowest window of each round summed."""
 
     strategy: str
     strategy_reason: str | None = None

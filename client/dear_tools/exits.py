@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 FAILED = 1
-"""Nothing came of it: the sentence says why. (2 is a usage error, as typer gives it.)"""
+"""Failed: the sentence says why. (2 is a usage error, as typer gives it.)"""
 
 PARTLY = 3
-"""Done, but for what was named on stderr."""
+"""Done, except for what was named on stderr."""
 
 MISSED = 4
-"""Done, and the result misses what was asked of it: an objective, or valid orders."""
+"""Done, but an objective was missed or an order was invalid."""
 
 
 class ToolError(Exception):

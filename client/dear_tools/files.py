@@ -1,4 +1,4 @@
-"""Reading and writing files so that what goes wrong is said in a sentence, and nothing is half there."""
+"""Reading and writing files so that errors are one sentence, and no file is ever half written."""
 
 from __future__ import annotations
 
@@ -24,6 +24,25 @@ def read_text(path: Path) -> str:
         raise ToolError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
     except UnicodeDecodeError as error:
         raise ToolError(f"{path} is not UTF-8 text (byte {error.start})") from None
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, without their ends, counted from 1.
+
+    Only a line feed ends a line: texts may hold every other separator.
+
+    Raises:
+        ToolError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+    except OSError as error:
+        raise ToolError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise ToolError(f"{path} is not UTF-8 text") from None
 
 
 @contextlib.contextmanager

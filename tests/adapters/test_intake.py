@@ -120,6 +120,7 @@ def upload(folder: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.integration
 def test_a_url_under_a_source_is_taken_in(slash: str, place: Place, s3: str) -> None:
     upload(place.root / "legal", f"{s3}models/legal")
     store = Store(f"{s3}store")
@@ -214,6 +215,7 @@ def test_a_url_under_no_source_is_refused(source: str, place: Place) -> None:
         assert "is not under one of adapters.sources" in place.refusal(source, sources=sources)
 
 
+@pytest.mark.integration
 def test_a_url_under_a_source_that_holds_nothing_is_refused(place: Place, s3: str) -> None:
     assert "No such file" in place.refusal(f"{s3}legal", sources=(s3,))
     upload(place.root / "legal", f"{s3}legal")

@@ -850,7 +850,7 @@ def do(adapters: Adapters, step: Step, seen: list[Revision]) -> None:
         words[action](said)
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(database=None)
 @given(
     steps=st.lists(
         st.tuples(

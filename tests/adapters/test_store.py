@@ -19,7 +19,7 @@ from dear_serving.errors import SettingsError, StoreUnavailable
 from tests.support.adapters import tiny_adapter
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.integration)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of a store that is empty."""
     if request.param == "folder":
@@ -218,6 +218,7 @@ def test_a_folder_that_cannot_be_written_is_unavailable(
         store.fetch(name, cache)
 
 
+@pytest.mark.integration
 def test_a_server_that_does_not_answer_is_said_soon(
     unreachable_s3: str, folder: Path, name: str, cache: Path
 ) -> None:
@@ -230,6 +231,7 @@ def test_a_server_that_does_not_answer_is_said_soon(
     assert time.monotonic() - since_s < 5
 
 
+@pytest.mark.integration
 def test_a_bucket_that_is_not_there_is_unavailable(s3: str, folder: Path, name: str, cache: Path) -> None:
     store = Store("s3://nowhere-at-all/adapters")
     with pytest.raises(StoreUnavailable):

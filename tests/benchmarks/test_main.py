@@ -20,7 +20,7 @@ class FakeServer:
 
     events: ClassVar[list[str]] = []
 
-    def __init__(self, log: Path, config: Path) -> None:
+    def __init__(self, config: Path, log: Path) -> None:
         self.config = config
 
     def start(self) -> None:

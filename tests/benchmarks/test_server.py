@@ -1,12 +1,8 @@
-"""What the benchmarks' server makes of /metrics, and of a server that does not start."""
+"""What the benchmarks' server reads from /metrics."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from benchmarks.server import Server, ServerFailed, parse_metrics
+from benchmarks.server import parse_metrics
 
 METRICS = """\
 # HELP dear_requests_total Requests answered.
@@ -31,17 +27,3 @@ def test_samples_are_summed_over_their_labels() -> None:
         "vllm:iteration_tokens_total_sum": 644.0,
         "vllm:kv_cache_usage_perc": 0.25,
     }
-
-
-def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
-    config = tmp_path / "wrong.yaml"
-    config.write_text("nonsense: 1\n")
-    with pytest.raises(ServerFailed, match="nonsense"):
-        Server(tmp_path / "output.log", config).start()
-
-
-def test_what_does_not_run_has_no_pid_and_stops_in_peace(tmp_path: Path) -> None:
-    server = Server(tmp_path / "output.log")
-    server.stop()
-    with pytest.raises(ServerFailed, match="does not run"):
-        _ = server.pid

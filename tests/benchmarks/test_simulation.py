@@ -15,12 +15,13 @@ from benchmarks.simulation import GUMBEL_VARIANCE, SHARES, VARIANCE, Noise, Topi
 
 
 def write_lists(folder: Path, grades: dict[str, int], topics: tuple[str, ...] = ("7",)) -> Path:
-    """Candidates of 100 passages a topic, docids d0 to d99, and judgements of topic 7."""
+    """Candidates of 100 passages a topic, docids d0 to d99, and judgements of topics below 8."""
     hits = [{"docid": f"d{place}", "content": "text"} for place in range(100)]
     lists = [{"query": "q", "hits": [hit | {"qid": topic} for hit in hits]} for topic in topics]
     path = folder / "bm25_top100.json"
     path.write_text(json.dumps(lists))
-    lines = [f"7 Q0 {passage} {grade}" for passage, grade in grades.items()]
+    judged = [topic for topic in topics if topic < "8"]
+    lines = [f"{topic} Q0 {passage} {grade}" for topic in judged for passage, grade in grades.items()]
     (folder / "qrels.txt").write_text("\n".join(lines))
     return path
 
@@ -60,7 +61,7 @@ def test_lists_that_are_not_there_skip_the_simulation(tmp_path: Path) -> None:
 
 def test_arms_are_compared_topic_by_topic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     grades = {f"d{place}": 3 if place % 9 == 0 else 1 for place in range(99)}
-    monkeypatch.setattr(simulation, "DL19", write_lists(tmp_path, grades, ("7", "7", "7")))
+    monkeypatch.setattr(simulation, "DL19", write_lists(tmp_path, grades, ("5", "6", "7")))
     said: list[str] = []
     found = simulation.simulate(Context(True, 0, tmp_path, said.append))
     assert len(said) == len(found["settings"]) == len(SHARES)
@@ -79,7 +80,7 @@ def test_arms_are_compared_topic_by_topic(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_an_oracle_without_noise_finds_the_best(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     grades = {f"d{place}": 3 for place in range(5, 100, 19)}
-    monkeypatch.setattr(simulation, "DL19", write_lists(tmp_path, grades, ("7", "7")))
+    monkeypatch.setattr(simulation, "DL19", write_lists(tmp_path, grades, ("6", "7")))
     monkeypatch.setattr(simulation, "VARIANCE", 1e-6)
     found = simulation.simulate(Context(True, 0, tmp_path, lambda _: None))
     for setting in found["settings"]:

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from dear_client import Client
 from dear_serving.cli import doctor
 from dear_serving.cli.doctor import (
-    Finding,
     check_gpus,
     check_machine,
     check_packages,
@@ -24,6 +23,8 @@ from dear_serving.cli.doctor import (
 from dear_serving.cli.main import app
 from dear_serving.gateway.state import GatewayState
 from dear_serving.settings import Settings, load_settings
+from dear_tools import doctor as server_checks
+from dear_tools.doctor import Finding
 from tests.conftest import CPU_CONFIG, InProcess
 
 
@@ -36,7 +37,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def server(gateway: GatewayState, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server in this process answers."""
-    monkeypatch.setattr(doctor, "Client", partial(Client, transport=InProcess(gateway)))
+    monkeypatch.setattr(server_checks, "Client", partial(Client, transport=InProcess(gateway)))
 
 
 def run(*arguments: str, code: int = 0) -> dict[str, Finding]:
@@ -87,7 +88,7 @@ def test_a_server_that_was_named_and_does_not_answer_is_wrong_else_a_note() -> N
 def test_a_key_that_does_not_work_is_wrong(
     with_tenants: GatewayState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "Client", partial(Client, transport=InProcess(with_tenants)))
+    monkeypatch.setattr(server_checks, "Client", partial(Client, transport=InProcess(with_tenants)))
     found = run("--api-key", "dear_x", code=1)
     assert found["server"].state == "ok"
     assert found["key"].advice == "set DEAR_API_KEY; dear keys create makes one"

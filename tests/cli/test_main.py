@@ -13,6 +13,8 @@ import pytest
 from dear_serving import __version__
 from tests.conftest import CPU_CONFIG, ROOT
 
+pytestmark = pytest.mark.integration
+
 # Runs the command where only some packages can be imported: the standard library, those named, and ours.
 WITHOUT = """
 import importlib.metadata, json, sys

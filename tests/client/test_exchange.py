@@ -37,8 +37,8 @@ from dear_client.administration import AdminCalls
 from dear_client.calls import Calls
 from dear_client.exchange import (
     Call,
+    Conversation,
     Failure,
-    Plan,
     Reply,
     Send,
     Terms,
@@ -77,15 +77,15 @@ class Talk:
 
 
 def talk(
-    plan: Plan[Any],
+    conversation: Conversation[Any],
     *outcomes: Reply | Failure,
     retry: Retry | None = None,
     timeout: Timeout | None = None,
     each_s: float = 0.0,
 ) -> Talk:
-    """Drive a plan by a clock of its own; every attempt takes ``each_s``."""
+    """Drive a conversation by a clock of its own; every attempt takes ``each_s``."""
     done, now = Talk(), [1000.0]
-    steps = plan.steps(Terms(URL, timeout or Timeout(), retry or Retry(), lambda: now[0]))
+    steps = conversation.steps(Terms(URL, timeout or Timeout(), retry or Retry(), lambda: now[0]))
     left: Iterator[Reply | Failure] = iter(outcomes)
     answer: Reply | Failure | None = None
     try:

@@ -12,6 +12,8 @@ from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.integration
+
 MOST_MS = 150.0
 
 ALONE = """

@@ -91,6 +91,7 @@ def test_figures_are_medians_of_pairs() -> None:
     assert throughput(times, 100) == {"httpx_per_s": 5000.0, "client_per_s": 3846.2, "ratio": 0.909}
 
 
+@pytest.mark.integration
 def test_everything_is_measured() -> None:
     figures = measure(calls=2, requests=4, pairs=1)
     assert {name: sorted(found) for name, found in figures.items()} == {

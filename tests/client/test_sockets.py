@@ -28,6 +28,8 @@ from tests.client.conftest import Connect
 from tests.client.raw_server import Asked, RawServer, Script, failure, http, rank_all, ranking
 from tests.client.test_events import ODD, event, rank, stream
 
+pytestmark = pytest.mark.integration
+
 Serve = Callable[[Script], RawServer]
 
 ONCE = Retry(attempts=1)

@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import dear_client
 from dear_client.calls import Calls
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.integration
 
 GOOD = """
 from collections.abc import Iterator

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,75 +16,36 @@ import psutil
 import pytest
 import yaml
 
+from dear_serving.process.background import BackgroundServer
 from tests.conftest import CPU_CONFIG, ROOT
 
-START_TIMEOUT_S = 280
 STOP_TIMEOUT_S = 10
 ADMIN_KEY = "the-administrators"
 
 
-class Server:
-    """A ``dear serve`` in the background; its output is kept in a file."""
-
-    def __init__(self, log: Path, config: Path = CPU_CONFIG, env: dict[str, str] | None = None) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "dear_serving",
-                    "serve",
-                    "--config",
-                    str(config),
-                    "--port",
-                    str(self.port),
-                ],
-                cwd=ROOT,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"DEAR_REGISTRY_URL": f"sqlite:///{log}.registry.db"} | (env or {}),
-            )
-
-    def wait_until_ready(self) -> None:
-        """Return when /ready answers; fail with the server's output where it does not."""
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline_s:
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                if httpx.get(f"{self.url}/ready", timeout=10).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.5)
-        raise AssertionError(f"not ready after {START_TIMEOUT_S} s:\n{self.log.read_text()}")
+class Server(BackgroundServer):
+    """A server under test: what it prints can be waited for, and what it started can be looked at."""
 
     def wait_for_line(self, text: str, timeout_s: float = 60) -> None:
         """Return when the output has ``text``."""
         deadline_s = time.monotonic() + timeout_s
-        while text not in self.log.read_text():
-            assert time.monotonic() < deadline_s, self.log.read_text()
+        while text not in self.output():
+            assert time.monotonic() < deadline_s, self.output()
             time.sleep(0.1)
 
     def descendants(self) -> list[psutil.Process]:
         """Every process the server started, itself left out."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def stop(self, number: int = signal.SIGINT) -> float:
-        """Send a signal; seconds until the process has ended."""
+    def check_stop(self, number: int = signal.SIGINT) -> None:
+        """Send a signal: within ten seconds it has ended well, and nothing that it started is left."""
+        started = self.descendants()
+        assert started
         started_s = time.monotonic()
-        self.process.send_signal(number)
-        self.process.wait(STOP_TIMEOUT_S * 2)
-        return time.monotonic() - started_s
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        self.stop(number)
+        assert time.monotonic() - started_s < STOP_TIMEOUT_S
+        assert self.process.returncode == 0
+        assert running(started) == []
 
 
 def running(processes: list[psutil.Process]) -> list[str]:
@@ -132,21 +91,16 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[Server]:
-    """The server under test. Its stop is checked as well: within ten seconds, nothing left behind."""
+    """The server of all tests that leave it as it was. Its stop is checked as well."""
     log = tmp_path_factory.mktemp("server") / "output.log"
-    server = Server(log, config, {"DEAR_ADMIN_KEY": ADMIN_KEY})
+    server = Server(config, log, {"DEAR_ADMIN_KEY": ADMIN_KEY})
+    server.start()
     try:
-        server.wait_until_ready()
         yield server
-        started = server.descendants()
-        assert len(started) > 3
-        seconds = server.stop()
-        assert seconds < STOP_TIMEOUT_S
-        assert server.process.returncode == 0
-        assert running(started) == []
+        assert len(server.descendants()) > 3
+        server.check_stop()
     finally:
-        if server.process.poll() is None:
-            server.process.kill()
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Several engines: a server of its own, before the suite's one starts, for memory and time."""
+"""Several engines, on a server of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 from tests.e2e.conftest import ADMIN_KEY, Admin, Server, order_of
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def test_two_engines_take_every_revision_and_answer_alike(config: Path, tmp_path: Path) -> None:
@@ -19,10 +19,9 @@ def test_two_engines_take_every_revision_and_answer_alike(config: Path, tmp_path
     data["engine"]["replicas"] = 2
     data["ranking"] = {}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(data))
-    server = Server(tmp_path / "output.log", tmp_path / "config.yaml", {"DEAR_ADMIN_KEY": ADMIN_KEY})
-    admin = Admin(server.url)
-    try:
-        server.wait_until_ready()
+    server = Server(tmp_path / "config.yaml", tmp_path / "output.log", {"DEAR_ADMIN_KEY": ADMIN_KEY})
+    with server:
+        admin = Admin(server.url)
         with admin.http, httpx.Client(base_url=server.url, timeout=60) as http:
             for source in ("legal", "medical"):
                 revision = admin.register("both", source, activate=True).json()
@@ -42,7 +41,4 @@ def test_two_engines_take_every_revision_and_answer_alike(config: Path, tmp_path
                 for _ in range(2)
             ]
             assert orders[0] == orders[1]
-        assert server.stop() < 20
-    finally:
-        if server.process.poll() is None:
-            server.process.kill()
+        server.check_stop()

@@ -37,6 +37,7 @@ def variant(folder: Path, *changes: tuple[str, str]) -> Path:
     return path
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -59,6 +60,7 @@ def test_a_wrong_config_ends_at_once_with_one_sentence(
     assert done.stdout == ""
 
 
+@pytest.mark.integration
 def test_a_missing_config_and_a_port_in_use_end_at_once_with_one_sentence() -> None:
     missing = dear("serve", "--config", "nowhere.yaml")
     assert missing.returncode == 1
@@ -73,6 +75,7 @@ def test_a_missing_config_and_a_port_in_use_end_at_once_with_one_sentence() -> N
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.integration
 def test_help_names_every_command() -> None:
     done = dear("--help")
     assert done.returncode == 0
@@ -83,11 +86,12 @@ def test_help_names_every_command() -> None:
 @pytest.mark.e2e
 def test_an_engine_that_cannot_start_ends_with_one_sentence_and_no_process(tmp_path: Path) -> None:
     config = variant(tmp_path, ("dtype: bfloat16", "dtype: complex64"))
-    server = Server(tmp_path / "output.log", config)
+    server = Server(config, tmp_path / "output.log")
+    server.spawn()
     server.wait_for_line("starting vLLM")
     started = server.descendants()
     assert server.process.wait(120) == 1
-    output = server.log.read_text()
+    output = server.output()
     assert "dear: cannot start: " in output
     assert "complex64" in output.splitlines()[-1]
     assert "Traceback" not in output
@@ -95,34 +99,33 @@ def test_an_engine_that_cannot_start_ends_with_one_sentence_and_no_process(tmp_p
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 @pytest.mark.parametrize("moment", ["starting Ray", "starting vLLM"])
 def test_ctrl_c_while_starting_leaves_no_process(tmp_path: Path, moment: str) -> None:
-    server = Server(tmp_path / "output.log")
+    server = Server(CPU_CONFIG, tmp_path / "output.log")
+    server.spawn()
     server.wait_for_line(moment)
     time.sleep(3)
-    started = server.descendants()
-    assert started
-    assert server.stop(signal.SIGINT) < STOP_TIMEOUT_S
-    assert running(started) == []
+    server.check_stop(signal.SIGINT)
 
 
 @pytest.mark.e2e
 def test_sigterm_stops_a_server_whose_shell_ignores_sigint(tmp_path: Path) -> None:
+    server = Server(CPU_CONFIG, tmp_path / "output.log")
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for background jobs
     try:
-        server = Server(tmp_path / "output.log")
+        server.spawn()
     finally:
         signal.signal(signal.SIGINT, handler)
     server.wait_for_line("starting vLLM")
-    started = server.descendants()
-    assert server.stop(signal.SIGTERM) < STOP_TIMEOUT_S
-    assert "dear: stopping" in server.log.read_text()
-    assert running(started) == []
+    server.check_stop(signal.SIGTERM)
+    assert "dear: stopping" in server.output()
 
 
 @pytest.mark.e2e
 def test_a_server_process_that_crashes_while_starting_leaves_no_process(tmp_path: Path) -> None:
-    server = Server(tmp_path / "output.log")
+    server = Server(CPU_CONFIG, tmp_path / "output.log")
+    server.spawn()
     server.wait_for_line("starting vLLM")
     time.sleep(6)
     started = server.descendants()

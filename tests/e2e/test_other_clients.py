@@ -207,7 +207,7 @@ def clients(
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            [str(clients_python), str(ROOT / "tests" / "clients" / "calls.py")],
+            [str(clients_python), str(ROOT / "tests" / "support" / "other_clients.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -330,7 +330,8 @@ class Place:
             "Content-Type: application/json",
             "Content-Length: 100",
         ]
-        self._connection = socket.create_connection(("127.0.0.1", self._server.port))
+        url = httpx.URL(self._server.url)
+        self._connection = socket.create_connection((url.host, url.port))
         self._connection.sendall("\r\n".join([*head, "", "{"]).encode())
         self._wait_until(lambda: metric(self._http, "dear_requests_in_flight") == 1)
 

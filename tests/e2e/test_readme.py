@@ -10,8 +10,9 @@ import sys
 
 import pytest
 
+from dear_serving.process.background import free_port
 from tests.conftest import ROOT
-from tests.e2e.conftest import Server, free_port
+from tests.e2e.conftest import Server
 
 README = (ROOT / "README.md").read_text()
 ADDRESS = "http://127.0.0.1:8000"

@@ -10,7 +10,7 @@ import pytest
 from dear_serving.cli.demo import EXAMPLES
 from tests.e2e.conftest import Server
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 BODY = {"model": "legal", "query": EXAMPLES[0].query, "documents": EXAMPLES[0].passages}
 

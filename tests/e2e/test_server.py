@@ -15,9 +15,9 @@ import openai
 import pytest
 from cohere.core.api_error import ApiError
 
-from benchmarks.demo_model import examples as demo_examples
-from benchmarks.demo_model.metrics import pair_counts
-from benchmarks.demo_model.relevance import NOTIONS
+from configs.demo.maker import examples as demo_examples
+from configs.demo.maker.metrics import pair_counts
+from configs.demo.maker.relevance import NOTIONS
 from dear_serving.cli.demo import EXAMPLES, Example
 from tests.e2e.conftest import Server
 
@@ -456,7 +456,7 @@ def test_metrics_of_gateway_and_engine_are_there(http: httpx.Client) -> None:
 
 
 def test_the_server_says_little_and_no_passage_text(server: Server) -> None:
-    output = server.log.read_text()
+    output = server.output()
     assert f"ready at {server.url}" in output
     assert "Edison" not in output
     assert "Traceback" not in output

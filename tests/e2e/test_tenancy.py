@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import logging
@@ -80,7 +81,23 @@ def test_what_an_administrator_does_wrong_is_one_sentence(server: Server) -> Non
     assert keyless.stderr == "dear: set DEAR_ADMIN_KEY to the key that the server was started with\n"
 
 
-BURST_REQUESTS = int(os.environ.get("DEAR_TEST_BURST", "250"))
+async def test_a_tenant_is_answered_before_the_burst_of_another_is(server: Server) -> None:
+    """Its requests come when all of the burst wait, and are answered when most of the burst still do."""
+    quiet, loud = new_tenant(server, "considerate"), new_tenant(server, "hasty")
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as http:
+
+        async def rank(number: int, headers: dict[str, str]) -> int:
+            return (await http.post("/v2/rerank", json=passages(number), headers=headers)).status_code
+
+        burst = [asyncio.create_task(rank(20_000 + number, loud)) for number in range(80)]
+        await asyncio.wait(burst, return_when=asyncio.FIRST_COMPLETED)
+        assert await asyncio.gather(*(rank(21_000 + number, quiet) for number in range(4))) == [200] * 4
+        assert sum(task.done() for task in burst) < 40
+        assert set(await asyncio.gather(*burst)) == {200}
+
+
+BURST_REQUESTS = 500
 BURST = """
 import asyncio, json, sys, httpx
 from tests.e2e.test_tenancy import passages
@@ -97,6 +114,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.long
 def test_a_burst_does_not_hold_up_another_tenant(server: Server) -> None:
     """Four callers of the quiet tenant rank all the time: alone, then while the burst lasts."""
     quiet, loud = new_tenant(server, "quiet"), new_tenant(server, "loud")

@@ -13,8 +13,8 @@ import pytest
 
 from dear_serving.errors import PayloadTooLarge, RateLimited
 from dear_serving.gateway.budgets import Budgets
+from dear_serving.process.background import free_port
 from dear_serving.tenancy.tenants import Limits, Tenant
-from tests.e2e.conftest import free_port
 
 
 def tenant(name: str = "acme", requests: int | None = None, tokens: int | None = None) -> Tenant:
@@ -94,6 +94,7 @@ async def gateways(redis: tuple[str, object]) -> AsyncIterator[tuple[Budgets, Bu
         await one.close()
 
 
+@pytest.mark.integration
 async def test_gateways_with_a_redis_count_together(gateways: tuple[Budgets, Budgets]) -> None:
     one, other = gateways
     acme = tenant("together", requests=3, tokens=100)

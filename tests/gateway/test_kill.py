@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from sqlalchemy import update
 
 from dear_serving.adapters.configured import register_configured
 from dear_serving.adapters.heartbeats import Heartbeats
@@ -24,6 +25,7 @@ from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.registry.database import open_database
+from dear_serving.registry.tables import GatewayRow, ReplicaRow
 from dear_serving.replica.adapter_sync import AdapterSync
 from dear_serving.settings import load_settings
 from tests.conftest import CPU_CONFIG, LEGAL, ROOT, client_of, settings_in
@@ -158,32 +160,53 @@ def cut(point: str) -> None:
     setattr(owner, name, call_later if asyncio.iscoroutinefunction(inner) else call)
 
 
+def kill_at_every_point(folder: Path) -> None:
+    """Make a server for each point, in a process of its own, and say how it ended.
+
+    The processes are forks, since what takes seconds is to import all that a server needs; the tokenizer
+    imports its library when it is loaded.
+    """
+    settings = load_settings(CPU_CONFIG)
+    assert settings.model.source is not None
+    load_tokenizer(settings.model.source)
+    for number, point in enumerate(POINTS):
+        process = os.fork()
+        if process == 0:
+            asyncio.run(work(folder / str(number), point))
+            os._exit(0)
+        say(str(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])))
+
+
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Path]]]:
-    """For each point the folder of a server that was killed there; they are killed beside the tests."""
-    code = "import asyncio, sys, pathlib; from tests.gateway.test_kill import work; "
-    code += "asyncio.run(work(pathlib.Path(sys.argv[1]), sys.argv[2]))"
-
-    def kill(point: str) -> Path:
-        folder = tmp_path_factory.mktemp("killed")
-        command = [sys.executable, "-c", code, str(folder), point]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-        assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "ready\n"), ended.stderr
-        return folder
-
-    with ThreadPoolExecutor(2) as pool:
-        yield {point: pool.submit(kill, point) for point in POINTS}
+def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """For each point the folder of a server that was killed there."""
+    folder = tmp_path_factory.mktemp("killed")
+    code = "import sys, pathlib; from tests.gateway.test_kill import kill_at_every_point; "
+    code += "kill_at_every_point(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(folder)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert ended.stdout.split() == ["ready", str(-signal.SIGKILL)] * len(POINTS), ended.stderr
+    return {point: folder / str(number) for number, point in enumerate(POINTS)}
 
 
+def last_heard(folder: Path, ago_s: float) -> None:
+    """Make all heartbeats of a registry that old."""
+    database = open_database(f"sqlite:///{folder / 'registry.db'}")
+    with database.writing() as session:
+        for row in (GatewayRow, ReplicaRow):
+            session.execute(update(row).values(seen_s=time.time() - ago_s))
+    database.close()
+
+
+@pytest.mark.integration
+@pytest.mark.xdist_group("kill")  # one process makes all the killed servers
 @pytest.mark.parametrize("point", POINTS)
 async def test_after_a_kill_the_registry_is_whole_and_the_service_answers(
-    point: str, killed: dict[str, Future[Path]], monkeypatch: pytest.MonkeyPatch
+    point: str, killed: dict[str, Path]
 ) -> None:
-    # The killed server counts as alive for a while, and what it may use is kept for it.
-    monkeypatch.setattr("dear_serving.adapters.heartbeats._EXPIRES_S", 2.5)
-    for module in ("replica.adapter_sync", "gateway.catalog"):
-        monkeypatch.setattr(f"dear_serving.{module}.HEARTBEAT_S", 0.5)
-    async with Server(await asyncio.wrap_future(killed[point])) as server:
+    # The killed server counts as alive for another second, and what it may use is kept for it.
+    last_heard(killed[point], ago_s=5.0)
+    async with Server(killed[point]) as server:
         await server.at_rest()
         adapter = server.adapters.get("legal")
         active = [one.id for one in adapter.revisions if one.state is State.ACTIVE]

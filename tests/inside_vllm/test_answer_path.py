@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dear_serving.inside_vllm.answer_path import TokenChoice, answer_path
@@ -166,7 +166,6 @@ def walks(draw: st.DrawFn) -> tuple[list[tuple[int, ...]], int, list[int], int]:
     return identifiers, needed, separator, draw(st.integers(0, 10_000))
 
 
-@settings(max_examples=400, deadline=None)
 @given(given_=walks())
 @example(given_=([(1,), (1, 1), (1, 1, 1)], 3, [90], 0))
 @example(given_=([(1,), (1, 2), (2,)], 2, [90, 90], 7))

@@ -8,6 +8,8 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from dear_serving.inside_vllm.cpu_lora import GroupedLora, Groups, group
 
+pytestmark = pytest.mark.integration
+
 SLOTS, RANK, INPUTS, SLICES = 3, 4, 16, (8, 24)
 MIXED = [0, 0, 2, -1, *[1] * 70, *[0] * 64, *[2, -1, 1] * 8]  # prompts and choices, as in a busy batch
 

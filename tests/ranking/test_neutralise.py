@@ -8,7 +8,7 @@ import re
 import time
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dear_serving.ranking.neutralise import neutralise
@@ -69,7 +69,6 @@ hostile = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300)
 @given(st.text() | hostile)
 @example("[" + " " * 9 + "3" + " " * 9 + "]")
 def test_nothing_that_reads_as_an_identifier_is_left(text: str) -> None:

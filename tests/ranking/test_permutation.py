@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dear_serving.ranking.permutation import Permutation, parse_permutation
@@ -36,7 +36,6 @@ answers = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
 @given(text=answers, count=st.integers(0, 120), first_identifier=st.sampled_from([0, 1]))
 def test_any_text_becomes_a_permutation(text: str, count: int, first_identifier: int) -> None:
     parsed = parse_permutation(text, count, first_identifier=first_identifier)
@@ -175,7 +174,7 @@ def test_one_passage_after_a_final_marker() -> None:
     assert parse_permutation(text, 1, first_identifier=1) == Permutation((0,), CLEAN, 1)
 
 
-LENGTH = 200_000
+LENGTH = 100_000
 HOSTILE = [
     *["[", "[ ", "[1", "[1 ", "]", "1", "1\n", "1. ", "1.\n", "\n", "1.1.", "[1]1. ", "[1] and ", " 1"],
     *["[1] > ", "[1] x ", "1)\t", "passage ", "passage #", "final ", "final ranking", "</think>"],
@@ -192,4 +191,4 @@ def test_hostile_text_takes_linear_time(piece: str, end: str) -> None:
     started = time.process_time()
     parse_permutation("[1]" + text, 20, first_identifier=1)
     parse_permutation("1." + text, 20, first_identifier=1)
-    assert time.process_time() - started < 4.0
+    assert time.process_time() - started < 1.0

@@ -27,7 +27,7 @@ LONG = "Thomas Edison invented the light bulb in 1879. " * 400
 
 templates = pytest.mark.parametrize("template", [PLAIN, CHAT], ids=["plain", "chat"])
 # The session fixtures are the same in every example.
-many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 wild = st.one_of(
     st.text(st.characters(), max_size=80),  # surrogates and controls included
     st.lists(
@@ -502,7 +502,6 @@ def test_an_end_string_that_is_a_control_token_becomes_one(either: BaseTokenizer
 wanted_tokens = st.lists(st.integers(0, 500), max_size=40)
 
 
-@settings(max_examples=300)
 @given(wanted=wanted_tokens, budget=st.integers(0, 5000))
 def test_shares_fit_the_budget_and_are_fair(wanted: list[int], budget: int) -> None:
     shares = share_budget(wanted, budget)

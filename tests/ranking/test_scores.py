@@ -7,7 +7,7 @@ import math
 import random
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dear_serving.ranking.scores import FIRST_STEP, RANK, Scores
@@ -140,7 +140,6 @@ log_probs = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     count=st.integers(2, 300) | st.sampled_from([999, 1000, 1001, 2000]),
     pool=log_probs,

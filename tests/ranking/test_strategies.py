@@ -7,7 +7,7 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dear_serving.ranking.strategies import STRATEGIES, joint, merge2, sliding, tourrank
@@ -36,7 +36,6 @@ def test_a_hundred_passages_cost_what_the_papers_say(name: str, expected: Cost) 
     assert cost(STRATEGIES[name](Sizes(100, 20, 10, 10))) == expected
 
 
-@settings(deadline=None)
 @given(sizes_of_lists())
 def test_single_takes_one_call(sizes: Sizes) -> None:
     calls = int(sizes.count > 1)
@@ -52,7 +51,6 @@ def test_single_needs_what_is_asked_for(top_n: int, needed: int) -> None:
 # sliding
 
 
-@settings(max_examples=200, deadline=None)
 @given(sizes_of_lists())
 def test_sliding_takes_the_calls_it_says(sizes: Sizes) -> None:
     _, batches = play(sliding(sizes), as_shown)
@@ -60,7 +58,6 @@ def test_sliding_takes_the_calls_it_says(sizes: Sizes) -> None:
     assert [len(batch.windows) for batch in batches] == [1] * calls
 
 
-@settings(max_examples=200, deadline=None)
 @given(sizes_of_lists(), st.randoms(use_true_random=False))
 def test_sliding_brings_what_the_windows_overlap_by_to_the_head(sizes: Sizes, random: object) -> None:
     truth = list(range(sizes.count))
@@ -115,7 +112,6 @@ def merge2_calls(count: int, window: int) -> list[int]:
     return [min(groups, count // 2), *merge2_calls(groups * max(1, window // groups), window)]
 
 
-@settings(max_examples=200, deadline=None)
 @given(sizes_of_lists(max_count=2000))
 def test_merge2_takes_the_calls_and_rounds_it_says(sizes: Sizes) -> None:
     _, batches = play(merge2(sizes), as_shown)
@@ -137,7 +133,6 @@ def test_merge2_stripes_its_groups_and_shows_the_winners_best_first() -> None:
     assert order == (7, 3, 0, 2, 1, 4, 5, 6)
 
 
-@settings(max_examples=100, deadline=None)
 @given(sizes_of_lists(), st.randoms(use_true_random=False))
 def test_merge2_finds_as_many_of_the_best_as_each_group_may_send(sizes: Sizes, random: object) -> None:
     assume(sizes.window < sizes.count <= sizes.window**2)
@@ -186,7 +181,6 @@ def tourrank_sizes(count: int, window: int) -> list[list[int]]:
     return [*rounds, [entrants]]
 
 
-@settings(max_examples=200, deadline=None)
 @given(sizes_of_lists(max_count=2000))
 def test_tourrank_plays_the_stages_it_says(sizes: Sizes) -> None:
     _, batches = play(tourrank(sizes), as_shown)
@@ -244,7 +238,6 @@ def test_tourrank_needs_those_that_advance_and_what_becomes_final(
 # joint
 
 
-@settings(max_examples=100, deadline=None)
 @given(sizes_of_lists(max_count=500), st.integers(1, 5), st.booleans())
 def test_joint_takes_the_calls_and_rounds_it_says(sizes: Sizes, looks: int, final: bool) -> None:
     _, batches = play(joint(sizes, looks=looks, final=final), as_shown)
@@ -255,7 +248,6 @@ def test_joint_takes_the_calls_and_rounds_it_says(sizes: Sizes, looks: int, fina
     assert [len(batch.windows) for batch in batches] == expected
 
 
-@settings(max_examples=100, deadline=None)
 @given(sizes_of_lists(max_count=500), st.integers(1, 5))
 def test_joint_blocks_are_equal_and_span_the_first_stage_order(sizes: Sizes, looks: int) -> None:
     assume(sizes.count > sizes.window)
@@ -267,7 +259,6 @@ def test_joint_blocks_are_equal_and_span_the_first_stage_order(sizes: Sizes, loo
         )
 
 
-@settings(max_examples=100, deadline=None)
 @given(sizes_of_lists(max_count=500), st.integers(1, 5))
 def test_joint_shows_each_passage_once_a_look_but_for_the_fill_of_the_last_row(
     sizes: Sizes, looks: int
@@ -357,7 +348,6 @@ def test_joint_refuses_no_look() -> None:
 # cost
 
 
-@settings(deadline=None)
 @given(sizes_of_lists(), st.sampled_from(list(STRATEGIES)), SEEDS)
 def test_cost_is_what_a_real_run_takes(sizes: Sizes, name: str, seed: int) -> None:
     truth = sorted(range(sizes.count), key=lambda passage: (seed * passage) % 7)

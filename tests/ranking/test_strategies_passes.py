@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dear_serving.ranking.strategies import STRATEGIES
@@ -23,7 +23,6 @@ def of(name: str, sizes: Sizes, passes: int, seed: int = 0) -> Strategy:
     return self_consistent(make, sizes.count, passes, seed, top_n=sizes.top_n)
 
 
-@settings(max_examples=100, deadline=None)
 @given(sizes_of_lists(), NAMES, st.integers(1, 4))
 def test_passes_multiply_the_calls_and_not_the_rounds(sizes: Sizes, name: str, passes: int) -> None:
     once = cost(STRATEGIES[name](sizes))
@@ -31,13 +30,11 @@ def test_passes_multiply_the_calls_and_not_the_rounds(sizes: Sizes, name: str, p
     assert (more.calls, more.rounds, more.shown) == (once.calls * passes, once.rounds, once.shown * passes)
 
 
-@settings(deadline=None)
 @given(sizes_of_lists(), NAMES, st.integers(0, 99))
 def test_one_pass_is_the_strategy_itself(sizes: Sizes, name: str, seed: int) -> None:
     assert play(of(name, sizes, 1), noisy(seed)) == play(STRATEGIES[name](sizes), noisy(seed))
 
 
-@settings(deadline=None)
 @given(sizes_of_lists(), NAMES, st.integers(2, 3))
 def test_the_first_pass_runs_on_the_given_order(sizes: Sizes, name: str, passes: int) -> None:
     _, alone = play(STRATEGIES[name](sizes), as_shown)
@@ -92,7 +89,6 @@ def test_ranks_from_top_n_on_count_alike() -> None:
     assert order == (0, 1, 4, 2, 3)
 
 
-@settings(max_examples=50, deadline=None)
 @given(sizes_of_lists(), NAMES, st.integers(2, 4), st.integers(0, 99))
 def test_shuffled_passes_that_came_back_as_shown_have_no_vote(
     sizes: Sizes, name: str, passes: int, seed: int

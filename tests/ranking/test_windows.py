@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dear_serving.ranking.strategies import STRATEGIES, joint
@@ -36,7 +36,6 @@ SEEDS = st.integers(0, 1000)
 
 
 @EVERY
-@settings(max_examples=60, deadline=None)
 @given(sizes=sizes_of_lists(), seed=SEEDS)
 def test_every_passage_is_shown_and_answered_once(make: Make, sizes: Sizes, seed: int) -> None:
     order, batches = play(make(sizes), noisy(seed))
@@ -46,7 +45,6 @@ def test_every_passage_is_shown_and_answered_once(make: Make, sizes: Sizes, seed
 
 
 @EVERY
-@settings(max_examples=60, deadline=None)
 @given(sizes=sizes_of_lists(), seed=SEEDS)
 def test_windows_hold_distinct_passages_that_fit_and_need_some_of_them(
     make: Make, sizes: Sizes, seed: int
@@ -61,7 +59,6 @@ def test_windows_hold_distinct_passages_that_fit_and_need_some_of_them(
 
 
 @EVERY
-@settings(max_examples=100, deadline=None)
 @given(sizes=sizes_of_lists(), seed=SEEDS)
 def test_the_first_top_n_stand_on_what_is_needed_alone(make: Make, sizes: Sizes, seed: int) -> None:
     sure, batches = play(make(sizes), noisy(seed))
@@ -71,14 +68,12 @@ def test_the_first_top_n_stand_on_what_is_needed_alone(make: Make, sizes: Sizes,
 
 
 @EVERY
-@settings(max_examples=60, deadline=None)
 @given(sizes=sizes_of_lists())
 def test_windows_sent_back_as_shown_leave_the_input_order(make: Make, sizes: Sizes) -> None:
     assert play(make(sizes), as_shown)[0] == tuple(range(sizes.count))
 
 
 @EVERY
-@settings(max_examples=60, deadline=None)
 @given(sizes=sizes_of_lists(), seed=SEEDS)
 def test_a_window_that_leads_is_alone_and_heads_the_final_order(make: Make, sizes: Sizes, seed: int) -> None:
     decide = noisy(seed)
@@ -100,7 +95,6 @@ def test_strategies_that_end_in_one_window_lead_with_it(name: str, count: int) -
 
 @EVERY
 @given(sizes=sizes_of_lists(), seed=SEEDS)
-@settings(max_examples=20, deadline=None)
 def test_a_strategy_is_the_same_every_time(make: Make, sizes: Sizes, seed: int) -> None:
     assert play(make(sizes), noisy(seed)) == play(make(sizes), noisy(seed))
 

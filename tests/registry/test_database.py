@@ -19,6 +19,8 @@ from dear_serving.errors import RegistryUnavailable, SettingsError
 from dear_serving.registry.database import Database, open_database
 from dear_serving.registry.tables import AuditRow, Table
 
+pytestmark = pytest.mark.integration
+
 
 def entries(database: Database) -> int:
     with database.reading() as session:

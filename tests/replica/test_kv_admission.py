@@ -6,7 +6,7 @@ import asyncio
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dear_serving.replica.kv_admission import KvAdmission
@@ -197,7 +197,6 @@ async def test_a_free_place_is_had_at_once() -> None:
             pass
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     max_open=st.integers(1, 4),
     blocks=st.integers(1, 12),

@@ -15,9 +15,10 @@ from dear_serving.errors import EngineUnavailable
 from dear_serving.metrics import EngineMetrics
 from dear_serving.replica.kv_admission import KvAdmission
 from dear_serving.replica.self_check import NEAR_TIE, Difference, compare, small_window
-from dear_serving.replica.server import RerankServer
 from dear_serving.replica.window_decoder import Decoder, Steps, ordinary_steps, window_steps
 from tests.support.vllm_client import Client, Model, always
+
+pytestmark = pytest.mark.integration
 
 FIRST = 40  # the small window's first identifier
 FALLING = {FIRST + place: -float(place) for place in range(8)}
@@ -115,6 +116,8 @@ class Server:
     async def check(self, *adapters: str | None) -> tuple[Steps, float | None, float | None]:
         """The way windows are decoded from now on, and what the two metrics say."""
         for adapter in adapters:
+            from dear_serving.replica.server import RerankServer  # imports Ray and vLLM
+
             await RerankServer._check_decoder(self, adapter)
         return (
             self._decoder.steps,

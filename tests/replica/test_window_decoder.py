@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dear_serving.errors import EngineUnavailable
@@ -17,6 +17,8 @@ from dear_serving.protocol import DecodedWindow, PermutationRequest
 from dear_serving.replica.kv_admission import KvAdmission
 from dear_serving.replica.window_decoder import Decoder, Steps, ordinary_steps, window_steps
 from tests.support.vllm_client import Client, Model, always
+
+pytestmark = pytest.mark.integration
 
 PROMPT = [1, 2, 3, 4]
 SEPARATOR = (90, 91)
@@ -308,7 +310,6 @@ several = st.lists(
 ).filter(lambda found: len({tokens[0] for tokens in found}) > 1)
 
 
-@settings(max_examples=150, deadline=None)
 @given(identifiers=several, seed=st.integers(0, 10_000), together=st.integers(1, 4), data=st.data())
 def test_a_window_in_one_go_is_the_one_of_a_request_a_choice(
     identifiers: list[tuple[int, ...]], seed: int, together: int, data: st.DataObject

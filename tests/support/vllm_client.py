@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from dear_serving.inside_vllm.answer_path import answer_path
-from dear_serving.inside_vllm.scheduler import WINDOW
 
 Model = Callable[[Sequence[int]], Callable[[int], float]]
 """All tokens so far -> the natural log of each next token's probability."""
@@ -80,6 +79,8 @@ class Client:
             yield _output([await self._step(self.model, tokens, parameters.allowed_token_ids)])
 
     async def _window(self, tokens: list[int], parameters: Any) -> AsyncGenerator[Any, None]:
+        from dear_serving.inside_vllm.scheduler import WINDOW  # imports vLLM
+
         path = answer_path(*parameters.extra_args[WINDOW])
         choice = next(path)
         assert tokens[len(tokens) - len(choice.append) :] == choice.append

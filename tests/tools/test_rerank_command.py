@@ -159,6 +159,26 @@ def test_where_nothing_can_work_one_sentence_ends_it_and_nothing_is_written(
     assert list(out.parent.iterdir()) == [out]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "none"], "there is no model 'none'"),
+        (["--window-size", "2", "--step", "7"], r"dear\.step: 7 is over the window of 2"),
+    ],
+)
+def test_an_option_that_no_list_can_be_ranked_with_ends_it(arguments: list[str], said: str) -> None:
+    with pytest.raises(ClientError, match=said):
+        run("--jsonl", "-", *arguments, text=request() * 3)
+
+
+def test_a_lists_own_option_ends_only_that_list() -> None:
+    shown, errors = run(
+        "--jsonl", "-", text=request(model="none") + request(window_size=2, step=7) + request(), code=3
+    )
+    assert ["error" in one for one in lines(shown)] == [True, True, False]
+    assert len(errors.splitlines()) == 2
+
+
 @pytest.fixture
 def trec(tmp_path: Path) -> list[str]:
     """The arguments of a run over two queries."""

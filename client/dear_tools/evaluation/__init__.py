@@ -1,1 +1,1 @@
-"""``dear eval``: rerank judged candidate lists and report how good, how sure and how dear the orders are."""
+"""``dear eval``: rerank judged candidate lists and report quality, significance and cost."""

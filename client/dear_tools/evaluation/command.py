@@ -8,23 +8,14 @@ from typing import Annotated
 
 import typer
 
-from dear_client.calls import RerankOptions
+from dear_client.options import RerankOptions
 from dear_tools.exits import ToolError
-from dear_tools.options import (
-    JsonOption,
-    KeyOption,
-    PassesOption,
-    ReasoningOption,
-    ScoringOption,
-    StepOption,
-    StrategyOption,
-    UrlOption,
-    WindowSizeOption,
-)
+from dear_tools.options import JsonOption, KeyOption, UrlOption, with_rerank_options
 
 _NEEDED = {"ir_measures": "ir-measures", "scipy": "scipy", "yaml": "pyyaml"}
 
 
+@with_rerank_options()
 def evaluate(
     candidates: Annotated[
         Path | None, typer.Option(help="Candidates with their texts: JSON of RankGPT, JSONL of rank_llm.")
@@ -37,60 +28,53 @@ def evaluate(
     irds: Annotated[str | None, typer.Option(help="A dataset of ir_datasets, by its name there.")] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="A collection with its settings, or card for all: see benchmarks/evaluation.md."),
+        typer.Option(help="A collection with its settings, or card for all; see benchmarks/evaluation.md."),
     ] = None,
     data: Annotated[Path, typer.Option(help="Folder with the preset's files.")] = Path(),
-    model: Annotated[
-        str | None, typer.Option(help="An adapter's name or the base model's id; else the server's default.")
-    ] = None,
     depth: Annotated[
-        int | None, typer.Option(min=1, help="Candidates a query. [default: the preset's, else 100]")
+        int | None, typer.Option(min=1, help="Candidates a query.", show_default="the preset's, else 100")
     ] = None,
-    top_n: Annotated[
-        int | None, typer.Option(min=1, help="Ranks asked for; the rest stays as it was. [default: all]")
-    ] = None,
-    strategy: StrategyOption = None,
-    window_size: WindowSizeOption = None,
-    step: StepOption = None,
-    scoring: ScoringOption = None,
-    passes: PassesOption = None,
-    reasoning: ReasoningOption = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait for an answer.")] = 120.0,
     ranker: Annotated[
         str,
         typer.Option(
-            help="server; oracle, by the judgements; first-stage, as it came; or a TREC run's file."
+            help="server; oracle (by the judgements); first-stage (unchanged); or a TREC run's file."
         ),
     ] = "server",
     against: Annotated[
-        Path | None, typer.Option(help="A TREC run to compare with. [default: the first stage]")
+        Path | None, typer.Option(help="A TREC run to compare with.", show_default="the first stage")
     ] = None,
     relevant_from: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Lowest grade that counts as relevant for AP and R. [default: the preset's, else 1]"
+            min=1,
+            help="Lowest grade that counts as relevant for AP and R.",
+            show_default="the preset's, else 1",
         ),
     ] = None,
     measures: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measures of ir-measures, 'nDCG@10 AP'; may be repeated. "
-            "[default: nDCG@1 nDCG@5 nDCG@10 AP R@DEPTH]"
+            help="Measures of ir-measures, 'nDCG@10 AP'; may be repeated.",
+            show_default="nDCG@1 nDCG@5 nDCG@10 AP R@DEPTH",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for answers, run and report. [default: eval-NAME]")
+        Path | None, typer.Option(help="Folder for answers, run and report.", show_default="eval-NAME")
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget the answers that are in --out.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Delete the answers that are in --out.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many queries, the first ones.")] = None,
+    *,
+    options: RerankOptions,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rerank judged candidate lists and report nDCG, MAP, recall, significance, valid orders and cost.
 
-    Started again, it goes on where it stopped. Ends with 3 where queries failed.
+    Started again, it resumes. Ranks beyond --top-n keep the first stage's order. The exit code is 3 where
+    queries failed.
     """
     for module, package in _NEEDED.items():
         if importlib.util.find_spec(module) is None:
@@ -103,16 +87,6 @@ def evaluate(
         raise typer.BadParameter("--preset brings its own files, from --data")
     if preset is None and (problem := source.problem()):
         raise typer.BadParameter(problem)
-    options: RerankOptions = {
-        "model": model,
-        "top_n": top_n,
-        "strategy": strategy,
-        "window_size": window_size,
-        "step": step,
-        "scoring": scoring,
-        "passes": passes,
-        "reasoning": reasoning,
-    }
     request = Request(
         source=source,
         options=options,

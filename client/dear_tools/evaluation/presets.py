@@ -1,21 +1,45 @@
-"""Evaluations by name: which files, which settings, and what is published about them."""
+"""Evaluations by name: which files, which settings, and what others published about them."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 
-from dear_client.calls import Strategy
-from dear_tools.evaluation.published import Published
+from dear_client.options import Strategy
 from dear_tools.evaluation.sources import Source
 from dear_tools.exits import ToolError
 
 CARD = "card"
 """The name of all presets together: the table of the model's card, as far as files are there."""
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Published:
+    """A published figure.
+
+    Args:
+        system: whose it is.
+        measures: of which measure, or of the mean of which measures.
+        value: times 100.
+        source: where it stands.
+        comparable: whether a run of the preset that it stands in measures the same thing.
+        why: what is the same, or what is not.
+        of_first_stage: whether it is the first stage's and not a reranker's.
+    """
+
+    system: str
+    measures: Annotated[tuple[str, ...], Field(min_length=1)]
+    value: Annotated[float, Field(ge=0, le=100)]
+    source: str
+    comparable: bool
+    why: str
+    of_first_stage: bool = False
 
 
 class Windows(BaseModel):

@@ -9,30 +9,13 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dear_client import (
-    AnswerTimeout,
-    AsyncClient,
-    ClientError,
-    ConfigurationError,
-    ConnectionFailed,
-    InvalidCall,
-    InvalidKey,
-    InvalidRequest,
-    MethodNotAllowed,
-    NotFound,
-    PayloadTooLarge,
-    PermissionDenied,
-    Ranking,
-    RerankOptions,
-    Unavailable,
-    UnexpectedReply,
-)
-from dear_tools.evaluation.answers import Answer
-from dear_tools.evaluation.lines import named
-from dear_tools.evaluation.qrels import Qrels
-from dear_tools.evaluation.runs import Run
-from dear_tools.evaluation.topics import Topic
+from dear_client import AsyncClient, ClientError, Ranking, RerankOptions
+from dear_tools.evaluation.collection import Topic
+from dear_tools.evaluation.results import QueryResult
+from dear_tools.evaluation.trec import Qrels, Run
 from dear_tools.exits import ToolError
+from dear_tools.fatal import is_fatal
+from dear_tools.wording import named
 
 
 class Ranker(Protocol):
@@ -42,7 +25,7 @@ class Ranker(Protocol):
     def settings(self) -> Mapping[str, Any]:
         """Everything about it that decides its answers, as JSON has it."""
 
-    def rank(self, topics: Sequence[Topic]) -> AsyncGenerator[Answer, None]:
+    def rank(self, topics: Sequence[Topic]) -> AsyncGenerator[QueryResult, None]:
         """An answer a topic, in any order, each as soon as it is there.
 
         Raises:
@@ -68,12 +51,12 @@ class FixedRanker:
         """Its name and what its orders come from."""
         return {"ranker": self.name, "ranker_digest": self.detail}
 
-    async def rank(self, topics: Sequence[Topic]) -> AsyncGenerator[Answer, None]:
+    async def rank(self, topics: Sequence[Topic]) -> AsyncGenerator[QueryResult, None]:
         """The orders, with places counted from the end as scores."""
         orders = [self.order(topic) for topic in topics]  # what fails, fails before the first answer
         for topic, order in zip(topics, orders, strict=True):
             ranked = tuple((one, float(len(order) - index)) for index, one in enumerate(order))
-            yield Answer(query=topic.id, ranked=ranked)
+            yield QueryResult(query=topic.id, ranked=ranked)
 
 
 def by_judgements(qrels: Qrels) -> Callable[[Topic], Sequence[str]]:
@@ -132,10 +115,10 @@ class ServerRanker:
             **{name: value for name, value in self.options.items() if value is not None},
         }
 
-    async def rank(self, topics: Sequence[Topic]) -> AsyncGenerator[Answer, None]:
+    async def rank(self, topics: Sequence[Topic]) -> AsyncGenerator[QueryResult, None]:
         """What the server answers, as it answers."""
         gate = asyncio.Semaphore(self.concurrency)
-        futile = 0
+        fatal = 0
         is_working = False
         try:
             opened = self.connect()
@@ -143,7 +126,7 @@ class ServerRanker:
             raise ToolError(error.message) from None
         async with opened as client:
 
-            async def ask(topic: Topic) -> tuple[Answer, ClientError | None]:
+            async def ask(topic: Topic) -> tuple[QueryResult, ClientError | None]:
                 async with gate:
                     return await self._ask(client, topic)
 
@@ -152,8 +135,8 @@ class ServerRanker:
                 for finished in asyncio.as_completed(tasks):
                     answer, failure = await finished
                     is_working = is_working or failure is None
-                    futile = futile + 1 if failure is not None and is_futile(failure) else 0
-                    if failure is not None and futile >= (self.concurrency if is_working else 1):
+                    fatal = fatal + 1 if failure is not None and is_fatal(failure) else 0
+                    if failure is not None and fatal >= (self.concurrency if is_working else 1):
                         raise ToolError(failure.message)
                     yield answer
             finally:
@@ -161,20 +144,20 @@ class ServerRanker:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, client: AsyncClient, topic: Topic) -> tuple[Answer, ClientError | None]:
+    async def _ask(self, client: AsyncClient, topic: Topic) -> tuple[QueryResult, ClientError | None]:
         passages = [candidate.text for candidate in topic.candidates]
         started_s = time.perf_counter()
         try:
             ranking = await client.rerank(topic.query, passages, **self.options)
         except ClientError as error:
-            return Answer(query=topic.id, error=f"{type(error).__name__}: {error.message}"), error
+            return QueryResult(query=topic.id, error=f"{type(error).__name__}: {error.message}"), error
         return answer_of(topic, ranking, (time.perf_counter() - started_s) * 1e3), None
 
 
-def answer_of(topic: Topic, ranking: Ranking, wall_ms: float) -> Answer:
+def answer_of(topic: Topic, ranking: Ranking, wall_ms: float) -> QueryResult:
     """What a server's ranking says of a topic."""
     details = ranking.details
-    return Answer(
+    return QueryResult(
         query=topic.id,
         ranked=tuple((topic.order[one.index], one.relevance_score) for one in ranking.results),
         wall_ms=round(wall_ms, 3),
@@ -187,24 +170,4 @@ def answer_of(topic: Topic, ranking: Ranking, wall_ms: float) -> Answer:
         strategy=None if details is None else details.strategy,
         model=ranking.model,
         revision=None if details is None else details.revision,
-    )
-
-
-def is_futile(error: ClientError) -> bool:
-    """Whether other queries would fail as this one did."""
-    if isinstance(error, InvalidRequest):
-        about = (error.param or "").partition(".")[0]
-        return not isinstance(error, PayloadTooLarge) and about not in ("query", "documents")
-    return isinstance(
-        error,
-        ConfigurationError
-        | InvalidCall
-        | ConnectionFailed
-        | AnswerTimeout
-        | UnexpectedReply
-        | InvalidKey
-        | PermissionDenied
-        | NotFound
-        | MethodNotAllowed
-        | Unavailable,
     )

@@ -11,10 +11,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from pydantic.functional_validators import BeforeValidator
 
-from dear_tools.evaluation.lines import numbered_lines
-from dear_tools.evaluation.topics import Candidate, Topic, checked, titled
+from dear_tools.evaluation.collection import Candidate, Topic, checked, titled
 from dear_tools.exits import ToolError
-from dear_tools.files import read_text
+from dear_tools.files import numbered_lines, read_text
 
 M = TypeVar("M", bound=BaseModel)
 

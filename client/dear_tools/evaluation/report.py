@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from ir_measures.measures import Measure
 
-from dear_tools.evaluation.answers import Answer
-from dear_tools.evaluation.collection import Collection
-from dear_tools.evaluation.cost import Cost, Orders, cost_of, orders_of
-from dear_tools.evaluation.lines import counted, queries
-from dear_tools.evaluation.measures import Values, mean, measured
-from dear_tools.evaluation.published import Published
-from dear_tools.evaluation.significance import Comparison, compare, holm
+from dear_tools.evaluation.collection import Collection, Topic
+from dear_tools.evaluation.measures import Comparison, Values, compare, holm, mean, measured
+from dear_tools.evaluation.presets import Published
+from dear_tools.evaluation.results import QueryResult
+from dear_tools.wording import counted, queries
+
+REPAIRS = ("repeated", "missing", "out_of_range", "unparseable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def as_json(report: Report | Sequence[Report]) -> str:
 
 def report_on(
     collection: Collection,
-    answers: Sequence[Answer],
+    answers: Sequence[QueryResult],
     settings: Mapping[str, Any],
     *,
     measures: Sequence[Measure],
@@ -86,7 +87,7 @@ def report_on(
     elapsed_s: float | None = None,
     has_cost: bool = True,
 ) -> Report:
-    """Measure what answers are worth.
+    """Measure answers.
 
     Args:
         answers: one a topic.
@@ -126,7 +127,7 @@ def report_on(
     )
 
 
-def ranked_orders(collection: Collection, answers: Sequence[Answer]) -> dict[str, tuple[str, ...]]:
+def ranked_orders(collection: Collection, answers: Sequence[QueryResult]) -> dict[str, tuple[str, ...]]:
     """Whole orders by query id; what was not ranked follows as the first stage has it."""
     ranked = {answer.query: answer.order for answer in answers if answer.error is None}
     whole = {}
@@ -159,7 +160,7 @@ def _ours(published: Published, rows: Sequence[Row] | None) -> float | None:
     return 100 * sum(values) / len(values)
 
 
-def _warnings(answers: Sequence[Answer], answered_by: Sequence[str]) -> list[str]:
+def _warnings(answers: Sequence[QueryResult], answered_by: Sequence[str]) -> list[str]:
     said = []
     if len(answered_by) > 1:
         said.append(f"the answers come from {len(answered_by)} revisions: {', '.join(answered_by)}")
@@ -172,3 +173,85 @@ def _warnings(answers: Sequence[Answer], answered_by: Sequence[str]) -> list[str
     if 0 < silent < len(answers):
         said.append(f"of {counted(silent, 'answer')} the server does not say what it repaired")
     return said
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of the answered queries.
+
+    Args:
+        calls: requests that were answered.
+        windows: lists that the model read; None where the server does not say.
+        wall_ms_median: a query's time from sending it to the whole reply; ``wall_ms_p95`` likewise.
+        wall_s_added: these times added up: what a caller who sends one at a time would wait at most.
+        elapsed_s: from start to end; None where answers of an earlier start are among them.
+    """
+
+    calls: int
+    windows: int | None
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_per_query: float
+    wall_ms_median: float
+    wall_ms_p95: float
+    wall_s_added: float
+    elapsed_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """How many of the answers are what was asked for.
+
+    Args:
+        valid: whole permutations of what was asked for, with nothing repaired; ``valid_rate`` of 1.
+        identical: as the first stage had it, which some models write without reading.
+        repairs: by kind, over all windows; None where the server does not say.
+    """
+
+    answered: int
+    valid: int
+    valid_rate: float
+    identical: int
+    identical_rate: float
+    repairs: Mapping[str, int] | None
+
+
+def cost_of(answers: Sequence[QueryResult], elapsed_s: float | None) -> Cost:
+    """The cost of answers, at least one."""
+    wall_ms = [answer.wall_ms for answer in answers]
+    windows = [answer.windows for answer in answers if answer.windows is not None]
+    prompt = sum(answer.prompt_tokens for answer in answers)
+    completion = sum(answer.completion_tokens for answer in answers)
+    return Cost(
+        calls=len(answers),
+        windows=sum(windows) if len(windows) == len(answers) else None,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        tokens_per_query=round((prompt + completion) / len(answers), 1),
+        wall_ms_median=round(float(np.median(wall_ms)), 1),
+        wall_ms_p95=round(float(np.percentile(wall_ms, 95)), 1),
+        wall_s_added=round(sum(wall_ms) / 1e3, 2),
+        elapsed_s=None if elapsed_s is None else round(elapsed_s, 2),
+    )
+
+
+def orders_of(answers: Sequence[QueryResult], topics: Sequence[Topic], top_n: int | None) -> Orders:
+    """How many orders of answers, at least one, are valid."""
+    by_id = {topic.id: topic for topic in topics}
+    valid = identical = 0
+    for answer in answers:
+        first = by_id[answer.query].order
+        wanted = min(top_n or len(first), len(first))
+        is_whole = len(answer.order) == len(set(answer.order)) == wanted and set(answer.order) <= set(first)
+        valid += is_whole and (answer.repairs is None or not answer.repairs.total)
+        identical += answer.order == first[: len(answer.order)]
+    is_known = all(answer.repairs is not None for answer in answers)
+    repairs = (
+        {kind: sum(_repairs(answer)[kind] for answer in answers) for kind in REPAIRS} if is_known else None
+    )
+    count = len(answers)
+    return Orders(count, valid, valid / count, identical, identical / count, repairs)
+
+
+def _repairs(answer: QueryResult) -> dict[str, int]:
+    return {kind: 0 if answer.repairs is None else getattr(answer.repairs, kind) for kind in REPAIRS}

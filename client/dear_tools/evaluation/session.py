@@ -1,4 +1,4 @@
-"""What the command line asks for, carried out: trials one after another, shown as they end."""
+"""One command: evaluations one after another, each shown when it ends."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import typer
 
 from dear_client import AsyncClient, RerankOptions, Timeout
 from dear_tools.evaluation.collection import Collection, collect
-from dear_tools.evaluation.lines import named, queries
-from dear_tools.evaluation.markdown import failure_sentence
+from dear_tools.evaluation.evaluation import Evaluation, how_far
 from dear_tools.evaluation.measures import default_measures, parse_measures
 from dear_tools.evaluation.presets import CARD, Preset, chosen
 from dear_tools.evaluation.rankers import FixedRanker, Ranker, ServerRanker, by_judgements, by_run
+from dear_tools.evaluation.render import failure_sentence, say, show, show_together
 from dear_tools.evaluation.report import Report, as_json
-from dear_tools.evaluation.runs import Run, read_run
-from dear_tools.evaluation.screen import progress, say, show, show_together
 from dear_tools.evaluation.sources import Source
-from dear_tools.evaluation.trial import Trial, how_far
+from dear_tools.evaluation.trec import Run, read_run
 from dear_tools.exits import PARTLY, ToolError
+from dear_tools.progress import progress
+from dear_tools.wording import named, queries
 
 INTERRUPTED = 130
 _DEPTH = 100
@@ -53,27 +53,27 @@ class Request:
 
 
 def run_session(request: Request, *, is_json: bool) -> int:
-    """Evaluate, and show what came of it; returns the exit code.
+    """Evaluate, and show the results; returns the exit code.
 
     Raises:
         ToolError: one sentence about what is wrong.
     """
     reports: list[Report] = []
-    for trial in trials(request):
-        for warning in trial.collection.warnings:
+    for evaluation in evaluations(request):
+        for warning in evaluation.collection.warnings:
             say(warning)
         try:
-            report = _run(trial, request.restart)
+            report = _run(evaluation, request.restart)
         except _Interrupted as stopped:
             say(f"stopped: {stopped}")
             return INTERRUPTED
-        for warning in report.warnings[len(trial.collection.warnings) :]:
+        for warning in report.warnings[len(evaluation.collection.warnings) :]:
             say(warning)
         if report.failed:
             say(failure_sentence(report))
         if not is_json:
             show(report)
-            typer.echo(f"report, run and answers are in {trial.folder}")
+            typer.echo(f"report, run and answers are in {evaluation.folder}")
         reports.append(report)
     if is_json:
         typer.echo(as_json(reports[0] if request.preset != CARD else reports), nl=False)
@@ -82,14 +82,14 @@ def run_session(request: Request, *, is_json: bool) -> int:
     return PARTLY if any(report.failed for report in reports) else 0
 
 
-def trials(request: Request) -> Iterator[Trial]:
-    """The trials that a request comes to, each with its files read when its turn comes.
+def evaluations(request: Request) -> Iterator[Evaluation]:
+    """The evaluations that a request comes to, each with its files read when its turn comes.
 
     Raises:
         ToolError: a file, a preset or a measure is wrong.
     """
     if request.preset is None:
-        yield _trial(request, None, request.source, "", request.out)
+        yield _evaluation(request, None, request.source, "", request.out)
         return
     presets = chosen(request.preset)
     sources = {name: preset.source(request.data) for name, preset in presets.items()}
@@ -104,17 +104,19 @@ def trials(request: Request) -> Iterator[Trial]:
     for name, source in sources.items():
         if source is not None:
             out = request.out or Path(f"eval-{request.preset}")
-            yield _trial(request, presets[name], source, name, out / name if request.preset == CARD else out)
+            yield _evaluation(
+                request, presets[name], source, name, out / name if request.preset == CARD else out
+            )
 
 
 class _Interrupted(Exception):
     """Ctrl-C came; how far the ranking was."""
 
 
-def _run(trial: Trial, restart: bool) -> Report:
+def _run(evaluation: Evaluation, restart: bool) -> Report:
     ranked = 0
-    total = len(trial.collection.topics)
-    with progress(trial.collection.name, total) as show_progress:
+    total = len(evaluation.collection.topics)
+    with progress(evaluation.collection.name, total) as show_progress:
 
         def tell(done: int, failed: int) -> None:
             nonlocal ranked
@@ -122,12 +124,14 @@ def _run(trial: Trial, restart: bool) -> Report:
             show_progress(done, failed)
 
         try:
-            return asyncio.run(trial.run(tell, restart=restart))
+            return asyncio.run(evaluation.run(tell, restart=restart))
         except KeyboardInterrupt:
             raise _Interrupted(how_far(ranked, total)) from None
 
 
-def _trial(request: Request, preset: Preset | None, source: Source, name: str, out: Path | None) -> Trial:
+def _evaluation(
+    request: Request, preset: Preset | None, source: Source, name: str, out: Path | None
+) -> Evaluation:
     collection = _collection(request, preset, source, name)
     relevant_from = request.relevant_from or (1 if preset is None else preset.relevant_from)
     against = None
@@ -139,7 +143,7 @@ def _trial(request: Request, preset: Preset | None, source: Source, name: str, o
         )
     ranker, warnings = _ranker(request, preset, collection)
     collection = _with_warnings(collection, warnings)
-    return Trial(
+    return Evaluation(
         collection=collection,
         ranker=ranker,
         measures=parse_measures(request.measures or default_measures(collection.depth), relevant_from),

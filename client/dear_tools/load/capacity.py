@@ -1,4 +1,4 @@
-"""Finding the knee: the highest rate at which the objective still holds."""
+"""The search for the capacity: the highest rate at which the objective still holds."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dear_tools.load.generator import Generator
+from dear_tools.load.loadtest import LoadTest, Outcome, View, run
 from dear_tools.load.objective import Objective
 from dear_tools.load.records import Record
 from dear_tools.load.schedule import Schedule
 from dear_tools.load.stages import Arrivals, Stage
 from dear_tools.load.summary import is_good
-from dear_tools.load.trial import Outcome, Plan, View, run
 
 GENERATOR_LIMIT = 0.9
 """Share of a core from which on the generator, one thread, may be what is measured."""
@@ -76,24 +76,24 @@ class Search:
 
 
 async def find_capacity(
-    plan: Plan, search: Search, view: View, watch: Callable[[Record, Generator], None]
+    test: LoadTest, search: Search, view: View, watch: Callable[[Record, Generator], None]
 ) -> AsyncIterator[Step]:
     """The steps of a search, as they are done. Each begins when the one before has all its answers.
 
     Ends early where the objective breaks at the generator's own limit, or when it is stopped. ``watch`` is
-    that of trial.run.
+    that of loadtest.run.
     """
     tried: list[tuple[float, bool]] = []
     while (rate := search.next_rate(tried)) is not None:
         stage = Stage(max(search.duration_s, _LEAST_REQUESTS / rate), rate, rate)
         schedule = Schedule("open", (stage,), search.arrivals, warmup_s=search.warmup_s)
-        cutter = _Cutter(plan.objective, stage.total)
+        cutter = _Cutter(test.objective, stage.total)
 
         def watch_both(record: Record, generator: Generator, cutter: _Cutter = cutter) -> None:
             watch(record, generator)
             cutter.watch(record, generator)
 
-        outcome = await run(plan, schedule, view, watch=watch_both)
+        outcome = await run(test, schedule, view, watch=watch_both)
         step = Step(rate, _end_of(outcome, cutter), outcome)
         tried.append((rate, step.held))
         yield step
@@ -120,7 +120,7 @@ class _Cutter:
         self._misses = 0
 
     def watch(self, record: Record, generator: Generator) -> None:
-        """See trial.run."""
+        """See loadtest.run."""
         self._misses += not is_good(record, self._objective)
         if self._misses > self._allowed and not self.has_cut:
             self.has_cut = True

@@ -11,27 +11,17 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from dear_client import Retry, Timeout
+from dear_client import RerankOptions, Retry, Timeout
 from dear_client.exchange import Terms
 from dear_tools.exits import ToolError
 from dear_tools.load.lengths import Lengths, parse_lengths
 from dear_tools.load.lists import FileLists, InventedLists, Lists, OneList, read_lists
-from dear_tools.load.look import ALL, look
 from dear_tools.load.mix import Tenant, parse_tenant, parse_weighted
 from dear_tools.load.objective import parse_objective
-from dear_tools.load.schedule import Schedule, seeds
+from dear_tools.load.probe import ALL, probe
+from dear_tools.load.schedule import Schedule, random_sources
 from dear_tools.load.stages import Arrivals, parse_duration, parse_stages
-from dear_tools.options import (
-    JsonOption,
-    KeyOption,
-    PassesOption,
-    ReasoningOption,
-    ScoringOption,
-    StepOption,
-    StrategyOption,
-    UrlOption,
-    WindowSizeOption,
-)
+from dear_tools.options import JsonOption, KeyOption, UrlOption, with_rerank_options
 
 T = TypeVar("T")
 
@@ -42,18 +32,19 @@ _OPEN_ATTEMPTS, _CLOSED_ATTEMPTS = 1, 4
 _CONNECT_S = 5.0
 
 
+@with_rerank_options(without=("model", "deadline_s"))
 def load(
     rate: Annotated[
         str | None,
         typer.Option(
-            help="Open loop: requests a second, whatever the answers do. 20, a ramp 5:50, or 10s@5,1m@5:50.",
+            help="Open loop: requests/s. 20, a ramp 5:50, or stages 10s@5,1m@5:50.",
             rich_help_panel="Load",
         ),
     ] = None,
     callers: Annotated[
         str | None,
         typer.Option(
-            help="Closed loop: callers who wait for answers; forms as of --rate.",
+            help="Closed loop: callers who wait for answers; the same forms as --rate.",
             show_default=_CALLERS,
             rich_help_panel="Load",
         ),
@@ -62,21 +53,22 @@ def load(
         bool,
         typer.Option(
             "--find-capacity",
-            help="Raise the rate (from --rate, else 1) until the objective breaks; report the last held.",
+            help="Raise the rate (from --rate, else 1) until the objective is missed; report the last held.",
             rich_help_panel="Load",
         ),
     ] = False,
     duration: Annotated[
-        str, typer.Option(help="How long; with --find-capacity, each rate.", rich_help_panel="Load")
+        str, typer.Option(help="How long; with --find-capacity, of each rate.", rich_help_panel="Load")
     ] = "20s",
     warmup: Annotated[
-        str, typer.Option(help="Sent before, and not counted; 0 for none.", rich_help_panel="Load")
+        str,
+        typer.Option(help="Load before the test that does not count; 0 for none.", rich_help_panel="Load"),
     ] = "2s",
     requests: Annotated[
-        int | None, typer.Option(min=1, help="End after so many.", rich_help_panel="Load")
+        int | None, typer.Option(min=1, help="End after so many requests.", rich_help_panel="Load")
     ] = None,
     arrivals: Annotated[
-        str, typer.Option(help="Of the open loop: poisson or constant.", rich_help_panel="Load")
+        str, typer.Option(help="Arrivals of the open loop: poisson or constant.", rich_help_panel="Load")
     ] = "poisson",
     model: Annotated[
         list[str] | None,
@@ -113,7 +105,7 @@ def load(
     passages: Annotated[
         str | None,
         typer.Option(
-            help="Passages a request: 20, 5-100 or 20~0.5 (lognormal).",
+            help="Passages per request: 20, 5-100 or 20~0.5 (lognormal).",
             show_default=f"{_PASSAGES}, or the file's",
             rich_help_panel="Who and what",
         ),
@@ -121,7 +113,7 @@ def load(
     words: Annotated[
         str | None,
         typer.Option(
-            help="Words a passage, in the same forms.",
+            help="Words per passage, in the same forms.",
             show_default=f"{_WORDS}, or the file's",
             rich_help_panel="Who and what",
         ),
@@ -134,76 +126,64 @@ def load(
             rich_help_panel="Who and what",
         ),
     ] = False,
-    top_n: Annotated[
-        int | None,
-        typer.Option(min=1, help="Ranks asked for.", show_default="all", rich_help_panel="Who and what"),
-    ] = None,
-    strategy: StrategyOption = None,
-    window_size: WindowSizeOption = None,
-    step: StepOption = None,
-    scoring: ScoringOption = None,
-    passes: PassesOption = None,
-    reasoning: ReasoningOption = None,
     deadline: Annotated[
-        str | None, typer.Option(help="That the server is given for each.", rich_help_panel="Who and what")
+        str | None,
+        typer.Option(
+            help="Deadline of each request: the server replies with what is decided.",
+            rich_help_panel="How to rank",
+        ),
     ] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help="What answers are to keep.", show_default=_OBJECTIVE, rich_help_panel="Judgement"),
+        typer.Option(help="Latency objective.", show_default=_OBJECTIVE, rich_help_panel="Judgement"),
     ] = None,
     attempts: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="How often a refused request is sent, after Retry-After.",
+            help="Attempts for a refused request, after Retry-After.",
             show_default=f"{_OPEN_ATTEMPTS}, in a closed loop {_CLOSED_ATTEMPTS}",
             rich_help_panel="Judgement",
         ),
     ] = None,
     timeout: Annotated[
-        str, typer.Option(help="For an answer; later ones count as none.", rich_help_panel="Judgement")
+        str,
+        typer.Option(help="Timeout for an answer; a later one counts as none.", rich_help_panel="Judgement"),
     ] = "60s",
-    seed: Annotated[int, typer.Option(help="Of everything drawn.", rich_help_panel="Judgement")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.", rich_help_panel="Judgement")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("load-report"),
+    *,
+    options: RerankOptions,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put load on a server, and report what it made of it: JSON, Markdown and a page with plots.
+    """Put load on a server and report latency, throughput and goodput: JSON, Markdown and a page with plots.
 
-    Exit codes: 1 nothing was answered, 4 an objective given was missed or an order was invalid.
+    Exit codes: 1 nothing was answered, 4 the given objective was missed or an order was invalid.
     """
     wanted = _option("--objective", parse_objective, objective or _OBJECTIVE)
     schedule = _schedule(rate, callers, duration, warmup, requests, arrivals, find_capacity)
-    schedule_random, lists_random = seeds(seed)
+    schedule_random, lists_random = random_sources(seed)
     lists = _lists(file, passages, words, identical, lists_random)
     answer_s = _option("--timeout", parse_duration, timeout)
     tried = attempts or (_OPEN_ATTEMPTS if schedule.kind == "open" else _CLOSED_ATTEMPTS)
-    options = {
-        "top_n": top_n,
-        "strategy": strategy,
-        "window_size": window_size,
-        "step": step,
-        "scoring": scoring,
-        "passes": passes,
-        "reasoning": reasoning,
-        "deadline_s": None if deadline is None else _option("--deadline", parse_duration, deadline),
-    }
-    options = {name: value for name, value in options.items() if value is not None}
+    if deadline is not None:
+        options["deadline_s"] = _option("--deadline", parse_duration, deadline)
     tenants, models = _who(tenant or [], model or [], api_key)
 
     # From here on it takes libraries that the other commands need not wait for.
+    from dear_tools.load.loadtest import LoadTest
     from dear_tools.load.report import check_folder
     from dear_tools.load.session import Session
-    from dear_tools.load.trial import Plan
 
     check_folder(out)
-    base_url, mix = look(url, tenants or [(Tenant("default", api_key), 1.0)], models, zipf_s, answer_s)
+    base_url, mix = probe(url, tenants or [(Tenant("default", api_key), 1.0)], models, zipf_s, answer_s)
     timeouts = Timeout(connect_s=min(_CONNECT_S, answer_s), answer_s=answer_s, total_s=10 * answer_s)
-    plan = Plan(
+    test = LoadTest(
         Terms(base_url, timeouts, Retry(attempts=tried)), mix, lists, wanted, options, schedule_random
     )
-    session = Session(plan, schedule, seed, out)
+    session = Session(test, schedule, seed, out)
     if find_capacity:
         session.find_capacity()
     else:

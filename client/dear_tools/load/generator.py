@@ -9,12 +9,12 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from dear_tools.load.lists import Lists
-from dear_tools.load.mix import Mix
+from dear_tools.load.lists import List, Lists
+from dear_tools.load.mix import Tenant
 from dear_tools.load.records import Record
 from dear_tools.load.schedule import Schedule
-from dear_tools.load.sender import Sender
 from dear_tools.load.stages import arrival_times, level_at
 
 _REFUSED_WAIT_S = 1.0
@@ -38,6 +38,22 @@ class Progress:
         return self.sent - self.done
 
 
+class Sends(Protocol):
+    """Sends one request of a list: Sender, or another way to rank in the same loop."""
+
+    async def send(
+        self, tenant: Tenant, model: str, asked: List, intended_s: float, start_s: float
+    ) -> Record:
+        """See Sender.send."""
+
+
+class Draws(Protocol):
+    """Who sends the next request, and to which model: Mix."""
+
+    def draw(self, random: random.Random) -> tuple[Tenant, str]:
+        """See Mix.draw."""
+
+
 class Generator:
     """One run of a load test.
 
@@ -48,8 +64,8 @@ class Generator:
 
     def __init__(
         self,
-        sender: Sender,
-        mix: Mix,
+        sender: Sends,
+        mix: Draws,
         lists: Lists,
         random: random.Random,
         observe: Callable[[Record], None] = lambda record: None,

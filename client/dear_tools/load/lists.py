@@ -124,7 +124,7 @@ class FileLists:
 
 @dataclass(slots=True)
 class OneList:
-    """The same list every time: what a server's caches make of it."""
+    """The same list every time, to measure a server's caches."""
 
     lists: Lists
     _one: List | None = None

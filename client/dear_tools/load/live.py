@@ -12,12 +12,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from dear_tools.load.figures import ms
 from dear_tools.load.generator import Generator
 from dear_tools.load.records import Record
 from dear_tools.load.schedule import Schedule
 from dear_tools.load.stages import level_at
 from dear_tools.load.summary import spread
-from dear_tools.load.texts import ms
 
 _LATELY_S = 5.0
 _LINE_S = 10.0
@@ -63,7 +63,7 @@ class LiveView:
         self._results[record.result] = self._results.get(record.result, 0) + 1
 
     def update(self, generator: Generator, schedule: Schedule) -> None:
-        """See trial.View."""
+        """See loadtest.View."""
         now_s = generator.elapsed_s
         while self._recent and self._recent[0].done_s < now_s - _LATELY_S:
             self._recent.popleft()

@@ -113,7 +113,7 @@ def throughput(intervals: Sequence[Interval]) -> str:
         steps([one.ok_per_s for one in intervals], BLUE, "answered")
         if any(one.errors_per_s for one in intervals):
             steps([one.errors_per_s for one in intervals], RED, "refused or failed")
-        axes.set(xlabel="time, s", ylabel="requests a second", ylim=(0, None))
+        axes.set(xlabel="time, s", ylabel="requests/s", ylim=(0, None))
 
     return _svg(draw)
 
@@ -124,7 +124,7 @@ def throughput_against_latency(
     """Latency as the load rises.
 
     Args:
-        points: answers a second, median and p95 in milliseconds, and whether the objective held.
+        points: answers/s, median and p95 in milliseconds, and whether the objective held.
         by_rate: they are of rates tried, in their order; else of slices of one run.
     """
 
@@ -144,7 +144,7 @@ def throughput_against_latency(
             if some:
                 axes.plot([one[0] for one in some], [one[2] for one in some], "s", color=color, label=label)
         _limit(axes, limit_s)
-        unit = "answers a second at a rate tried" if by_rate else "answers in a second of the run"
+        unit = "answers/s at each rate" if by_rate else "answers/s within the run"
         axes.set(xlabel=unit, ylabel="latency, ms", xlim=(0, 1.05 * max(rates) or 1))
         _logarithmic(axes, axes.yaxis, [value for point in points for value in point[1:3]] + [limit_s * 1e3])
 

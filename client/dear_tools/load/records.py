@@ -1,4 +1,4 @@
-"""What became of each request of a load test."""
+"""The result of each request of a load test."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Record:
 
     ``intended_s`` is when the schedule wanted it sent: latency counts from there, so that a generator or a
     server that falls behind cannot hide it. Of its ``refusals`` (429 and 503) ``named`` had a Retry-After;
-    ``retry_after_s`` is that of the last reply, where it was one of them.
+    ``retry_after_s`` is that of the last reply, where it was one of them. ``is_fatal``: every other request
+    would fail as this one did.
     """
 
     intended_s: float
@@ -42,6 +43,7 @@ class Record:
     passages: int
     status: int | None = None
     message: str | None = None
+    is_fatal: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
     windows: int = 0

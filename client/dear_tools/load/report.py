@@ -18,9 +18,9 @@ from dear_tools.exits import ToolError
 from dear_tools.files import write_whole
 from dear_tools.load import plots
 from dear_tools.load.capacity import GENERATOR_LIMIT, Step
+from dear_tools.load.figures import cell, latencies, ms, number, overview, rows_of, share, times
+from dear_tools.load.loadtest import Outcome
 from dear_tools.load.objective import Objective
-from dear_tools.load.texts import cell, latencies, ms, number, overview, rows_of, share, times
-from dear_tools.load.trial import Outcome
 
 NAMES = ("report.json", "report.md", "report.html")
 
@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
 
 
 def capacity_of(steps: Sequence[Step]) -> float | None:
-    """The highest rate that held, requests a second; None where none did."""
+    """The highest rate that held, requests/s; None where none did."""
     return max((step.rate for step in steps if step.held), default=None)
 
 
@@ -48,7 +48,7 @@ def content(
 
     Args:
         command: what was typed.
-        settings: what the load was, as told by those who made it.
+        settings: of the load.
         outcome: the run; of a search the step that held at the highest rate, else the last.
         steps: of a search for the capacity; empty where there was none.
         where: see environment.
@@ -149,7 +149,7 @@ def warnings(outcome: Outcome, steps: Sequence[Step]) -> list[str]:
         found.append("It was stopped before its end.")
     if limit := next((step for step in steps if step.is_generators_limit), None):
         found.append(
-            f"The search ended at {number(limit.rate)} requests a second because the load generator took "
+            f"The search ended at {number(limit.rate)} requests/s because the load generator took "
             f"{limit.outcome.summary.generator_cpu:.0%} of its core: the server may hold more."
         )
     if summary.generator_cpu > GENERATOR_LIMIT:
@@ -173,7 +173,7 @@ def warnings(outcome: Outcome, steps: Sequence[Step]) -> list[str]:
 def _conditions(data: dict[str, Any]) -> list[tuple[str, str]]:
     schedule, where = data["schedule"], data["environment"]
     arrivals = f", {schedule['arrivals']} arrivals" if schedule["arrivals"] else ""
-    unit = "requests a second" if schedule["kind"] == "open" else "callers"
+    unit = "requests/s" if schedule["kind"] == "open" else "callers"
     after = f"after {schedule['warmup_s']:g} s of warm-up" if schedule["warmup_s"] else "without warm-up"
     stopped = "; stopped before its end" if schedule["was_stopped"] else ""
     found = [
@@ -203,13 +203,13 @@ def _plots(outcome: Outcome, objective: Objective, steps: Sequence[Step]) -> lis
     """Titles and SVGs."""
     summary, limit_s = outcome.summary, objective.limit_s
     if not any(record.result == "ok" for record in outcome.records):
-        return [("Requests a second", plots.throughput(summary.intervals))]
+        return [("Requests/s", plots.throughput(summary.intervals))]
     start_s = outcome.schedule.warmup_s
     over_time = plots.latency_over_time(outcome.records, summary.intervals, limit_s, start_s)
     found = [
         ("Latency over time", over_time),
         ("Latency, cumulative", plots.distribution(outcome.records, limit_s)),
-        ("Requests a second", plots.throughput(summary.intervals)),
+        ("Requests/s", plots.throughput(summary.intervals)),
     ]
     if points := _points(outcome, objective, steps):
         against = plots.throughput_against_latency(points, limit_s, by_rate=bool(steps))

@@ -13,7 +13,7 @@ from dear_tools.load.stages import Arrivals, Stage, duration_s
 class Schedule:
     """When requests are sent.
 
-    ``open``: at times that do not depend on the answers; stages are requests a second. ``closed``: by callers
+    ``open``: at times that do not depend on the answers; stages are requests/s. ``closed``: by callers
     who each wait for their answer before they send again; stages are numbers of callers. ``requests``, where
     given, ends it after so many. Before it all, ``warmup_s`` seconds at the first stage's level do not count.
     """
@@ -36,6 +36,6 @@ class Schedule:
         return duration_s(self.with_warmup)
 
 
-def seeds(seed: int) -> tuple[random.Random, random.Random]:
+def random_sources(seed: int) -> tuple[random.Random, random.Random]:
     """Sources of chance for arrivals and mix, and for lists: one does not change what the other draws."""
     return random.Random(f"{seed} schedule"), random.Random(f"{seed} lists")

@@ -1,6 +1,6 @@
 """Sends one request of a load test, with the client's own conversation over aiohttp.
 
-aiohttp sends ten times as many requests a second from one core as httpx does, and the generator must not be
+aiohttp sends ten times as many requests/s from one core as httpx does, and the generator must not be
 what a load test measures.
 """
 
@@ -11,7 +11,7 @@ import math
 import os
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -43,7 +43,9 @@ from dear_client.exchange import (
     retry_after_s,
 )
 from dear_client.models import Ranking
+from dear_client.options import RerankOptions
 from dear_client.wire import Wire
+from dear_tools.fatal import is_fatal
 from dear_tools.load.lists import List
 from dear_tools.load.mix import Tenant
 from dear_tools.load.records import Record, Refusal, Result
@@ -63,16 +65,23 @@ class _Attempts:
 
 
 class Sender:
-    """Sends requests to one server and says what became of them. Open it with ``async with``.
+    """Sends requests to one server and records the results. Open it with ``async with``.
 
     Args:
         terms: where to, how long, and how often.
-        options: of every request: top_n, strategy and whatever else RerankOptions has.
+        options: of every request.
+        on_ranking: called with each list and its ranking.
     """
 
-    def __init__(self, terms: Terms, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        options: RerankOptions,
+        on_ranking: Callable[[List, Ranking], object] = lambda asked, ranking: None,
+    ) -> None:
         self._terms = terms
-        self._options = dict(options)
+        self._options = options
+        self._on_ranking = on_ranking
         self._calls = Calls()
         self._wires: dict[str, Wire] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -99,13 +108,16 @@ class Sender:
         """
         sent_s = time.perf_counter() - start_s
         attempts = _Attempts()
-        call = self._calls.rerank(asked.query, asked.passages, model=model or None, **self._options)
+        options: RerankOptions = {**self._options, "model": model or None}
+        call = self._calls.rerank(asked.query, asked.passages, **options)
         ranking: Ranking | None = None
         error: ClientError | None = None
         try:
             ranking = await self._drive(call, self._wire_of(tenant), attempts)
         except ClientError as raised:
             error = raised
+        else:
+            self._on_ranking(asked, ranking)
         return Record(
             intended_s=intended_s,
             sent_s=sent_s,
@@ -116,6 +128,7 @@ class Sender:
             passages=len(asked.passages),
             status=error.status if isinstance(error, ServerError) else 200 if error is None else None,
             message=None if error is None else _shown(error.message),
+            is_fatal=error is not None and is_fatal(error),
             refusals=attempts.refusals,
             named=attempts.named,
             retry_after_s=error.retry_after_s if isinstance(error, ServerError) else None,
@@ -230,10 +243,9 @@ def _costs(ranking: Ranking) -> dict[str, Any]:
         "completion_tokens": ranking.usage.completion_tokens,
     }
     if (details := ranking.details) is not None:
-        repairs = details.repairs
         found |= {
             "windows": details.windows,
-            "repairs": repairs.repeated + repairs.missing + repairs.out_of_range + repairs.unparseable,
+            "repairs": details.repairs.total,
             "queue_ms": details.queue_ms if math.isfinite(details.queue_ms) else 0.0,
             "engine_ms": details.engine_ms if math.isfinite(details.engine_ms) else 0.0,
         }

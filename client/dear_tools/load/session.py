@@ -1,4 +1,4 @@
-"""A load test at a terminal: shows how it goes, writes the report, and says what came of it."""
+"""A load test at a terminal: shows progress, writes the report, and prints a summary."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dear_tools.exits import FAILED, MISSED
-from dear_tools.load import report, texts
+from dear_tools.exits import FAILED, MISSED, ToolError
+from dear_tools.load import figures, report
 from dear_tools.load.capacity import Search, Step, find_capacity
 from dear_tools.load.generator import Generator
 from dear_tools.load.live import LiveView
+from dear_tools.load.loadtest import LoadTest, raise_file_limit, run
 from dear_tools.load.records import Record
 from dear_tools.load.schedule import Schedule
-from dear_tools.load.trial import Plan, raise_file_limit, run
 
 
 class Session:
-    """One command: ``run`` or ``find_capacity``, then what is asked of it.
+    """One command: ``run`` or ``find_capacity``, then its results.
 
     Args:
-        seed: only told in the report.
+        seed: for the report.
         out: folder of the report.
     """
 
-    def __init__(self, plan: Plan, schedule: Schedule, seed: int, out: Path) -> None:
-        self._plan = plan
+    def __init__(self, test: LoadTest, schedule: Schedule, seed: int, out: Path) -> None:
+        self._test = test
         self._schedule = schedule
         self._seed = seed
         self._out = out
@@ -39,20 +39,17 @@ class Session:
         self._console = Console(stderr=True)
 
     def run(self) -> None:
-        """Put the load on, and write the report.
+        """Run the load, and write the report.
 
         Raises:
-            ToolError: there are no more lists, or the report cannot be written.
+            ToolError: there are no more lists, the first requests fail as all others would (see is_fatal), or
+                the report cannot be written.
         """
         where = report.environment()
         raise_file_limit()
         with LiveView(self._console) as view:
-            view.begin(self._plan.terms.base_url)
-
-            def watch(record: Record, generator: Generator) -> None:
-                view.observe(record)
-
-            self._outcome = asyncio.run(run(self._plan, self._schedule, view, watch=watch))
+            view.begin(self._test.terms.base_url)
+            self._outcome = asyncio.run(run(self._test, self._schedule, view, watch=_Watch(view)))
         self._write(where)
 
     def find_capacity(self) -> None:
@@ -69,7 +66,7 @@ class Session:
         self._write(where)
 
     def show(self) -> None:
-        """Say what came of it, on stdout."""
+        """Print the summary on stdout."""
         console = Console()
         summary = self._outcome.summary
 
@@ -81,13 +78,13 @@ class Session:
             if rate is None:
                 say(f"No rate tried held {summary.objective}; the last of them:", "bold")
             else:
-                held = f"{texts.number(rate)} requests a second, the highest rate tried that held"
+                held = f"{figures.number(rate)} requests/s, the highest rate tried that held"
                 say(f"Capacity: {held} {summary.objective}. Of that run:", "bold")
-        for name, value in texts.overview(summary):
+        for name, value in figures.overview(summary):
             say(f"{name}: {value}")
-        console.print(_table(texts.latencies(summary)))
+        console.print(_table(figures.latencies(summary)))
         for message, count in summary.messages.items():
-            say(f"{texts.times(count)}: {message}")
+            say(f"{figures.times(count)}: {message}")
         for warning in report.warnings(self._outcome, self._steps):
             say(warning, "yellow")
         say(f"report: {self._out / 'report.html'} (also report.md, report.json)")
@@ -104,11 +101,7 @@ class Session:
 
     async def _search(self, search: Search, view: LiveView) -> None:
         view.begin(f"{search.first_rate:.4g} requests/s")
-
-        def watch(record: Record, generator: Generator) -> None:
-            view.observe(record)
-
-        async for step in find_capacity(self._plan, search, view, watch):
+        async for step in find_capacity(self._test, search, view, _Watch(view)):
             self._steps.append(step)
             self._console.print(_said(step), highlight=False, markup=False, soft_wrap=True)
             rate = search.next_rate([(one.rate, one.held) for one in self._steps])
@@ -116,20 +109,37 @@ class Session:
 
     def _write(self, where: dict[str, Any]) -> None:
         self.data = report.content(_command(), self._settings(), self._outcome, self._steps, where)
-        report.write(self._out, self.data, self._outcome, self._plan.objective, self._steps)
+        report.write(self._out, self.data, self._outcome, self._test.objective, self._steps)
 
     def _settings(self) -> dict[str, Any]:
-        plan, mix = self._plan, self._plan.mix
+        test, mix = self._test, self._test.mix
         return {
-            "url": plan.terms.base_url,
+            "url": test.terms.base_url,
             "models": _described(mix.models, mix.model_weights),
             "tenants": _described([tenant.name for tenant in mix.tenants], mix.tenant_weights),
-            **plan.lists.describe(),
-            "options": plan.options or "the server's defaults",
-            "attempts": plan.terms.retry.attempts,
-            "timeout_s": plan.terms.timeout.answer_s,
+            **test.lists.describe(),
+            "options": test.options or "the server's defaults",
+            "attempts": test.terms.retry.attempts,
+            "timeout_s": test.terms.timeout.answer_s,
             "seed": self._seed,
         }
+
+
+class _Watch:
+    """Shows each record; ends the test where nothing was answered and every other request would fail alike.
+
+    Refusals, timeouts and lost connections end nothing: they are what a load test measures.
+    """
+
+    def __init__(self, view: LiveView) -> None:
+        self._view = view
+        self._is_working = False
+
+    def __call__(self, record: Record, generator: Generator) -> None:
+        self._view.observe(record)
+        self._is_working |= record.result == "ok"
+        if record.is_fatal and record.result == "failed" and not self._is_working:
+            raise ToolError(record.message or "the first request failed")
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Table:
@@ -147,10 +157,10 @@ def _said(step: Step) -> str:
     summary = step.outcome.summary
     end = "broke, ended early" if step.end == "cut" else step.end
     latency = summary.latency
-    took = "" if latency is None else f", p95 {texts.ms(latency.p95_ms)}"
+    took = "" if latency is None else f", p95 {figures.ms(latency.p95_ms)}"
     others = sorted((result, count) for result, count in summary.results.items() if result != "ok")
     failed = "".join(f", {count:,} {result}" for result, count in others)
-    return f"{step.rate:.4g} requests/s: {end}, {texts.share(summary.good_share)} good{took}{failed}"
+    return f"{step.rate:.4g} requests/s: {end}, {figures.share(summary.good_share)} good{took}{failed}"
 
 
 def _described(names: Sequence[str], weights: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""How much load when: stages of a rate (requests a second) or of callers, each steady or a ramp."""
+"""How much load when: stages of a rate (requests/s) or of callers, each steady or a ramp."""
 
 from __future__ import annotations
 

@@ -5,31 +5,22 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from dear_client import Client, Ranking
+from dear_client import Client, Ranking, RerankOptions
 from dear_tools.exits import PARTLY
-from dear_tools.options import (
-    JsonOption,
-    KeyOption,
-    PassesOption,
-    ReasoningOption,
-    ScoringOption,
-    StepOption,
-    StrategyOption,
-    UrlOption,
-    WindowSizeOption,
-)
+from dear_tools.options import JsonOption, KeyOption, UrlOption, with_rerank_options
 from dear_tools.rerank.jsonl import STDIN, rank_jsonl, result_of, texts_of
 
 _ONE, _JSONL, _TREC = "One list", "Many lists as JSONL", "A TREC run"
 _MANY = "Many lists"
 
 
+@with_rerank_options()
 def rerank(
     query: Annotated[str | None, typer.Argument(help="What is looked for.")] = None,
     passages: Annotated[list[str] | None, typer.Argument(help="Texts to rank.")] = None,
@@ -51,26 +42,15 @@ def rerank(
         Path | None, typer.Option(help="Texts of its documents: TSV or JSONL.", rich_help_panel=_TREC)
     ] = None,
     depth: Annotated[
-        int, typer.Option(min=1, help="Documents a query that are reranked.", rich_help_panel=_TREC)
+        int, typer.Option(min=1, help="Documents per query that are reranked.", rich_help_panel=_TREC)
     ] = 100,
     output: Annotated[
         Path | None,
-        typer.Option(help="Write the results here, whole or not at all.", rich_help_panel=_MANY),
+        typer.Option(help="File for the results; written whole or not at all.", rich_help_panel=_MANY),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Lists at a time.", rich_help_panel=_MANY)] = 8,
-    model: Annotated[
-        str | None, typer.Option(help="An adapter's name or the base model's id; else the server's default.")
-    ] = None,
-    top_n: Annotated[int | None, typer.Option(min=1, help="How many of the best; else all.")] = None,
-    strategy: StrategyOption = None,
-    window_size: WindowSizeOption = None,
-    step: StepOption = None,
-    scoring: ScoringOption = None,
-    passes: PassesOption = None,
-    reasoning: ReasoningOption = None,
-    deadline_s: Annotated[
-        float | None, typer.Option(min=0.001, help="Seconds that ranking may take.")
-    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.", rich_help_panel=_MANY)] = 8,
+    *,
+    options: RerankOptions,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
@@ -78,27 +58,15 @@ def rerank(
     """Rank passages by how well they answer a query: one list, a file of lists, or a TREC run.
 
     Results of --jsonl are JSONL, a line for each list in their order: its documents best first, as they were
-    given. A list that failed has an "error" in its place; it is named on stderr, and the exit code is 3.
+    given. A list that fails is named on stderr and has an "error" instead; the exit code is then 3.
     """
-    options = {
-        "model": model,
-        "top_n": top_n,
-        "strategy": strategy,
-        "window_size": window_size,
-        "step": step,
-        "scoring": scoring,
-        "passes": passes,
-        "reasoning": reasoning,
-        "deadline_s": deadline_s,
-    }
-    options = {name: value for name, value in options.items() if value is not None}
     _check(query is not None or file is not None, jsonl, run, queries, corpus, output)
     if jsonl is None and run is None:
         if query is None:
             raise typer.BadParameter("a query is needed, or --jsonl, or --run")
         found = _passages(passages or [], file)
         with Client(url, api_key) as client:
-            ranking = client.rerank(query, found, **cast(Any, options))
+            ranking = client.rerank(query, found, **options)
         if as_json:
             typer.echo(json.dumps(result_of(ranking), ensure_ascii=False))
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ STDIN = "-"
 
 
 def rank_jsonl(
-    client: Client, source: str, output: Path | None, options: dict[str, Any], concurrency: int
+    client: Client, source: str, output: Path | None, options: Mapping[str, object], concurrency: int
 ) -> int:
     """Rank every list of a JSONL file; how many failed.
 
@@ -67,7 +67,7 @@ def texts_of(source: str) -> list[str]:
     return [text for text in found if text]
 
 
-def _lists(source: str, options: dict[str, Any]) -> Iterator[Asked]:
+def _lists(source: str, options: Mapping[str, object]) -> Iterator[Asked]:
     """The lists of the lines; ``options`` hold for those that say nothing else."""
     for number, line in enumerate(_lines(source), start=1):
         if not line.strip():
@@ -84,7 +84,8 @@ def _lists(source: str, options: dict[str, Any]) -> Iterator[Asked]:
             if isinstance(fields, dict):
                 kept |= {name: fields[name] for name in ("id", "query") if name in fields}
                 fields.pop("id", None)
-                yield Asked(where, options | fields, kept)
+                own_options = not fields.keys() <= {"query", "documents"}
+                yield Asked(where, {**options, **fields}, kept, own_options=own_options)
             else:
                 yield Asked(where, kept=kept, wrong="an object with query and documents is needed")
 

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import typer
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from dear_client import (
-    Client,
-    ConfigurationError,
-    ConnectionFailed,
-    InvalidKey,
-    Ranking,
-    RerankRequest,
-    UnexpectedReply,
-)
-
-_HOPELESS = (ConfigurationError, ConnectionFailed, InvalidKey, UnexpectedReply)
-"""Errors that, where nothing worked before them, would be those of every other list as well."""
+from dear_client import Client, InvalidCall, Ranking, RerankRequest
+from dear_tools.fatal import is_fatal
+from dear_tools.progress import progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +23,14 @@ class Asked:
         request: as Client.rerank_many takes it.
         kept: what its result says beside the ranking.
         wrong: why it cannot even be asked for.
+        own_options: whether it has options that the others lack.
     """
 
     where: str
     request: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
     wrong: str | None = None
+    own_options: bool = False
 
 
 def rank_all(
@@ -49,7 +39,7 @@ def rank_all(
     """Each list with its ranking, or with what went wrong, which is on stderr too; in their order.
 
     Raises:
-        ClientError: the server cannot be reached, or lets nobody in: no list would fare better.
+        ClientError: nothing worked so far, and every other list would fail alike (see is_fatal).
     """
     begun: deque[Asked] = deque()
 
@@ -60,26 +50,18 @@ def rank_all(
             yield cast(RerankRequest, {} if asked.wrong else asked.request)
 
     failed = 0
-    with _counted() as count:
+    with progress("lists") as update:
         for done, ranked in enumerate(client.rerank_iter(requests(), concurrency=concurrency), start=1):
             asked = begun.popleft()
             if isinstance(ranked, Ranking):
                 yield asked, ranked
             else:
                 failed += 1
-                if asked.wrong is None and failed == done and isinstance(ranked, _HOPELESS):
+                # What the client refuses to send, is wrong in this list.
+                is_its_own = asked.wrong is not None or isinstance(ranked, InvalidCall)
+                if failed == done and not is_its_own and is_fatal(ranked, own_options=asked.own_options):
                     raise ranked
-                said = asked.wrong or ranked.message
-                typer.echo(f"{asked.where}: {said}", err=True)
-                yield asked, said
-            count()
-
-
-@contextlib.contextmanager
-def _counted() -> Iterator[Callable[[], None]]:
-    """Something to call for each list that is done, shown on a terminal."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("lists"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda: progress.advance(task)
+                reason = asked.wrong or ranked.message
+                typer.echo(f"{asked.where}: {reason}", err=True)
+                yield asked, reason
+            update(done, failed)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from dear_client import Client, Ranking
-from dear_tools.evaluation.runs import run_text, write_run
-from dear_tools.evaluation.topics import Topic
-from dear_tools.evaluation.trec import load_trec
+from dear_tools.evaluation.collection import Topic
+from dear_tools.evaluation.sources import load_trec
+from dear_tools.evaluation.trec import run_text, write_run
 from dear_tools.rerank.many import Asked, rank_all
 
 _TAG = "dear"
@@ -24,7 +23,7 @@ def rank_trec(
     corpus: Path,
     depth: int,
     output: Path | None,
-    options: dict[str, Any],
+    options: Mapping[str, object],
     concurrency: int,
 ) -> int:
     """Rerank the first ``depth`` documents of every query of a run; how many queries failed.
@@ -52,8 +51,8 @@ def rank_trec(
     return failed
 
 
-def _lists(name: str, topics: Sequence[Topic], options: dict[str, Any]) -> Iterator[Asked]:
+def _lists(name: str, topics: Sequence[Topic], options: Mapping[str, object]) -> Iterator[Asked]:
     for topic in topics:
         documents = [{"id": one.id, "text": one.text} for one in topic.candidates]
-        request = options | {"query": topic.query, "documents": documents}
+        request = {**options, "query": topic.query, "documents": documents}
         yield Asked(f"{name}, query {topic.id}", request, {"query": topic.id})

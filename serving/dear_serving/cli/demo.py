@@ -1,8 +1,7 @@
-"""``dear demo``: starts the server, ranks three lists over HTTP, shows them as tables, stops it."""
+"""``dear demo``: starts the server, ranks three lists over HTTP, prints them as tables, stops the server."""
 
 from __future__ import annotations
 
-import subprocess
 import time
 from dataclasses import dataclass
 
@@ -10,17 +9,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dear_client import Client, ClientError, Retry
+from dear_client import Client, Retry
 from dear_serving.errors import StartupError
+from dear_serving.process.background import wait_until_ready
 from dear_serving.process.supervisor import Supervised
 from dear_serving.settings import Settings
-
-_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A list worth looking at; ``model`` None is the base model, ``order`` the one it is made to give."""
+    """An example list; ``model`` None is the base model, ``order`` the order it has to give."""
 
     model: str | None
     notion: str
@@ -81,9 +79,12 @@ def show_examples(settings: Settings, command: list[str]) -> int:
     console = Console()
     base_url = f"http://{settings.http.host}:{settings.http.port}"
     with Supervised(command) as server, Client(base_url, retry=Retry(attempts=1)) as client:
-        _wait_until_ready(client, server, settings.engine.start_timeout_s)
-        if server.poll() is not None:
-            return server.returncode or 1
+        try:
+            wait_until_ready(base_url, server.poll, settings.engine.start_timeout_s)
+        except StartupError:
+            if server.returncode is None:
+                raise
+            return server.returncode or 1  # the server has printed why
         for example in EXAMPLES:
             model = example.model or settings.model.id
             if model in settings.templates():
@@ -91,23 +92,8 @@ def show_examples(settings: Settings, command: list[str]) -> int:
     return 0
 
 
-def _wait_until_ready(client: Client, server: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """The server itself says what it is doing; return when it answers or has ended."""
-    deadline_s = time.monotonic() + timeout_s
-    while server.poll() is None:
-        try:
-            client.ready()
-        except ClientError:  # nothing listens, or it is Ray's proxy that does not know the way yet
-            pass
-        else:
-            return
-        if time.monotonic() > deadline_s:
-            raise StartupError(f"the server was not ready within {timeout_s:.0f} s")
-        time.sleep(_POLL_S)
-
-
 def _show(console: Console, client: Client, base: str, model: str, example: Example) -> None:
-    """One example. With an adapter, a column says where the base model had the passage."""
+    """One example. With an adapter, a column has the base model's rank of each passage."""
     started_s = time.perf_counter()
     ranking = client.rerank(example.query, example.passages, model=model)
     wall_ms = (time.perf_counter() - started_s) * 1e3
@@ -118,7 +104,7 @@ def _show(console: Console, client: Client, base: str, model: str, example: Exam
     if model != base:
         order = client.rerank(example.query, example.passages, model=base).order
         base_ranks = {index: rank for rank, index in enumerate(order, start=1)}
-        table.add_column(f"{base} had it at", justify="right")
+        table.add_column("base rank", justify="right")
     table.add_column("passage")
     for rank, result in enumerate(ranking.results, start=1):
         cells = [str(rank), f"{result.relevance_score:.2f}"]
@@ -130,7 +116,7 @@ def _show(console: Console, client: Client, base: str, model: str, example: Exam
     console.print(f"ranked by {details.revision} ({example.notion})", highlight=False)
     console.print(table)
     console.print(
-        f"{usage.prompt_tokens} tokens read, {usage.completion_tokens} written, "
-        f"{wall_ms:.0f} ms, {details.engine_ms:.0f} ms of them in the engine",
+        f"{usage.prompt_tokens} prompt tokens, {usage.completion_tokens} generated, "
+        f"{wall_ms:.0f} ms, of which {details.engine_ms:.0f} ms in the engine",
         highlight=False,
     )

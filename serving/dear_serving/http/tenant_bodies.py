@@ -1,4 +1,4 @@
-"""Bodies of the admin routes for tenants and keys; and seed files."""
+"""Bodies of the admin routes for tenants and keys."""
 
 from __future__ import annotations
 
@@ -65,26 +65,3 @@ class Grant(_Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"adapter": "medical"}]})
 
     adapter: Name
-
-
-class SeedTenant(NewTenant):
-    """A tenant in a seed file. Limits that are not given do not bind; ``grants`` are all it has."""
-
-    weight: Weight = 1.0
-    grants: tuple[Name, ...] = ()
-
-
-class SeedAdapter(_Body):
-    """An adapter in a seed file: what is in ``source`` is what its name points at."""
-
-    name: Name
-    source: Annotated[str, Field(min_length=1, max_length=1000)]
-    template: Annotated[str, Field(max_length=128)] | None = None
-    shared: bool = True
-
-
-class Seed(_Body):
-    """A seed file. Tenants and adapters that it does not name stay as they are."""
-
-    adapters: tuple[SeedAdapter, ...] = ()
-    tenants: tuple[SeedTenant, ...] = ()

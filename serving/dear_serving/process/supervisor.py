@@ -29,7 +29,7 @@ class Supervised:
     def __enter__(self) -> subprocess.Popen[bytes]:
         adopt_orphans()
         # A session of its own: Ctrl-C in a terminal reaches the supervisor alone.
-        self._child = subprocess.Popen(self._command, start_new_session=True, preexec_fn=_stop_with_parent)
+        self._child = subprocess.Popen(self._command, start_new_session=True, preexec_fn=stop_with_parent)
         return self._child
 
     def __exit__(
@@ -90,7 +90,8 @@ def end_descendants() -> None:
             return
 
 
-def _stop_with_parent() -> None:
+def stop_with_parent() -> None:
+    """Have this process interrupted when its parent ends (Linux)."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 

@@ -18,7 +18,7 @@ from dear_tools.evaluation.command import evaluate
 from dear_tools.exits import ToolError
 from tests.conftest import ROOT
 
-EXAMPLE = ROOT / "tests" / "tools" / "evaluation" / "example"
+EXAMPLE = ROOT / "client" / "examples"
 DATA = ROOT.parent / "shared" / "data"
 
 Behaviour = Callable[["Talk"], None]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from dear_client import Repairs
-from dear_tools.evaluation.answers import Answer, AnswerLog
+from dear_tools.evaluation.results import QueryResult, ResultLog
 from dear_tools.exits import ToolError
 
 SETTINGS: dict[str, Any] = {"candidates": "sha256:" + "ab" * 32, "depth": 100, "model": "legal"}
-FULL = Answer(
+FULL = QueryResult(
     query="q1",
     ranked=(("d2", 0.75), ("d\u2028é", 0.25)),
     wall_ms=12.5,
@@ -27,18 +27,18 @@ FULL = Answer(
     model="legal",
     revision="legal@1",
 )
-FAILED = Answer(query="q2", error="AnswerTimeout: no answer")
+FAILED = QueryResult(query="q2", error="AnswerTimeout: no answer")
 
 
-def kept(folder: Path, *answers: Answer) -> Path:
-    with AnswerLog(folder, SETTINGS) as log:
+def kept(folder: Path, *answers: QueryResult) -> Path:
+    with ResultLog(folder, SETTINGS) as log:
         for answer in answers:
             log.append(answer)
     return log.path
 
 
-def found(folder: Path) -> dict[str, Answer]:
-    with AnswerLog(folder, SETTINGS) as log:
+def found(folder: Path) -> dict[str, QueryResult]:
+    with ResultLog(folder, SETTINGS) as log:
         return log.answers
 
 
@@ -49,7 +49,7 @@ def test_what_was_kept_is_found_again(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_in_the_file_as_soon_as_it_is_kept(tmp_path: Path) -> None:
-    with AnswerLog(tmp_path, SETTINGS) as log:
+    with ResultLog(tmp_path, SETTINGS) as log:
         log.append(FULL)
         assert len(log.path.read_text().splitlines()) == 2
 
@@ -113,7 +113,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, change: dict[str, An
     path = kept(tmp_path, FULL)
     before = path.read_bytes()
     with pytest.raises(ToolError) as error:
-        AnswerLog(tmp_path, {**SETTINGS, **change})
+        ResultLog(tmp_path, {**SETTINGS, **change})
     assert str(error.value) == (
         f"{path} answers other settings: {sentence}; choose another --out, or --restart to begin anew"
     )
@@ -123,11 +123,11 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, change: dict[str, An
 def test_restart_forgets_what_was_there_with_the_first_answer(tmp_path: Path) -> None:
     path = kept(tmp_path, FULL, FAILED)
     before = path.read_bytes()
-    with AnswerLog(tmp_path, {**SETTINGS, "depth": 20}, restart=True) as log:
+    with ResultLog(tmp_path, {**SETTINGS, "depth": 20}, restart=True) as log:
         assert log.answers == {}
         assert path.read_bytes() == before
         log.append(FULL)
-    with AnswerLog(tmp_path, {**SETTINGS, "depth": 20}) as log:
+    with ResultLog(tmp_path, {**SETTINGS, "depth": 20}) as log:
         assert log.answers == {"q1": FULL}
 
 
@@ -141,7 +141,7 @@ def test_restart_forgets_what_was_there_with_the_first_answer(tmp_path: Path) ->
 def test_another_file_of_that_name_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "answers.jsonl").write_text(text)
     with pytest.raises(ToolError) as error:
-        AnswerLog(tmp_path, SETTINGS)
+        ResultLog(tmp_path, SETTINGS)
     assert str(error.value) == f"{tmp_path / 'answers.jsonl'} {sentence}"
 
 
@@ -150,7 +150,7 @@ def test_a_line_that_is_no_answer_is_named(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"query": "q3", "rank": 1}\n')
     with pytest.raises(ToolError) as error:
-        AnswerLog(tmp_path, SETTINGS)
+        ResultLog(tmp_path, SETTINGS)
     assert str(error.value) == (f"{path}:3: no answer: extra inputs are not permitted; --restart begins anew")
 
 

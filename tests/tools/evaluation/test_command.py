@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from dear_tools.evaluation.runs import read_run
+from dear_tools.evaluation.trec import read_run
 from tests.tools.evaluation.conftest import EXAMPLE, Behaviour, Serving, Talk, dear_eval
+
+pytestmark = pytest.mark.integration
 
 PROGRAM = """
 import typer

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dear_tools.evaluation.markdown import published_cells
 from dear_tools.evaluation.presets import presets
+from dear_tools.evaluation.render import published_cells
 from dear_tools.evaluation.report import Beside
 from tests.conftest import ROOT
 from tests.tools.evaluation.conftest import Serving, dear_eval

@@ -13,17 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dear_tools.evaluation.qrels import load_qrels
+from dear_tools.evaluation.collection import Candidate, Topic, checked, cut, digest
 from dear_tools.evaluation.rankgpt import load_rankgpt
-from dear_tools.evaluation.runs import read_run, write_run
-from dear_tools.evaluation.sources import Source
-from dear_tools.evaluation.texts import load_texts
-from dear_tools.evaluation.topics import Candidate, Topic, checked, cut, digest
-from dear_tools.evaluation.trec import load_beir, load_trec
+from dear_tools.evaluation.sources import Source, load_beir, load_texts, load_trec
+from dear_tools.evaluation.trec import load_qrels, read_run, write_run
 from dear_tools.exits import ToolError
 from tests.conftest import ROOT
 
-EXAMPLE = ROOT / "tests" / "tools" / "evaluation" / "example"
+EXAMPLE = ROOT / "client" / "examples"
 TOPIC = Topic("q1", "a query", (Candidate("d1", "one"), Candidate("d2", "two")))
 
 

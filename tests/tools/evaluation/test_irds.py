@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dear_tools.evaluation.irds import load_irds
+from dear_tools.evaluation.sources import load_irds
 from dear_tools.exits import ToolError
 
 

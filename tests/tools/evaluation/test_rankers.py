@@ -12,10 +12,10 @@ import pytest
 from dear_client import AsyncClient, Repairs, RerankOptions, Retry
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http.app import create_app
-from dear_tools.evaluation.answers import Answer
+from dear_tools.evaluation.collection import Candidate, Topic
 from dear_tools.evaluation.rankers import FixedRanker, Ranker, ServerRanker, by_judgements, by_run
-from dear_tools.evaluation.runs import Run
-from dear_tools.evaluation.topics import Candidate, Topic
+from dear_tools.evaluation.results import QueryResult
+from dear_tools.evaluation.trec import Run
 from dear_tools.exits import ToolError
 
 
@@ -26,7 +26,7 @@ def topic(name: str, *documents: str) -> Topic:
 TOPICS = [topic("q1", "a", "b", "c"), topic("q2", "d", "e"), topic("q3", "f", "g", "h")]
 
 
-async def ranked(ranker: Ranker, topics: Sequence[Topic] = TOPICS) -> dict[str, Answer]:
+async def ranked(ranker: Ranker, topics: Sequence[Topic] = TOPICS) -> dict[str, QueryResult]:
     async with aclosing(ranker.rank(topics)) as answers:
         return {answer.query: answer async for answer in answers}
 

@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 
 from dear_client import Repairs
-from dear_tools.evaluation.answers import Answer
-from dear_tools.evaluation.collection import Collection, collect
-from dear_tools.evaluation.cost import cost_of, orders_of
-from dear_tools.evaluation.markdown import as_markdown, table
+from dear_tools.evaluation.collection import Candidate, Collection, Topic, collect
 from dear_tools.evaluation.measures import default_measures, measured, parse_measures
-from dear_tools.evaluation.published import Published
-from dear_tools.evaluation.report import Report, as_json, ranked_orders, report_on
-from dear_tools.evaluation.topics import Candidate, Topic
+from dear_tools.evaluation.presets import Published
+from dear_tools.evaluation.render import as_markdown, table
+from dear_tools.evaluation.report import Report, as_json, cost_of, orders_of, ranked_orders, report_on
+from dear_tools.evaluation.results import QueryResult
 from dear_tools.exits import ToolError
 
 
@@ -29,9 +27,9 @@ QRELS = {"q1": {"c": 2, "b": 1}, "q2": {"d": 1, "x": 2}}
 COLLECTION = collect("made-up", TOPICS, QRELS, depth=100)
 
 
-def answer(query: str, *documents: str, **more: Any) -> Answer:
+def answer(query: str, *documents: str, **more: Any) -> QueryResult:
     ranked = tuple((one, 1 - place / 10) for place, one in enumerate(documents))
-    return Answer(query=query, ranked=ranked, **{"repairs": Repairs(), "windows": 1, **more})
+    return QueryResult(query=query, ranked=ranked, **{"repairs": Repairs(), "windows": 1, **more})
 
 
 GOOD = [
@@ -40,7 +38,7 @@ GOOD = [
 ]
 
 
-def report(answers: list[Answer] = GOOD, collection: Collection = COLLECTION, **more: Any) -> Report:
+def report(answers: list[QueryResult] = GOOD, collection: Collection = COLLECTION, **more: Any) -> Report:
     measures = parse_measures(more.pop("measures", default_measures(collection.depth)), 1)
     return report_on(collection, answers, more.pop("settings", {}), measures=measures, **more)
 
@@ -194,7 +192,7 @@ class TestReport:
         assert [row.p_holm for row in found.rows] == [min(1.0, max(p, 1.0)) for p in raw]
 
     def test_a_failed_query_takes_the_means_away_and_says_so_first(self) -> None:
-        failed = Answer(query="q2", error="AnswerTimeout: no answer within 1 s")
+        failed = QueryResult(query="q2", error="AnswerTimeout: no answer within 1 s")
         found = report([GOOD[0], failed])
         assert found.rows is None
         assert found.per_query is None
@@ -210,7 +208,7 @@ class TestReport:
         assert json.loads(as_json(found))["rows"] is None
 
     def test_all_failed_is_a_report_too(self) -> None:
-        failed = [Answer(query=name, error="x: y") for name in ("q1", "q2")]
+        failed = [QueryResult(query=name, error="x: y") for name in ("q1", "q2")]
         found = report(failed)
         assert (found.rows, found.orders, found.cost) == (None, None, None)
         assert "2 of 2 queries failed" in as_markdown(found)

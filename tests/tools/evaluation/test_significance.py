@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dear_tools.evaluation.significance import compare, holm
+from dear_tools.evaluation.measures import compare, holm
 
 
 def test_the_randomisation_test_is_exact_for_few_queries() -> None:

@@ -11,13 +11,13 @@ from dear_client.exchange import Terms
 from dear_tools.load.generator import Generator
 from dear_tools.load.lengths import parse_lengths
 from dear_tools.load.lists import InventedLists, Lists
+from dear_tools.load.loadtest import LoadTest, Outcome, run
 from dear_tools.load.mix import Mix, Tenant
 from dear_tools.load.objective import parse_objective
 from dear_tools.load.records import Record
 from dear_tools.load.schedule import Schedule
 from dear_tools.load.stages import parse_stages
 from dear_tools.load.summary import Summary, summarise
-from dear_tools.load.trial import Outcome, Plan, run
 
 NOBODY = Tenant("default", None)
 
@@ -43,7 +43,7 @@ def schedule(
     return Schedule(kind, parse_stages(text, duration_s), more.pop("arrivals", "constant"), **more)
 
 
-def plan(
+def load_test(
     url: str,
     *,
     attempts: int = 1,
@@ -53,9 +53,9 @@ def plan(
     models: tuple[str, ...] = ("",),
     lists: Lists | None = None,
     **options: Any,
-) -> Plan:
+) -> LoadTest:
     """What a test asks for; ``options`` are those of each request."""
-    return Plan(
+    return LoadTest(
         Terms(url, Timeout(1.0, answer_s, 60.0), Retry(attempts=attempts, first_s=0.05)),
         Mix(tenants, (1.0,) * len(tenants), models, (1.0,) * len(models)),
         lists or few_words(),
@@ -72,7 +72,7 @@ async def outcome_of(
     **asked: Any,
 ) -> Outcome:
     """One run."""
-    return await run(plan(url, **asked), when, Blind(), watch=watch)
+    return await run(load_test(url, **asked), when, Blind(), watch=watch)
 
 
 async def record_of(url: str, **asked: Any) -> Record:

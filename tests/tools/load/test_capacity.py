@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from dear_tools.load import capacity
 from dear_tools.load.capacity import Search, Step, find_capacity
 from dear_tools.load.generator import Generator
+from dear_tools.load.loadtest import LoadTest, Outcome, View
 from dear_tools.load.records import Record
 from dear_tools.load.schedule import Schedule
-from dear_tools.load.trial import Outcome, Plan, View
-from tests.tools.load.runs import Blind, made, plan, summary_of
+from tests.tools.load.runs import Blind, load_test, made, summary_of
 from tests.tools.load.servers import Asked, always, ranks, refusal, scripted
+
+pytestmark = pytest.mark.integration
 
 
 def tried(search: Search, holds: Callable[[float], bool]) -> list[tuple[float, bool]]:
@@ -74,7 +76,7 @@ def test_a_lower_rate_that_broke_once_does_not_undo_a_higher_one_that_held() -> 
 def pretend(monkeypatch: pytest.MonkeyPatch, run_at: Callable[[float], dict[str, Any]]) -> None:
     """Runs that take no time; what comes of each is said by its rate."""
 
-    async def run(asked: Plan, when: Schedule, view: View, *, watch: Any) -> Outcome:
+    async def run(asked: LoadTest, when: Schedule, view: View, *, watch: Any) -> Outcome:
         said = run_at(when.stages[0].start)
         records = [made(n / 100, said.get("latency_s", 0.1)) for n in range(100)]
         summary = summary_of(records, str(asked.objective))
@@ -84,14 +86,14 @@ def pretend(monkeypatch: pytest.MonkeyPatch, run_at: Callable[[float], dict[str,
     monkeypatch.setattr(capacity, "run", run)
 
 
-async def steps_of(search: Search, asked: Plan | None = None) -> list[Step]:
-    asked = asked or plan("http://nowhere.invalid", objective="p95<1s")
+async def steps_of(search: Search, asked: LoadTest | None = None) -> list[Step]:
+    asked = asked or load_test("http://nowhere.invalid", objective="p95<1s")
     return [
         step async for step in find_capacity(asked, search, Blind(), watch=lambda record, generator: None)
     ]
 
 
-async def test_the_knee_is_found_and_every_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_capacity_is_found_and_every_step_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, lambda rate: {"latency_s": 0.1 if rate <= 11 else 5.0})
     steps = await steps_of(Search(1.0, 20.0, warmup_s=2.0))
     assert [(step.rate, step.end) for step in steps] == [
@@ -154,10 +156,10 @@ def one_by_one(seconds: float) -> Callable[[Asked], Any]:
     return respond
 
 
-async def test_the_knee_of_a_server_that_takes_one_request_after_the_other_is_found() -> None:
-    """25 ms each: 40 requests a second are served at once, and from 50 on the queue grows."""
+async def test_the_capacity_of_a_server_that_takes_one_request_after_the_other_is_found() -> None:
+    """25 ms each: 40 requests/s are served at once, and from 50 on the queue grows."""
     with scripted(one_by_one(0.025)) as served:
-        asked = plan(served.url, objective="p90<180ms")
+        asked = load_test(served.url, objective="p90<180ms")
         steps = await steps_of(Search(20.0, 1.2, "constant", precision=0.25), asked)
     held = max(step.rate for step in steps if step.held)
     assert 30 <= held < 50
@@ -167,7 +169,7 @@ async def test_the_knee_of_a_server_that_takes_one_request_after_the_other_is_fo
 
 async def test_a_rate_that_cannot_hold_any_more_is_ended_early() -> None:
     with scripted(always(refusal())) as served:
-        asked = plan(served.url, objective="p95<1s")
+        asked = load_test(served.url, objective="p95<1s")
         search = Search(300.0, 20.0, "constant")
         told: list[Record] = []
 
@@ -183,7 +185,7 @@ async def test_a_rate_that_cannot_hold_any_more_is_ended_early() -> None:
 
 async def test_a_server_that_refuses_everything_holds_no_rate() -> None:
     with scripted(always(refusal())) as served:
-        steps = await steps_of(Search(200.0, 0.2, "constant"), plan(served.url))
+        steps = await steps_of(Search(200.0, 0.2, "constant"), load_test(served.url))
     assert len(steps) == 6
     assert not any(step.held for step in steps)
     assert steps[-1].outcome.summary.refused_share == 1.0

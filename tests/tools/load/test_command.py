@@ -20,9 +20,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from benchmarks.trivial_server import Behaviour
+from dear_serving.process.background import free_port
+from dear_tools.exits import ToolError
 from dear_tools.load.command import load
 from tests.conftest import ROOT
-from tests.e2e.conftest import free_port
 from tests.tools.load.servers import (
     Asked,
     Respond,
@@ -42,7 +43,7 @@ NAMES = ["report.html", "report.json", "report.md"]
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command()(load)
 
-pytestmark = pytest.mark.usefixtures("clean_environment")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("clean_environment")]
 
 
 @pytest.fixture
@@ -176,6 +177,19 @@ def test_the_exit_code_says_what_came_of_it(
     assert report()["summary"]["requests"] == 20
 
 
+@pytest.mark.parametrize("load", [("--rate", "20"), ("--callers", "2"), ("--find-capacity",)], ids=str)
+def test_options_that_the_server_refuses_end_the_load_with_its_sentence(
+    dear: Dear, tmp_path: Path, load: tuple[str, ...]
+) -> None:
+    error = {"message": "dear.step: 7 is over the window of 2", "param": "dear.step"}
+    with scripted(always(reply(400, {"error": error}))) as served:
+        done = dear("--url", served.url, "--duration", "60s", "--warmup", "0", *load)
+    assert isinstance(done.exception, ToolError)
+    assert str(done.exception) == error["message"]
+    assert len(served.rankings) < 10
+    assert nothing_written(tmp_path)
+
+
 def test_an_objective_that_nobody_asked_for_is_no_reason_to_fail_and_one_invalid_order_is(dear: Dear) -> None:
     async def sometimes(asked: Asked) -> bytes:
         bad = asked.is_ranking and len(served.rankings) % 4 == 0
@@ -209,7 +223,7 @@ def test_a_search_tells_each_rate_and_ends_with_the_capacity(
     ]
     assert 30 <= data["requests_per_s"] <= 50
     assert done.exit_code == 0
-    assert f"Capacity: {data['requests_per_s']:.3g} requests a second, the highest rate tried" in done.stdout
+    assert f"Capacity: {data['requests_per_s']:.3g} requests/s, the highest rate tried" in done.stdout
 
 
 def test_a_search_in_which_no_rate_holds_says_so_and_misses(dear: Dear) -> None:

@@ -45,6 +45,7 @@ def shorter(word: str) -> str:
     return re.sub(r"(?<![\w.])(\d+)([sm])\b", divided, word)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_page_does_what_it_says(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,18 +12,20 @@ import time
 import pytest
 
 from benchmarks.trivial_server import Behaviour
+from dear_serving.process.background import free_port
 from dear_tools.exits import ToolError
 from dear_tools.load.generator import Generator, in_steady_state
 from dear_tools.load.lists import FileLists, List, OneList
+from dear_tools.load.loadtest import run
 from dear_tools.load.mix import Tenant
 from dear_tools.load.records import Record
-from dear_tools.load.schedule import Schedule, seeds
+from dear_tools.load.schedule import Schedule, random_sources
 from dear_tools.load.sender import Sender
 from dear_tools.load.stages import Stage
-from dear_tools.load.trial import run
-from tests.e2e.conftest import free_port
-from tests.tools.load.runs import few_words, outcome_of, plan, schedule
+from tests.tools.load.runs import few_words, load_test, outcome_of, schedule
 from tests.tools.load.servers import Asked, always, ranks, refusal, scripted, trivial
+
+pytestmark = pytest.mark.integration
 
 
 def gaps(times: list[float]) -> list[float]:
@@ -243,9 +245,9 @@ def test_what_was_due_before_the_end_of_the_warm_up_does_not_count() -> None:
 
 @pytest.mark.parametrize("load", [{"rate": "0.2"}, {"rate": "100"}, {"callers": "3"}])
 async def test_stopping_ends_a_run_at_once_and_waits_for_what_is_under_way(load: dict[str, str]) -> None:
-    asked = plan("", lists=few_words())
+    asked = load_test("", lists=few_words())
     with trivial(Behaviour(delay_s=0.3)) as url:
-        asked = plan(url)
+        asked = load_test(url)
         async with Sender(asked.terms, {}) as sender:
             generator = Generator(sender, asked.mix, asked.lists, random.Random(0))
             running = asyncio.create_task(generator.run(schedule(**load, duration_s=60.0)))
@@ -261,7 +263,7 @@ async def test_stopping_ends_a_run_at_once_and_waits_for_what_is_under_way(load:
 
 async def test_a_run_that_is_stopped_in_its_warm_up_is_a_run_without_requests() -> None:
     with trivial() as url:
-        asked = plan(url)
+        asked = load_test(url)
 
         class Stops:
             def update(self, generator: Generator, when: Schedule) -> None:
@@ -312,7 +314,7 @@ async def test_tenants_and_models_are_mixed() -> None:
 
 
 def test_seeds_of_schedule_and_lists_are_apart_and_repeat() -> None:
-    (one, other), (again, _), (different, _) = seeds(0), seeds(0), seeds(1)
+    (one, other), (again, _), (different, _) = random_sources(0), random_sources(0), random_sources(1)
     drawn = [source.random() for source in (one, other, again, different)]
     assert drawn[0] == drawn[2]
     assert len(set(drawn)) == 3

@@ -1,4 +1,4 @@
-"""The generator is not what a load test measures: a thousand requests a second from one core."""
+"""The generator is not what a load test measures: a thousand requests/s from one core."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def waited_s() -> float:
     return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) for pid in pids) / 1e9
 
 
+@pytest.mark.integration
 def test_a_thousand_requests_a_second_are_sent_from_one_core() -> None:
     """Kept in the first run or the second, unless others have the cores; and at most 0.9 ms of one each."""
     cores = os.sched_getaffinity(0)

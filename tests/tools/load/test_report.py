@@ -14,13 +14,13 @@ from xml.etree import ElementTree
 import pytest
 
 from dear_tools.exits import ToolError
-from dear_tools.load import report, texts
+from dear_tools.load import figures, report
 from dear_tools.load.capacity import Step
+from dear_tools.load.loadtest import Outcome
 from dear_tools.load.objective import parse_objective
 from dear_tools.load.records import Record, Refusal
 from dear_tools.load.schedule import Schedule
 from dear_tools.load.stages import Stage
-from dear_tools.load.trial import Outcome
 from tests.tools.load.runs import made, summary_of
 
 EVIL = """<script>alert(1)</script> | `a` "b" 'c' & $\\frac{x$ \\| <img src=x onerror=y> _z_ 名前"""
@@ -225,7 +225,7 @@ def test_the_json_of_a_search_has_its_steps(tmp_path: Path) -> None:
 
 # --- Markdown and the page ---------------------------------------------------------------------------
 
-PLOTS = ["Latency over time", "Latency, cumulative", "Requests a second", "Throughput against latency"]
+PLOTS = ["Latency over time", "Latency, cumulative", "Requests/s", "Throughput against latency"]
 
 
 def titles(html: str) -> list[str]:
@@ -258,7 +258,7 @@ def test_tenants_and_models_have_plots_and_tables_of_their_own(tmp_path: Path) -
 def test_a_search_shows_the_rates_tried_in_their_order_and_the_capacity(tmp_path: Path) -> None:
     outcome, steps = searched()
     _, markdown, html = written(tmp_path, outcome, steps)
-    assert "**Capacity: 20 requests a second** is the highest rate tried at which `p80<1s` held." in markdown
+    assert "**Capacity: 20 requests/s** is the highest rate tried at which `p80<1s` held." in markdown
     rows = re.findall(r"^\| (\d+) \| (\w[^|]*) \|", markdown, re.MULTILINE)
     assert rows == [("10", "yes"), ("20", "yes"), ("30", "no"), ("40", "no, ended early")]
     check_markdown(markdown)
@@ -334,7 +334,7 @@ def test_what_others_wrote_cannot_break_a_page_or_a_table(tmp_path: Path) -> Non
     ],
 )
 def test_a_cell_of_a_table_stays_one(text: object, expected: str) -> None:
-    assert texts.cell(text) == expected
+    assert figures.cell(text) == expected
 
 
 def test_the_page_follows_light_and_dark(tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_warnings_say_what_stands_against_the_figures() -> None:
     assert "before the time asked for: 1." in warned(soon)
     outcome, steps = searched()
     limited = Step(50.0, "broke", with_cpu(outcome, 0.97))
-    assert "The search ended at 50 requests a second because the load generator took 97%" in warned(
+    assert "The search ended at 50 requests/s because the load generator took 97%" in warned(
         outcome, [*steps, limited]
     )
     assert "stopped before its end" in warned(outcome, [*steps, Step(50.0, "stopped", outcome)])
@@ -392,7 +392,7 @@ def test_warnings_say_what_stands_against_the_figures() -> None:
     ],
 )
 def test_milliseconds(value: float | None, expected: str) -> None:
-    assert texts.ms(value) == expected
+    assert figures.ms(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_milliseconds(value: float | None, expected: str) -> None:
     [(0, "0.0%"), (1, "100.0%"), (0.9999, "> 99.9%"), (0.0001, "< 0.1%"), (0.9994, "99.9%"), (0.5, "50.0%")],
 )
 def test_a_share_that_is_not_all_or_nothing_does_not_look_it(value: float, expected: str) -> None:
-    assert texts.share(value) == expected
+    assert figures.share(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def test_a_share_that_is_not_all_or_nothing_does_not_look_it(value: float, expec
     ],
 )
 def test_numbers(value: float, expected: str) -> None:
-    assert texts.number(value) == expected
+    assert figures.number(value) == expected
 
 
 # --- writing ----------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from email.utils import format_datetime
 
 import pytest
 
+from dear_serving.process.background import free_port
 from dear_tools.load.mix import Tenant
 from dear_tools.load.records import Record
-from tests.e2e.conftest import free_port
 from tests.tools.load.runs import outcome_of, record_of, schedule
 from tests.tools.load.servers import Asked, always, ranking, ranks, raw, refusal, reply, says, scripted
 
@@ -235,6 +235,7 @@ def date_in(seconds: float) -> str:
     return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("asked", ["0.3", "date", None])
 async def test_a_retry_waits_at_least_what_retry_after_asks_for(status: int, asked: str | None) -> None:

@@ -8,7 +8,7 @@ import random
 import statistics
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dear_tools.exits import ToolError
@@ -64,7 +64,6 @@ def test_constant_arrivals_come_where_the_integral_of_the_rate_is_a_whole_number
     assert times(stages) == pytest.approx(expected)
 
 
-@settings(deadline=None)
 @given(stages=STAGES)
 def test_constant_arrivals_rise_and_are_as_many_as_the_integral_says(stages: list[Stage]) -> None:
     found = times(stages)
@@ -76,7 +75,6 @@ def test_constant_arrivals_rise_and_are_as_many_as_the_integral_says(stages: lis
     assert [reached(stages, at_s) for at_s in found] == pytest.approx(list(range(len(found))), abs=1e-5)
 
 
-@settings(deadline=None)
 @given(stages=STAGES, seed=st.integers(0, 1000))
 def test_poisson_arrivals_rise_and_stay_within_the_stages(stages: list[Stage], seed: int) -> None:
     found = times(stages, "poisson", seed)

@@ -1,0 +1,1 @@
+"""A server's admin routes: ``dear adapters``, ``tenants``, ``keys``, ``audit`` and ``apply``."""
