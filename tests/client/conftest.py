@@ -11,8 +11,10 @@ import pytest
 
 from tests.client.raw_server import RawServer, Script
 from tests.client.shells import KINDS, Shell, environment
-from tests.http.test_adapters import replica as replica
-from tests.http.test_adapters import served as served
+from tests.http.conftest import adapter_sync as adapter_sync
+from tests.http.conftest import replica as replica
+from tests.http.conftest import served as served
+from tests.http.conftest import with_adapters as with_adapters
 
 Connect = Callable[..., Shell]
 
