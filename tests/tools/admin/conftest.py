@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from dear_client import Client
 from dear_serving.cli.main import app
-from dear_serving.gateway.rerank_service import GatewayState
+from dear_serving.gateway.state import GatewayState
 from dear_tools.admin import ask
 from tests.conftest import InProcess
 
