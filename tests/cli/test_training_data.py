@@ -50,7 +50,12 @@ def test_turns_are_those_the_server_renders() -> None:
     *turns, answer = example("chat")
     shown = [turn["content"].partition("] ")[2] for turn in turns if turn["content"].startswith("[")]
     rendered: list[dict[str, str]] = []
-    template.render("parking permit", shown, lambda given: rendered.extend(given) or "")
+
+    def keep(given: list[dict[str, str]]) -> str:
+        rendered.extend(given)
+        return ""
+
+    template.render("parking permit", shown, keep)
     assert turns == rendered
     assert answer["role"] == "assistant"
     roles = [turn["role"] for turn in [*turns, answer]]

@@ -119,7 +119,7 @@ def http(
 ) -> bytes:
     """A reply as bytes. Header names have underscores for dashes; None takes one away."""
     data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
-    named: dict[str, str | None] = {"content_type": kind, "content_length": str(len(data))} | headers
+    named: dict[str, str | None] = {"content_type": kind, "content_length": str(len(data)), **headers}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in named.items() if value is not None]
     return "\r\n".join([f"HTTP/1.1 {status} Whatever", *lines, "", ""]).encode() + data
 
@@ -138,9 +138,10 @@ def ranking(asked: Asked) -> dict[str, Any]:
     }
 
 
-def rank_all(asked: Asked, connection: socket.socket) -> None:
+def rank_all(asked: Asked, connection: socket.socket) -> bool | None:
     """A script: every request is answered at once."""
     connection.sendall(http(ranking(asked)))
+    return None
 
 
 def failure(code: str | None, message: str, kind: str = "server_error") -> dict[str, Any]:

@@ -159,7 +159,7 @@ def test_a_slow_source_does_not_hold_back_what_was_begun(serve: Serve) -> None:
             yield request(number)
 
     with Client(serve(counting).url) as client:
-        ranked = client.rerank_many(slow(), concurrency=8)  # type: ignore[arg-type]
+        ranked = client.rerank_many(slow(), concurrency=8)
     assert [which(one) for one in ranked] == list(range(6))
     assert answered_before_the_last[0] >= 1
 
@@ -210,7 +210,7 @@ async def test_a_loop_that_is_left_on_asyncio_leaves_nothing_running(serve: Serv
     server = serve(counting)
     async with AsyncClient(server.url) as client:
         with pytest.raises(RuntimeError, match="consumer's"):
-            async for _ in client.rerank_iter(map(request, range(1000)), concurrency=4):  # type: ignore[arg-type]
+            async for _ in client.rerank_iter(map(request, range(1000)), concurrency=4):
                 if how == "break":
                     break
                 raise RuntimeError("the consumer's")
@@ -225,7 +225,7 @@ def test_a_blocking_loop_that_is_left_leaves_nothing_running(serve: Serve, how: 
     server = serve(counting)
     with Client(server.url) as client:
         with pytest.raises(RuntimeError, match="consumer's"):
-            for _ in client.rerank_iter(map(request, range(1000)), concurrency=4):  # type: ignore[arg-type]
+            for _ in client.rerank_iter(map(request, range(1000)), concurrency=4):
                 if how == "break":
                     break
                 raise RuntimeError("the consumer's")
@@ -240,7 +240,7 @@ async def test_cancelling_rerank_many_on_asyncio_ends_its_requests(serve: Serve)
     counting = Counting(lambda number: 0.2)
     server = serve(counting)
     async with AsyncClient(server.url) as client:
-        many = asyncio.create_task(client.rerank_many(map(request, range(100)), concurrency=4))  # type: ignore[arg-type]
+        many = asyncio.create_task(client.rerank_many(map(request, range(100)), concurrency=4))
         await asyncio.sleep(0.1)
         many.cancel()
         with pytest.raises(asyncio.CancelledError):

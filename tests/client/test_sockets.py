@@ -552,7 +552,7 @@ async def test_cancelling_a_call_on_asyncio_closes_its_connection(serve: Serve) 
         return False
 
     async with AsyncClient(serve(script).url) as client:
-        task = asyncio.create_task(client.rerank("q", TEXTS))  # type: ignore[arg-type]
+        task: asyncio.Task[Any] = asyncio.create_task(client.rerank("q", TEXTS))
         await asyncio.sleep(0.1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -104,6 +104,7 @@ async def test_a_registry_that_is_away_is_no_wrong_key(tmp_path: Path) -> None:
     database.close()
 
 
+@pytest.mark.integration
 async def test_ten_thousand_tenants_cost_a_request_no_more_than_one(tenants: Tenants) -> None:
     """The target: under a millisecond at p50, with 10,000 tenants in the registry."""
     _, header = issue(tenants)

@@ -96,7 +96,7 @@ class Handle:
 def engine_over(handle: Handle, *running: int) -> EngineClient:
     """An engine whose replicas are counted as ``running``, one count a look, the last for ever."""
     counts = list(running or (1,))
-    return EngineClient(handle, lambda: counts.pop(0) if len(counts) > 1 else counts[0])  # type: ignore[arg-type]
+    return EngineClient(handle, lambda: counts.pop(0) if len(counts) > 1 else counts[0])
 
 
 def task_error(cause: Exception) -> RayTaskError:
@@ -280,7 +280,7 @@ class Looks:
 
 async def test_serve_is_not_asked_about_calls_that_are_answered_soon() -> None:
     looks = Looks()
-    engine = EngineClient(Handle(*[ANSWER] * 50), looks)  # type: ignore[arg-type]
+    engine = EngineClient(Handle(*[ANSWER] * 50), looks)
     for _ in range(50):
         await engine.generate(REQUEST)
     assert looks.count == 1
@@ -289,7 +289,7 @@ async def test_serve_is_not_asked_about_calls_that_are_answered_soon() -> None:
 async def test_serve_is_asked_once_for_all_calls_that_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dear_serving.gateway.engine_client._WATCH_S", 0.1)
     looks = Looks()
-    engine = EngineClient(Handle(*[None] * 20), looks)  # type: ignore[arg-type]
+    engine = EngineClient(Handle(*[None] * 20), looks)
     tasks = [asyncio.create_task(engine.generate(REQUEST)) for _ in range(20)]
     await asyncio.sleep(0.45)
     for task in tasks:
@@ -311,4 +311,4 @@ async def test_what_was_known_stays_while_serves_controller_restarts() -> None:
     def fail() -> int:
         raise RayActorError
 
-    assert await EngineClient(Handle(ANSWER), fail).generate(REQUEST) == ANSWER  # type: ignore[arg-type]
+    assert await EngineClient(Handle(ANSWER), fail).generate(REQUEST) == ANSWER

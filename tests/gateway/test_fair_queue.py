@@ -28,7 +28,7 @@ class Engine:
 
 
 async def serve(engine: Engine, *windows: tuple[object, ...]) -> None:
-    await asyncio.gather(*(engine.window(*window) for window in windows))  # type: ignore[arg-type]
+    await asyncio.gather(*(engine.window(*window) for window in windows))
 
 
 async def test_a_burst_does_not_hold_up_who_comes_after_it() -> None:
@@ -118,6 +118,7 @@ async def test_who_leaves_while_waiting_holds_nobody_up() -> None:
         pass
 
 
+@pytest.mark.integration
 async def test_a_long_line_costs_no_more_a_window_than_a_short_one() -> None:
     """Every window comes to a head once: a line ten times as long takes about ten times as long."""
 

@@ -31,7 +31,7 @@ class Spy(FakeEngine):
 @pytest.fixture
 def spy(engine: FakeEngine) -> Spy:
     engine.__class__ = Spy
-    engine.seen = []  # type: ignore[attr-defined]
+    engine.seen = []
     return engine  # type: ignore[return-value]
 
 

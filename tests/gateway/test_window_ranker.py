@@ -155,7 +155,7 @@ async def test_reasoning_uses_the_templates_reasoning_form(builder: PromptBuilde
     )
     form = builder.template.render("q", ["a", "b"], builder.tokenizer.render_chat, reasoning=True)
     assert plain != thinking
-    assert builder.tokenizer.decode(thinking)[-40:] == form[-40:]  # type: ignore[attr-defined]
+    assert builder.tokenizer.decode(thinking)[-40:] == form[-40:]
 
 
 async def test_ranks_are_told_after_reasoning_too(builder: PromptBuilder) -> None:
@@ -181,8 +181,9 @@ class Silent(FakeEngine):
     """Its streams end without a word."""
 
     async def permute_stream(self, request: PermutationRequest) -> AsyncGenerator[DecodedWindow, None]:
-        for nothing in ():
-            yield nothing
+        nothing: tuple[DecodedWindow, ...] = ()
+        for one in nothing:
+            yield one
 
 
 async def test_a_stream_without_an_item_is_unavailable(builder: PromptBuilder) -> None:

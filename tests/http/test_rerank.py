@@ -112,7 +112,7 @@ async def test_rank_fields_choose_what_the_model_reads(
     documents = [{"title": "Bulbs", "body": "Edison", "text": "ignored"}]
     body = BODY | {"documents": [*documents, *documents], "rank_fields": ["title", "body"]}
     assert (await http.post("/v1/rerank", json=body)).status_code == 200
-    prompt = tokenizer.decode(engine.requests[0].token_ids)  # type: ignore[attr-defined]
+    prompt = tokenizer.decode(engine.requests[0].token_ids)
     assert "title: Bulbs body: Edison" in prompt
     assert "ignored" not in prompt
 
@@ -138,7 +138,7 @@ async def test_the_model_names_the_adapter_the_engine_uses(
 
 
 def many(count: int) -> dict[str, object]:
-    return BODY | {"documents": [f"passage {number}" for number in range(count)]}
+    return {**BODY, "documents": [f"passage {number}" for number in range(count)]}
 
 
 def asked(engine: FakeEngine) -> list[PermutationRequest]:
@@ -526,7 +526,7 @@ async def test_a_body_over_the_limit_is_a_413_declared_or_streamed(http: httpx.A
 
     headers = {"content-type": "application/json"}
     for content in (whole, pieces()):
-        reply = await http.post("/v2/rerank", content=content, headers=headers)  # type: ignore[arg-type]
+        reply = await http.post("/v2/rerank", content=content, headers=headers)
         assert reply.status_code == 413
         assert "2000000 bytes" in reply.json()["message"]
 

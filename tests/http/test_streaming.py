@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx
@@ -256,7 +256,7 @@ class Caller:
             "server": ("gateway", 80),
             "client": ("caller", 1),
         }
-        self.task = asyncio.create_task(create_app(gateway)(scope, self._receive, self._send))  # type: ignore[arg-type]
+        self.task = asyncio.create_task(create_app(gateway)(scope, self._receive, self._send))
 
     async def _receive(self) -> dict[str, Any]:
         if not self._given:
@@ -373,7 +373,7 @@ class Chatting(FakeEngine):
 
     async def openai(
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str
-    ) -> AsyncIterator[str | dict[str, Any]]:
+    ) -> AsyncGenerator[str | dict[str, Any], None]:
         try:
             yield 'data: {"choices": []}\n\n'
             await asyncio.sleep(60)

@@ -186,6 +186,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("end", ["", "x [2] 1"])
 @pytest.mark.parametrize("piece", HOSTILE, ids=lambda piece: repr(piece[:16]))
+@pytest.mark.integration
 def test_hostile_text_takes_linear_time(piece: str, end: str) -> None:
     text = piece * (LENGTH // len(piece)) + end
     started = time.process_time()

@@ -173,6 +173,7 @@ def test_prompt_and_answer_fit_and_the_instruction_is_whole(
 
 @templates
 @pytest.mark.parametrize("query", ["light " * 20_000, "x" * 100_000, "?" * 100_000, "🙂" * 25_000])
+@pytest.mark.integration
 def test_a_huge_query_is_cut_to_a_quarter_and_passages_keep_their_room(
     template: Template, either: BaseTokenizer, query: str
 ) -> None:

@@ -61,7 +61,7 @@ def test_sliding_takes_the_calls_it_says(sizes: Sizes) -> None:
 @given(sizes_of_lists(), st.randoms(use_true_random=False))
 def test_sliding_brings_what_the_windows_overlap_by_to_the_head(sizes: Sizes, random: object) -> None:
     truth = list(range(sizes.count))
-    random.shuffle(truth)  # type: ignore[attr-defined]
+    random.shuffle(truth)
     order, _ = play(sliding(sizes), by(truth))
     sure = sizes.count if sizes.count <= sizes.window else sizes.window - sizes.step
     assert list(order[:sure]) == truth[:sure]
@@ -137,7 +137,7 @@ def test_merge2_stripes_its_groups_and_shows_the_winners_best_first() -> None:
 def test_merge2_finds_as_many_of_the_best_as_each_group_may_send(sizes: Sizes, random: object) -> None:
     assume(sizes.window < sizes.count <= sizes.window**2)
     truth = list(range(sizes.count))
-    random.shuffle(truth)  # type: ignore[attr-defined]
+    random.shuffle(truth)
     order, _ = play(merge2(sizes), by(truth))
     sure = sizes.window // math.ceil(sizes.count / sizes.window)
     assert list(order[:sure]) == truth[:sure]

@@ -26,12 +26,12 @@ FALLING = {FIRST + place: -float(place) for place in range(8)}
 
 def decoder_of(client: Client, steps: Steps = window_steps) -> Decoder:
     places = KvAdmission(max_open=4, blocks=100, block_size=16)
-    return Decoder(client, places, steps)  # type: ignore[arg-type]
+    return Decoder(client, places, steps)
 
 
 async def difference(model: Model, resumed: Model | None = None) -> Difference | None:
     client = Client(model, resumed)
-    found = await compare(decoder_of(client), client, small_window("check"), None)  # type: ignore[arg-type]
+    found = await compare(decoder_of(client), client, small_window("check"), None)
     assert client.running == set()
     assert {call.resumable for call in client.calls} == {True, False}
     return found

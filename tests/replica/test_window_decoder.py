@@ -42,7 +42,7 @@ def sessions(max_open: int = 8) -> KvAdmission:
 async def decode(
     client: Client, request: PermutationRequest, steps: Steps = window_steps, *, every_rank: bool = False
 ) -> list[DecodedWindow]:
-    decoder = Decoder(client, sessions(), steps)  # type: ignore[arg-type]
+    decoder = Decoder(client, sessions(), steps)
     found = [window async for window in decoder.decode(request, None, every_rank=every_rank)]
     assert client.running == set()
     return found
@@ -67,7 +67,7 @@ async def test_no_more_is_decided_than_needed_and_the_rest_stands_by_its_first_s
     def model(tokens: Sequence[int]) -> object:
         return (lambda token: LOG_PROBS[token]) if len(tokens) == 4 else lambda token: float(token)
 
-    client = Client(model)  # type: ignore[arg-type]
+    client = Client(model)
     (window,) = await decode(client, request_of(needed), steps)
     assert window.decided == needed
     assert window.order == {1: (1, 3, 0, 2), 2: (1, 3, 0, 2), 3: (1, 3, 2, 0), 4: (1, 3, 2, 0)}[needed]
@@ -128,8 +128,8 @@ async def test_ordinary_steps_are_requests_that_grow_by_what_was_chosen_and_the_
 @both_ways
 async def test_the_adapter_goes_to_the_client(steps: Steps) -> None:
     client, lora = Client(always(LOG_PROBS)), object()
-    decoder = Decoder(client, sessions(), steps)  # type: ignore[arg-type]
-    async for _ in decoder.decode(request_of(), lora):  # type: ignore[arg-type]
+    decoder = Decoder(client, sessions(), steps)
+    async for _ in decoder.decode(request_of(), lora):
         pass
     assert all(call.lora is lora for call in client.calls)
 
@@ -217,7 +217,7 @@ async def test_a_deadline_within_an_identifier_decides_nothing() -> None:
 
 async def test_time_in_the_queue_is_told_apart_from_time_in_the_engine() -> None:
     places = sessions(max_open=1)
-    decoder = Decoder(Client(always(LOG_PROBS), pauses=0.03), places)  # type: ignore[arg-type]
+    decoder = Decoder(Client(always(LOG_PROBS), pauses=0.03), places)
     started_s = time.monotonic()
     async with asyncio.timeout(5):
         async with places.hold(1, 0):
@@ -236,7 +236,7 @@ async def test_time_in_the_queue_is_told_apart_from_time_in_the_engine() -> None
 @both_ways
 async def test_closing_the_iterator_closes_the_clients_and_frees_the_place(steps: Steps) -> None:
     client, places = Client(always(LOG_PROBS)), sessions(max_open=1)
-    decoder = Decoder(client, places, steps)  # type: ignore[arg-type]
+    decoder = Decoder(client, places, steps)
     windows = decoder.decode(request_of(), None, every_rank=True)
     await anext(windows)
     assert len(client.running) == (1 if steps is window_steps else 0)
@@ -249,7 +249,7 @@ async def test_closing_the_iterator_closes_the_clients_and_frees_the_place(steps
 @both_ways
 async def test_cancelling_while_the_engine_works_closes_the_clients_iterator(steps: Steps) -> None:
     client, places = Client(always(LOG_PROBS), pauses=60), sessions(max_open=1)
-    decoder = Decoder(client, places, steps)  # type: ignore[arg-type]
+    decoder = Decoder(client, places, steps)
     task = asyncio.create_task(anext(decoder.decode(request_of(), None)))
     await asyncio.sleep(0.02)
     assert len(client.running) == 1
@@ -263,7 +263,7 @@ async def test_cancelling_while_the_engine_works_closes_the_clients_iterator(ste
 
 async def test_no_more_windows_are_in_the_engine_than_there_are_places() -> None:
     client = Client(always(LOG_PROBS), pauses=0.01)
-    decoder = Decoder(client, sessions(max_open=2))  # type: ignore[arg-type]
+    decoder = Decoder(client, sessions(max_open=2))
     most = 0
 
     async def one(number: int) -> DecodedWindow:

@@ -25,7 +25,7 @@ def backwards(request: PermutationRequest) -> range:
 
 
 def fake(**options: object) -> FakeEngine:
-    return FakeEngine(lambda _: "so it is", backwards, **options)  # type: ignore[arg-type]
+    return FakeEngine(lambda _: "so it is", backwards, **options)
 
 
 async def told(engine: FakeEngine, request: PermutationRequest) -> list[DecodedWindow]:

@@ -15,7 +15,7 @@ _WORTH = re.compile(r"\[(\d+)\] worth (\d+)\b")
 
 
 def task_of(worths: Sequence[int], **options: object) -> RankTask:
-    return RankTask(QUERY, [f"worth {worth}" for worth in worths], **options)  # type: ignore[arg-type]
+    return RankTask(QUERY, [f"worth {worth}" for worth in worths], **options)
 
 
 def best_first(worths: Sequence[int]) -> list[int]:
@@ -24,7 +24,7 @@ def best_first(worths: Sequence[int]) -> list[int]:
 
 def shown_worths(builder: PromptBuilder, token_ids: Sequence[int]) -> list[int]:
     """The worth at each position of the window that a prompt shows."""
-    text = builder.tokenizer.decode(token_ids)  # type: ignore[attr-defined]
+    text = builder.tokenizer.decode(token_ids)
     worths = {int(identifier): int(worth) for identifier, worth in _WORTH.findall(text)}
     return [worths[identifier] for identifier in sorted(worths)]
 

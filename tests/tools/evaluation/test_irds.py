@@ -94,7 +94,7 @@ def datasets(monkeypatch: pytest.MonkeyPatch) -> dict[str, Dataset]:
     """What the module of that name knows."""
     known: dict[str, Dataset] = {}
     module = ModuleType("ir_datasets")
-    module.load = known.__getitem__  # type: ignore[attr-defined]
+    module.load = known.__getitem__
     monkeypatch.setitem(sys.modules, "ir_datasets", module)
     return known
 

@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from benchmarks.trivial_server import Behaviour
 from dear_serving.process.background import free_port

@@ -33,7 +33,7 @@ def shown(*, terminal: bool, title: str = "http://server", generators: tuple[At,
             view.observe(made(4 + n / 10, 0.1))
         view.observe(made(5.0, 0.01, "refused"))
         for generator in generators:
-            view.update(generator, schedule(**load))  # type: ignore[arg-type]
+            view.update(generator, schedule(**load))
     return output.getvalue()
 
 
@@ -82,7 +82,7 @@ def test_elsewhere_it_is_a_line_now_and_then_without_control_characters(
         view.begin("http://server")
         for second in range(1, 26):
             now_s = 100.0 + second
-            view.update(At(float(second)), schedule(callers="4", duration_s=60.0))  # type: ignore[arg-type]
+            view.update(At(float(second)), schedule(callers="4", duration_s=60.0))
     lines = output.getvalue().splitlines()
     assert len(lines) == 2
     assert all(line.startswith("http://server: time ") for line in lines)
@@ -95,5 +95,5 @@ def test_another_run_begins_with_nothing_of_the_last() -> None:
         view.begin("one")
         view.observe(made(0.0, 0.1, "failed"))
         view.begin("two")
-        view.update(At(3.0), schedule(callers="4", duration_s=20.0))  # type: ignore[arg-type]
+        view.update(At(3.0), schedule(callers="4", duration_s=20.0))
     assert "failed" not in output.getvalue()

@@ -68,7 +68,7 @@ def written(
 
 def searched() -> tuple[Outcome, list[Step]]:
     steps = [
-        Step(rate, end, run_of(some(int(20 * rate), seed=int(rate)), "p80<1s"))  # type: ignore[arg-type]
+        Step(rate, end, run_of(some(int(20 * rate), seed=int(rate)), "p80<1s"))
         for rate, end in ((10, "held"), (20, "held"), (40, "cut"), (30, "broke"))
     ]
     return steps[1].outcome, steps

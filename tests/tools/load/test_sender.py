@@ -241,7 +241,7 @@ def date_in(seconds: float) -> str:
 async def test_a_retry_waits_at_least_what_retry_after_asks_for(status: int, asked: str | None) -> None:
     value = date_in(2) if asked == "date" else asked
     answer = refusal(status, **({} if value is None else {"Retry_After": value}))
-    with scripted(after(1, answer)) as served:  # type: ignore[arg-type]
+    with scripted(after(1, answer)) as served:
         found = await record_of(served.url, attempts=3)
     first, second = served.rankings
     waited_s = second.at_s - first.at_s
