@@ -10,8 +10,7 @@ from dear_tools.load.generator import Generator
 from dear_tools.load.loadtest import LoadTest, Outcome, View, run
 from dear_tools.load.objective import Objective
 from dear_tools.load.records import Record
-from dear_tools.load.schedule import Schedule
-from dear_tools.load.stages import Arrivals, Stage
+from dear_tools.load.schedule import Arrivals, Schedule, Stage
 from dear_tools.load.summary import is_good
 
 GENERATOR_LIMIT = 0.9

@@ -14,8 +14,7 @@ from typing import Protocol
 from dear_tools.load.lists import List, Lists
 from dear_tools.load.mix import Tenant
 from dear_tools.load.records import Record
-from dear_tools.load.schedule import Schedule
-from dear_tools.load.stages import arrival_times, level_at
+from dear_tools.load.schedule import Schedule, arrival_times, level_at
 
 _REFUSED_WAIT_S = 1.0
 _TICK_S = 0.02

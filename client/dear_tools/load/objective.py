@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from dear_tools.exits import ToolError
-from dear_tools.load.stages import parse_duration
+from dear_tools.load.schedule import parse_duration
 
 _OBJECTIVE = re.compile(r"p(\d{1,2}(?:\.\d+)?)\s*<\s*(\S+)")
 
