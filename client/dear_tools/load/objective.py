@@ -1,4 +1,4 @@
-"""What is asked of the latency, such as p95<2s."""
+"""The latency objective, such as p95<2s."""
 
 from __future__ import annotations
 

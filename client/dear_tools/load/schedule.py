@@ -148,5 +148,5 @@ class Schedule:
 
 
 def random_sources(seed: int) -> tuple[random.Random, random.Random]:
-    """Sources of chance for arrivals and mix, and for lists: one does not change what the other draws."""
+    """Random sources for arrivals and mix, and for lists: independent of each other."""
     return random.Random(f"{seed} schedule"), random.Random(f"{seed} lists")
