@@ -15,9 +15,8 @@ from dear_tools.load.generator import Generator, Sends
 from dear_tools.load.lists import List
 from dear_tools.load.mix import Tenant
 from dear_tools.load.records import Record
-from dear_tools.load.schedule import Schedule
+from dear_tools.load.schedule import Schedule, Stage
 from dear_tools.load.sender import Sender
-from dear_tools.load.stages import Stage
 
 _LONGEST_S = 3600.0
 _ANSWER_S = 300.0

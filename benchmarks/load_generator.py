@@ -26,8 +26,7 @@ from dear_tools.load.lists import InventedLists
 from dear_tools.load.loadtest import LoadTest, run
 from dear_tools.load.mix import Mix, Tenant
 from dear_tools.load.objective import parse_objective
-from dear_tools.load.schedule import Schedule, random_sources
-from dear_tools.load.stages import Stage
+from dear_tools.load.schedule import Schedule, Stage, random_sources
 
 RATES = (250, 500, 750, 1000, 1250, 1500, 1750, 2000, 2500, 3000, 4000)
 LEAST_SHARE = 0.95

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from dear_client.calls import RerankOptions
+from dear_client.options import RerankOptions
 from dear_serving.http.dialects.options import DearOptions
 from dear_serving.types import RankTask
 from tests.conftest import ROOT

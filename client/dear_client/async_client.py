@@ -1,4 +1,4 @@
-"""The client for programs on asyncio: what Client does, to be awaited."""
+"""The asyncio client: Client's methods, awaited."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class _Driver:
 
 
 class _Awaiting(Generic[C]):
-    """Whoever has calls and something that drives them."""
+    """An object with calls and a driver."""
 
     def __init__(self, calls: C, driver: _Driver) -> None:
         self._calls = calls
@@ -112,7 +112,7 @@ class _Awaiting(Generic[C]):
 def awaiting(
     build: Callable[Concatenate[C, P], Conversation[T]],
 ) -> Callable[Concatenate[_Awaiting[C], P], Awaitable[T]]:
-    """A method that makes a call, to be awaited, with the call's own signature and words."""
+    """A method that runs a call, awaited, with the call's signature and docstring."""
 
     @functools.wraps(build)
     async def method(self: _Awaiting[C], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -191,7 +191,7 @@ class AsyncClient(_Awaiting[Calls]):
         concurrency: int = 8,
         progress: OnProgress | None = None,
     ) -> AsyncGenerator[Ranked, None]:
-        """As Client's: in the requests' order, each as soon as it may; errors in place of rankings.
+        """As Client's: results in the requests' order, errors in place of rankings.
 
         Stopping early cancels the requests in flight; after ``aclose()`` nothing runs any more.
         """
@@ -239,7 +239,7 @@ class AsyncClient(_Awaiting[Calls]):
         concurrency: int = 8,
         progress: OnProgress | None = None,
     ) -> list[Ranked]:
-        """As Client's: what became of each request, in their order."""
+        """As Client's: a result for each request, in their order."""
         ranked = self.rerank_iter(requests, concurrency=concurrency, progress=progress)
         return [one async for one in ranked]
 
@@ -257,7 +257,7 @@ class AsyncClient(_Awaiting[Calls]):
 
 
 class AsyncRankStream:
-    """The ranks of one request, best first, as they are decided; then ``ranking`` is the whole of it."""
+    """The ranks of one request, best first, as they are decided; then ``ranking`` has all of them."""
 
     def __init__(self, wire: Wire, body: AsyncIterator[bytes], ranks: Ranks) -> None:
         self._ranks = ranks
@@ -265,7 +265,7 @@ class AsyncRankStream:
 
     @property
     def ranking(self) -> Ranking:
-        """Everything the server says of the ranking, once all ranks were read; raises ClientError before."""
+        """The whole ranking, once all ranks were read; raises ClientError before."""
         return self._ranks.ranking
 
     def __aiter__(self) -> AsyncIterator[RankedDocument]:

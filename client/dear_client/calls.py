@@ -31,7 +31,7 @@ _PLACES = {
 
 
 class Calls:
-    """What a client can ask for.
+    """The calls of a client.
 
     Args:
         model: ranks where a call names no other.
@@ -47,8 +47,8 @@ class Calls:
 
         Args:
             query: what is looked for.
-            documents: texts, or objects with a ``text``; whatever else an object holds stays here, and the
-                object itself comes back in ``RankedDocument.document``.
+            documents: texts, or objects with a ``text``. Only the text is sent; the object itself is in
+                ``RankedDocument.document``.
             options: those of RerankOptions:
                 {options}.
 
@@ -56,7 +56,7 @@ class Calls:
             The documents, best first.
 
         Raises:
-            InvalidCall: a document without a text, an unknown option, or what else nobody could send.
+            InvalidCall: a document without a text, an unknown option, or an invalid value.
             ClientError: see ``dear_client.errors``.
         """
         documents = _listed("documents", documents)
@@ -82,11 +82,11 @@ class Calls:
         return Call("GET", "/v1/models", lambda reply: read_list(Model, reply)[0])
 
     def health(self) -> Call[None]:
-        """Return where the server's HTTP side is up, whether or not an engine can answer; else raise."""
+        """Return if the server's HTTP side is up, whether or not an engine can answer; else raise."""
         return Call("GET", "/health", _check_object)
 
     def ready(self) -> Call[None]:
-        """Return where an engine can answer; else raise, after the client's retries."""
+        """Return if an engine can answer; else raise, after the client's retries."""
         return Call("GET", "/ready", _check_object)
 
 
@@ -128,14 +128,14 @@ def rerank_body(
 
 
 def _listed(name: str, value: object) -> list[Any]:
-    """A list of what was given; a text is iterable too, and never meant."""
+    """The value as a list; a text, though iterable, is refused."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise InvalidCall(f"{name}: a list is needed, not {type(value).__name__}")
     return list(value)
 
 
 def _sent(document: object, fields: Sequence[str] | None, index: int) -> Any:
-    """What the server is sent of a document: what it is ranked by, and no more."""
+    """What is sent of a document: only what it is ranked by."""
     if isinstance(document, str):
         return document
     if not isinstance(document, Mapping):

@@ -1,4 +1,4 @@
-"""The client for programs that wait for each answer."""
+"""The blocking client."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class _Driver:
 
 
 class _Blocking(Generic[C]):
-    """Whoever has calls and something that drives them."""
+    """An object with calls and a driver."""
 
     def __init__(self, calls: C, driver: _Driver) -> None:
         self._calls = calls
@@ -112,7 +112,7 @@ class _Blocking(Generic[C]):
 def blocking(
     build: Callable[Concatenate[C, P], Conversation[T]],
 ) -> Callable[Concatenate[_Blocking[C], P], T]:
-    """A method that makes a call and waits for its answer, with the call's own signature and words."""
+    """A method that runs a call, with the call's signature and docstring."""
 
     @functools.wraps(build)
     def method(self: _Blocking[C], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -199,7 +199,7 @@ class Client(_Blocking[Calls]):
         concurrency: int = 8,
         progress: OnProgress | None = None,
     ) -> Generator[Ranked, None, None]:
-        """Rank many lists, ``concurrency`` at a time; yields in their order, each as soon as it may.
+        """Rank many lists, ``concurrency`` at a time; yields the results in their order.
 
         ``requests`` is read as it is worked off, a little ahead. An error takes the place of its ranking, and
         the rest goes on; an error of ``requests`` itself ends it. ``progress`` is called after each request,
@@ -240,7 +240,7 @@ class Client(_Blocking[Calls]):
         concurrency: int = 8,
         progress: OnProgress | None = None,
     ) -> list[Ranked]:
-        """Rank many lists, ``concurrency`` at a time: what became of each, in their order."""
+        """Rank many lists, ``concurrency`` at a time: a result for each, in their order."""
         return list(self.rerank_iter(requests, concurrency=concurrency, progress=progress))
 
     def close(self) -> None:
@@ -257,7 +257,7 @@ class Client(_Blocking[Calls]):
 
 
 class RankStream:
-    """The ranks of one request, best first, as they are decided; then ``ranking`` is the whole of it."""
+    """The ranks of one request, best first, as they are decided; then ``ranking`` has all of them."""
 
     def __init__(self, wire: Wire, body: Iterator[bytes], ranks: Ranks) -> None:
         self._ranks = ranks
@@ -265,7 +265,7 @@ class RankStream:
 
     @property
     def ranking(self) -> Ranking:
-        """Everything the server says of the ranking, once all ranks were read; raises ClientError before."""
+        """The whole ranking, once all ranks were read; raises ClientError before."""
         return self._ranks.ranking
 
     def __iter__(self) -> Iterator[RankedDocument]:

@@ -132,7 +132,7 @@ class InvalidKey(ServerError):
 
 
 class PermissionDenied(ServerError):
-    """What is asked for is closed to everybody on this server."""
+    """The route is closed to everybody on this server."""
 
 
 class NotFound(ServerError):
@@ -160,7 +160,7 @@ class BodyTimeout(ServerError):
 
 
 class Conflict(ServerError):
-    """What is there stands against what is asked for."""
+    """The request conflicts with the present state."""
 
 
 class AlreadyThere(Conflict):
@@ -176,11 +176,11 @@ class Overloaded(ServerError):
 
 
 class RateLimited(Overloaded):
-    """The tenant has used up what it may."""
+    """The tenant is over its own limit."""
 
 
 class Unavailable(ServerError):
-    """Something that the answer needs is down, starting or restarting."""
+    """A part of the server is down, starting or restarting."""
 
 
 class EngineUnavailable(Unavailable):
@@ -200,7 +200,7 @@ class DeadlineExceeded(ServerError):
 
 
 class InternalError(ServerError):
-    """A fault of the server's, or of something before it."""
+    """A fault of the server, or of a proxy before it."""
 
 
 _BY_STATUS: dict[int, type[ServerError]] = {

@@ -32,7 +32,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 _RETRIED = (429, 503)
 _SAY_ENOUGH = (401, 403, 413, 429)
-"""What a proxy may answer with a page of its own: the status says what is wrong. So does any from 500 on."""
+"""Statuses that a proxy may answer with a page of its own: the status is the error, as is any from 500 on."""
 
 _SHOWN_CHARS = 80
 _TO_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -73,15 +73,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def new_request_id() -> str:
-    """An id that nobody else has, 32 hexadecimal digits."""
+    """A unique id, 32 hexadecimal digits."""
     return f"{_IDS.getrandbits(128):032x}"
 
 
 class Conversation(Protocol[T_co]):
-    """Something to ask of a server, in one request or several."""
+    """One or several requests with one result."""
 
     def steps(self, terms: Terms) -> Generator[Step, Outcome | None, T_co]:
-        """What is to be done, until the answer is there; raises ClientError."""
+        """What to do next, until the result is known; raises ClientError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Let so many seconds pass."""
+    """Wait so many seconds."""
 
     seconds: float
 
@@ -159,7 +159,7 @@ Outcome: TypeAlias = Reply | Failure
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Under what terms a client's calls go out: where to, how long, how often, by which clock (seconds)."""
+    """Terms of a client's calls: URL, timeouts, retries, and the clock (seconds)."""
 
     base_url: str
     timeout: Timeout = field(default_factory=Timeout)
@@ -269,12 +269,12 @@ def retry_after_s(headers: Mapping[str, str], now_s: Callable[[], float] = time.
 
 
 def no_connection(url: str, reason: str) -> ConnectionFailed:
-    """Nobody listens there."""
+    """Connection refused, or no such host."""
     return ConnectionFailed(f"no server answers at {url}: {reason}")
 
 
 def connection_timeout(url: str, connect_s: float) -> ConnectionFailed:
-    """Nobody took the connection in time."""
+    """The connection timed out."""
     return ConnectionTimeout(f"no connection to {url} within {connect_s:g} s")
 
 
@@ -290,5 +290,5 @@ def cut_reply(url: str, received: int, expected: str | None) -> ConnectionFailed
 
 
 def no_answer(url: str, waited_s: float) -> AnswerTimeout:
-    """Connected, and nothing came."""
+    """Connected, but no reply in time."""
     return AnswerTimeout(f"no answer from {url} within {waited_s:.3g} s")

@@ -1,4 +1,4 @@
-"""How long a call may take, and what is tried again: values that a client is given."""
+"""Timeouts and retries of a client."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Timeout:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """What is tried again: connections that fail, 429 and 503. Nothing else.
+    """Retries: of connections that fail, 429 and 503. Nothing else.
 
     A reply's Retry-After is waited for, never less; else the wait doubles from ``first_s`` to ``most_s``.
     Up to a quarter is added at random, so that callers who were refused together do not come back together.

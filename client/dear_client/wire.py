@@ -1,4 +1,4 @@
-"""What both clients share about httpx: where requests go, with what headers, and what its errors mean.
+"""The part of httpx that both clients share: URLs, headers and errors.
 
 httpx is imported when a client is made: it takes nearly as long as the rest of the package together.
 """
@@ -42,7 +42,7 @@ _CLOCK_S = 0.01
 
 
 class Wire:
-    """Turns steps into httpx's requests and its errors into ours.
+    """Turns steps into requests of httpx, and errors of httpx into ours.
 
     Args:
         base_url: else the environment's DEAR_BASE_URL, else http://127.0.0.1:8000. A trailing ``/v1`` or
@@ -98,7 +98,7 @@ class Wire:
         }
 
     def prepared(self, send: Send) -> httpx.Request:
-        """The same for httpx, whose clients take as long to put it together as a server to answer it."""
+        """The same as an httpx request: httpx's own way to build one takes as long as a fast reply."""
         request = self.request(send)
         answer_s = min(max(send.answer_s, _SHORTEST_S), _LONGEST_S)
         connect_s = min(max(send.connect_s, _SHORTEST_S), _LONGEST_S)
@@ -143,7 +143,7 @@ class Wire:
 
     @contextmanager
     def reading(self, ranks: Ranks) -> Iterator[None]:
-        """What goes wrong while a stream is read, in our errors; nothing matters once it was whole."""
+        """Errors while a stream is read, as ours; none after its end."""
         import httpx
 
         try:

@@ -40,7 +40,7 @@ def blanked(text: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_prints_what_is_shown(page: str, server: Server, tmp_path: Path) -> None:
-    for name in ("configs", "tests"):
+    for name in ("client", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

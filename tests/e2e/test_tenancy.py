@@ -82,7 +82,7 @@ def test_what_an_administrator_does_wrong_is_one_sentence(server: Server) -> Non
 
 
 async def test_a_tenant_is_answered_before_the_burst_of_another_is(server: Server) -> None:
-    """Its requests come when all of the burst wait, and are answered when most of the burst still do."""
+    """Its requests come after all of the burst: what the engine has is finished first, the rest waits for it."""
     quiet, loud = new_tenant(server, "considerate"), new_tenant(server, "hasty")
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as http:
@@ -90,10 +90,10 @@ async def test_a_tenant_is_answered_before_the_burst_of_another_is(server: Serve
         async def rank(number: int, headers: dict[str, str]) -> int:
             return (await http.post("/v2/rerank", json=passages(number), headers=headers)).status_code
 
-        burst = [asyncio.create_task(rank(20_000 + number, loud)) for number in range(80)]
+        burst = [asyncio.create_task(rank(20_000 + number, loud)) for number in range(200)]
         await asyncio.wait(burst, return_when=asyncio.FIRST_COMPLETED)
         assert await asyncio.gather(*(rank(21_000 + number, quiet) for number in range(4))) == [200] * 4
-        assert sum(task.done() for task in burst) < 40
+        assert sum(task.done() for task in burst) < 150
         assert set(await asyncio.gather(*burst)) == {200}
 
 

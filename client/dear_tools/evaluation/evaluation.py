@@ -46,12 +46,12 @@ class Evaluation:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the answers."""
+        """The settings that decide the answers."""
         candidates = {"candidates": self.collection.digest, "depth": self.collection.depth}
         return {**candidates, **self.ranker.settings}
 
     async def run(self, tell: Callable[[int, int], None], *, restart: bool = False) -> Report:
-        """Rank, measure and write. What earlier starts ranked stays; what failed is tried again.
+        """Rank, measure and write. What earlier starts ranked stays; failed queries are retried.
 
         The run is written only where every query has an answer; the report always.
 
@@ -108,13 +108,13 @@ class Evaluation:
         return report
 
     def _forget_report(self) -> None:
-        """Take away what an earlier start reported: it is of other answers."""
+        """Delete the report of an earlier start: it is of other answers."""
         for name in (RUN, REPORT_JSON, REPORT_MD):
             (self.folder / name).unlink(missing_ok=True)
 
 
 def how_far(done: int, total: int) -> str:
-    """Where a ranking that ended early stands, and how it goes on."""
+    """The progress of a ranking that ended early, and how to resume it."""
     if not done:
         return "nothing is ranked yet"
     return f"{done} of {queries(total)} are ranked, and the same command goes on from there"

@@ -10,12 +10,11 @@ from dear_tools.load.generator import Generator
 from dear_tools.load.loadtest import LoadTest, Outcome, View, run
 from dear_tools.load.objective import Objective
 from dear_tools.load.records import Record
-from dear_tools.load.schedule import Schedule
-from dear_tools.load.stages import Arrivals, Stage
+from dear_tools.load.schedule import Arrivals, Schedule, Stage
 from dear_tools.load.summary import is_good
 
 GENERATOR_LIMIT = 0.9
-"""Share of a core from which on the generator, one thread, may be what is measured."""
+"""From this share of a core on, the generator (one thread) may be the bottleneck."""
 
 _MOST_STEPS = 30
 _MOST_HALVINGS = 5
@@ -28,12 +27,12 @@ class Step:
 
     rate: float
     end: Literal["held", "broke", "cut", "stopped"]
-    """``cut``: ended when the objective could not be met any more; ``stopped``: by whoever watched."""
+    """``cut``: ended when the objective could not be met any more; ``stopped``: by the user."""
     outcome: Outcome
 
     @property
     def held(self) -> bool:
-        """Whether the objective was met all the way."""
+        """Whether the objective was met."""
         return self.end == "held"
 
     @property

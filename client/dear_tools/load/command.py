@@ -19,8 +19,7 @@ from dear_tools.load.lists import FileLists, InventedLists, Lists, OneList, read
 from dear_tools.load.mix import Tenant, parse_tenant, parse_weighted
 from dear_tools.load.objective import parse_objective
 from dear_tools.load.probe import ALL, probe
-from dear_tools.load.schedule import Schedule, random_sources
-from dear_tools.load.stages import Arrivals, parse_duration, parse_stages
+from dear_tools.load.schedule import Arrivals, Schedule, parse_duration, parse_stages, random_sources
 from dear_tools.options import JsonOption, KeyOption, UrlOption, with_rerank_options
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from dear_tools.load.summary import Part, Spread, Summary
 
 
 def ms(value: float | None) -> str:
-    """Milliseconds with three figures that count; from ten seconds on in seconds."""
+    """Milliseconds with three significant digits; from ten seconds on in seconds."""
     if value is None:
         return "-"
     if value >= 10_000:
@@ -18,7 +18,7 @@ def ms(value: float | None) -> str:
 
 
 def share(value: float) -> str:
-    """A share in percent; what is not all or nothing does not look it."""
+    """A share in percent; 0% and 100% only where exact."""
     percent = f"{100 * value:.1f}%"
     if percent == "100.0%" and value < 1:
         return "> 99.9%"
@@ -26,12 +26,12 @@ def share(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """A count or rate: whole from 1000 on, else three figures that count."""
+    """A count or rate: whole from 1000 on, else three significant digits."""
     return f"{value:,.0f}" if value >= 999.5 or value == int(value) else f"{value:.3g}"
 
 
 def cell(value: object) -> str:
-    """A text as a cell of a Markdown table, or in a line of Markdown: it stays there and is no HTML."""
+    """A text escaped for a cell of a Markdown table, or a line of Markdown."""
     text = " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|")
     return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", text))
 

@@ -1,4 +1,4 @@
-"""Sends the requests of a load test when its schedule wants them sent."""
+"""Sends the requests of a load test on schedule."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import Protocol
 from dear_tools.load.lists import List, Lists
 from dear_tools.load.mix import Tenant
 from dear_tools.load.records import Record
-from dear_tools.load.schedule import Schedule
-from dear_tools.load.stages import arrival_times, level_at
+from dear_tools.load.schedule import Schedule, arrival_times, level_at
 
 _REFUSED_WAIT_S = 1.0
 _TICK_S = 0.02
@@ -58,7 +57,7 @@ class Generator:
     """One run of a load test.
 
     Args:
-        observe: told of each request when it is done.
+        observe: called with each request when it is done.
         random: decides arrivals and the mix; lists have their own.
     """
 
@@ -83,7 +82,7 @@ class Generator:
         self._records: list[Record] = []
 
     def stop(self) -> None:
-        """Send nothing more. What is under way is waited for."""
+        """Send nothing more; wait for requests in flight."""
         self._stopped_s = min(self._stopped_s, self.elapsed_s)
         self._over.set()
 
@@ -139,7 +138,7 @@ class Generator:
         self._due_s = min(schedule.duration_s, self.elapsed_s)
 
     async def _caller(self, number: int, schedule: Schedule) -> None:
-        """Call until the load is over, or a ramp that goes down has passed this caller."""
+        """Send until the load is over, or a falling ramp has fewer callers."""
         while number < round(level_at(schedule.with_warmup, self.elapsed_s)) and not self._over.is_set():
             now_s = self.elapsed_s
             self._count(now_s, schedule)
@@ -166,7 +165,7 @@ class Generator:
             self._over.set()
 
     async def _over_within(self, seconds: float) -> bool:
-        """Let that time pass, while there is more to send; whether there is none."""
+        """Wait so long, or until there is nothing more to send; returns whether there is not."""
         if seconds <= 0:
             await asyncio.sleep(0)  # replies must not starve where the schedule is ahead
         else:

@@ -1,4 +1,4 @@
-"""Lists to rank in a load test: from a file or invented, and never the same one twice."""
+"""Lists to rank in a load test: from a file or invented, no two equal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Lists(Protocol):
     """An endless supply of lists."""
 
     def next(self) -> List:
-        """Another one; raises ToolError where there is none that was not given before."""
+        """A new list; raises ToolError where there is none."""
 
     def describe(self) -> dict[str, Any]:
         """Where they come from, for the report."""
@@ -46,7 +46,7 @@ class InventedLists:
     random: random.Random
 
     def next(self) -> List:
-        """See Lists. Two alike are less likely than a broken disk."""
+        """See Lists. Two equal ones are practically impossible."""
         query = self.random.sample(_WORDS, 6)
         return List(
             " ".join(query), tuple(self._passage(query) for _ in range(self.passages.draw(self.random)))

@@ -15,8 +15,7 @@ from rich.text import Text
 from dear_tools.load.figures import ms
 from dear_tools.load.generator import Generator
 from dear_tools.load.records import Record
-from dear_tools.load.schedule import Schedule
-from dear_tools.load.stages import level_at
+from dear_tools.load.schedule import Schedule, level_at
 from dear_tools.load.summary import spread
 
 _LATELY_S = 5.0

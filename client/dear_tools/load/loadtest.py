@@ -1,4 +1,4 @@
-"""A load test as a whole: what is asked for, and one run of it."""
+"""A load test: its parameters, and one run of it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def run(
     """Run one schedule after its warm-up. The first Ctrl-C ends it early, with what there is.
 
     Args:
-        watch: told of each request that counts, when it is done; may stop the generator.
+        watch: called with each request that counts, when it is done; may stop the generator.
 
     Raises:
         ToolError: there are no more lists.

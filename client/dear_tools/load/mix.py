@@ -1,4 +1,4 @@
-"""Who asks for what: tenants and models, some more often than others."""
+"""The mix of tenants and models, by weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of the latency, such as p95<2s."""
+"""The latency objective, such as p95<2s."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from dear_tools.exits import ToolError
-from dear_tools.load.stages import parse_duration
+from dear_tools.load.schedule import parse_duration
 
 _OBJECTIVE = re.compile(r"p(\d{1,2}(?:\.\d+)?)\s*<\s*(\S+)")
 

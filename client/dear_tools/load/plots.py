@@ -1,4 +1,4 @@
-"""The plots of a load test, as SVG texts that need nothing from outside and take the page's colours."""
+"""The plots of a load test, as SVG texts that load nothing and use the page's colours."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _STYLE: Any = {
 def latency_over_time(
     records: Sequence[Record], intervals: Sequence[Interval], limit_s: float, start_s: float
 ) -> str:
-    """Each answer at the time its request was due; median and p95 of each slice; below, what failed when."""
+    """Each answer at its scheduled time; median and p95 of each slice; below, the failures."""
 
     def draw(axes: Axes) -> None:
         ok = [record for record in records if record.result == "ok"]

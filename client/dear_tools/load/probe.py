@@ -21,7 +21,7 @@ def probe(
     exponent: float,
     answer_s: float,
 ) -> tuple[str, Mix]:
-    """Where the load goes, and its mix. Each tenant asks for its models, and so shows that its key is good.
+    """The server's URL, and the mix. Each tenant lists its models, which also checks its key.
 
     Args:
         tenants: with their weights, as are ``models``; none of these is the server's default.

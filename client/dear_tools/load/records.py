@@ -57,12 +57,12 @@ class Record:
 
     @property
     def latency_s(self) -> float:
-        """From when it was to be sent to the reply's last byte, attempts and waits between them included."""
+        """From the scheduled time to the reply's last byte, retries and waits included."""
         return self.done_s - self.intended_s
 
     @property
     def service_s(self) -> float:
-        """From when it was really sent."""
+        """From the actual sending."""
         return self.done_s - self.sent_s
 
     @property

@@ -26,7 +26,7 @@ NAMES = ("report.json", "report.md", "report.html")
 
 
 def environment() -> dict[str, Any]:
-    """The machine that sent the load, which may be another than the server's."""
+    """The machine of the load generator, perhaps not the server's."""
     return {
         "sent_from": f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "load_average_1_min": round(os.getloadavg()[0], 2),
@@ -129,7 +129,7 @@ def write(
 
 
 def check_folder(folder: Path) -> None:
-    """Find out that a report cannot be written before the load is sent rather than after.
+    """Check that a report can be written, before the load is sent.
 
     Raises:
         ToolError: there is a file of that name, or the folder may not be written to.
@@ -142,7 +142,7 @@ def check_folder(folder: Path) -> None:
 
 
 def warnings(outcome: Outcome, steps: Sequence[Step]) -> list[str]:
-    """What a reader should know before believing the figures."""
+    """Warnings about the figures."""
     summary = outcome.summary
     found = []
     if outcome.was_stopped or any(step.end == "stopped" for step in steps):

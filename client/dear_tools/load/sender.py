@@ -57,7 +57,7 @@ _SHOWN_CHARS = 300
 
 @dataclass(slots=True)
 class _Attempts:
-    """What is noted while a call is driven."""
+    """The attempts of a call."""
 
     refusals: int = 0
     named: int = 0
@@ -101,7 +101,7 @@ class Sender:
     async def send(
         self, tenant: Tenant, model: str, asked: List, intended_s: float, start_s: float
     ) -> Record:
-        """Send one request and see it through; never raises for what the server does.
+        """Send one request, with its retries; never raises for what the server does.
 
         Args:
             intended_s: when it was to be sent, seconds after ``start_s`` of time.perf_counter().
@@ -204,7 +204,7 @@ class Sender:
 
 
 def _reason(error: Exception) -> str:
-    """Why there is no connection (any more), in a few words."""
+    """Why the connection failed, in a few words."""
     match error:
         case aiohttp.ServerDisconnectedError():
             return "the server closed it"
@@ -217,7 +217,7 @@ def _reason(error: Exception) -> str:
 
 
 def _shown(message: str) -> str:
-    """A message as a line: what a server says may be a page, or hold what terminals obey."""
+    """A message as one short line: a server may send a page, or control characters."""
     line = " ".join("".join(one if one.isprintable() else " " for one in message).split())
     return line if len(line) <= _SHOWN_CHARS else f"{line[:_SHOWN_CHARS]}..."
 
@@ -237,7 +237,7 @@ def _result(error: ClientError) -> Result:
 
 
 def _costs(ranking: Ranking) -> dict[str, Any]:
-    """What the server says the ranking took."""
+    """Tokens, windows, repairs and times of a ranking."""
     found: dict[str, Any] = {
         "prompt_tokens": ranking.usage.prompt_tokens,
         "completion_tokens": ranking.usage.completion_tokens,

@@ -90,7 +90,7 @@ class Session:
         say(f"report: {self._out / 'report.html'} (also report.md, report.json)")
 
     def exit_code(self, *, is_asked: bool) -> int:
-        """How it ends; ``is_asked``: whether the objective was given, rather than the default."""
+        """The exit code; ``is_asked``: whether the objective was given, rather than the default."""
         summary = self._outcome.summary
         if not summary.results.get("ok"):
             return FAILED
@@ -171,7 +171,7 @@ def _described(names: Sequence[str], weights: Sequence[float]) -> str:
 
 
 def _command() -> str:
-    """What was typed, keys left out."""
+    """The command line, without keys."""
     typed = sys.argv[1:]
     for index, word in enumerate(typed):
         if word == "--api-key" and index + 1 < len(typed):

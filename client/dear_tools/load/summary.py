@@ -16,12 +16,12 @@ PERCENTS = (50, 90, 95, 99)
 
 _MOST_INTERVALS = 120
 _CLOCK_S = 1e-3
-"""What a wait may fall short by: a Retry-After that is a date is read twice, a moment apart."""
+"""Tolerance of a wait: a Retry-After that is a date is read twice, a moment apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How some durations are distributed, milliseconds; percentiles are values that occurred."""
+    """A distribution of durations, milliseconds; percentiles are measured values."""
 
     count: int
     mean_ms: float
@@ -34,7 +34,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a tenant, or a model, got. Shares are of its own requests; ``latency`` of its valid answers."""
+    """The figures of a tenant or model. Shares are of its own requests; ``latency`` of its valid answers."""
 
     name: str
     requests: int
@@ -46,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """What became of refusals (429 and 503).
+    """Refusals (429 and 503) and their retries.
 
     Of ``refusals`` replies ``with_retry_after`` named a time. ``retried`` were followed by another attempt,
     ``too_soon`` of these before that time (it would be the generator's fault), and ``let_in`` were answered
@@ -78,7 +78,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything a report says of one run.
+    """All figures of one run.
 
     ``offered_per_s`` is over ``offered_s``, from the end of the warm-up to the end of the load; ``ok_per_s``,
     ``good_per_s`` and tokens over ``duration_s``, which goes on to the last answer. ``latency`` counts from

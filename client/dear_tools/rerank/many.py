@@ -19,10 +19,10 @@ class Asked:
     """A list to rank.
 
     Args:
-        where: what it is called where it fails.
+        where: its name in an error.
         request: as Client.rerank_many takes it.
-        kept: what its result says beside the ranking.
-        wrong: why it cannot even be asked for.
+        kept: fields of its result besides the ranking.
+        wrong: why it cannot be sent.
         own_options: whether it has options that the others lack.
     """
 
@@ -46,7 +46,7 @@ def rank_all(
     def requests() -> Iterator[RerankRequest]:
         for asked in lists:
             begun.append(asked)
-            # What is wrong already, the client refuses without a call, in its turn.
+            # The client refuses an empty request without a call, in its turn.
             yield cast(RerankRequest, {} if asked.wrong else asked.request)
 
     failed = 0
@@ -57,7 +57,7 @@ def rank_all(
                 yield asked, ranked
             else:
                 failed += 1
-                # What the client refuses to send, is wrong in this list.
+                # What the client refuses to send is a fault of this list alone.
                 is_its_own = asked.wrong is not None or isinstance(ranked, InvalidCall)
                 if failed == done and not is_its_own and is_fatal(ranked, own_options=asked.own_options):
                     raise ranked

@@ -1,4 +1,4 @@
-"""Which key a path asks for: read by the middleware, and published in the OpenAPI document."""
+"""Which key a path needs, for the middleware and for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OPEN_FOLDERS = ("/docs/", "/redoc/")
 
 
 def key_for(path: str) -> Literal["tenant", "admin"] | None:
-    """Whose key opens a path; None where none is asked for."""
+    """Whose key a path needs; None: it is open."""
     if path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS):
         return None
     return "admin" if path.startswith(f"{ADMIN_PATH}/") or path in VLLM_PATHS else "tenant"

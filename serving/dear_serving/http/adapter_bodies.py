@@ -39,7 +39,7 @@ class NewAdapter(_Body):
 
 
 class Activation(_Body):
-    """The revision that a name is to point at."""
+    """The revision that the name will point at."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"revision": "5fabd8866f8f"}]})
 
@@ -48,7 +48,7 @@ class Activation(_Body):
 
 
 class Rollback(_Body):
-    """Back to the revision before."""
+    """Point the name at the revision before."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"wait_s": 30}]})
 
@@ -56,7 +56,7 @@ class Rollback(_Body):
 
 
 class Retirement(_Body):
-    """The revision to take out of service; without one, the name with all of them."""
+    """The revision to retire; without one, the name with all of its revisions."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"revision": "5fabd8866f8f"}]})
 
@@ -72,7 +72,7 @@ class Sharing(_Body):
 
 
 class VllmLoad(BaseModel):
-    """vLLM's body of /v1/load_lora_adapter; what else it may hold has no meaning here."""
+    """vLLM's body of /v1/load_lora_adapter; other fields are ignored."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"lora_name": "clinic", "lora_path": "medical"}]}

@@ -45,7 +45,7 @@ class RevisionReply(Reply):
 class HeldRevision(RevisionReply):
     """A revision, and the replicas that hold it."""
 
-    replicas: dict[str, str] = Field(description='"held", or why not, by the replica\'s id.')
+    replicas: dict[str, str] = Field(description='By replica id: "held", or why it could not be loaded.')
 
 
 class AdapterReply(Reply):
@@ -55,7 +55,7 @@ class AdapterReply(Reply):
     name: str
     shared: bool
     active: str | None = Field(description="The revision that the name points at.")
-    previous: str | None = Field(description="The revision that a rollback goes to.")
+    previous: str | None = Field(description="The revision that a rollback activates.")
     created: Time
     revisions: list[HeldRevision]
 

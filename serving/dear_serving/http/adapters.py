@@ -1,4 +1,4 @@
-"""Adapters over REST: the admin routes, and vLLM's own two paths on top of them."""
+"""Adapters over REST: the admin routes, and vLLM's two paths."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ vllm_router = APIRouter(
 async def register(
     request: Request, response: Response, body: Annotated[NewAdapter, Depends(BodyReader(NewAdapter))]
 ) -> RevisionReply:
-    """Check an adapter, keep it, and have the engines take it. 202 where they have not within ``wait_s``."""
+    """Check an adapter, store it, and load it on every engine. 202 if that takes longer than ``wait_s``."""
     revision = await _register(_gateway(request), body)
     if revision.state is State.REGISTERED:
         response.status_code = 202
@@ -84,7 +84,7 @@ async def list_adapters(request: Request, limit: PageLimit, after: After = "") -
 async def activate(
     request: Request, name: _Name, body: Annotated[Activation, Depends(BodyReader(Activation))]
 ) -> RevisionReply:
-    """Point a name at a revision, after it is staged; returns when every gateway goes by it."""
+    """Point a name at a revision as soon as it is staged; returns when every gateway uses it."""
     revision = await _call(request, lambda adapters: adapters.activate(name, body.revision, actor=ACTOR))
     return await _swapped(request, revision, body.wait_s)
 
@@ -106,7 +106,7 @@ async def retire(
     name: _Name,
     body: Annotated[Retirement, Depends(BodyReader(Retirement, may_be_empty=True))],
 ) -> AdapterReply:
-    """Take a revision, or a name with all of its revisions, out of service."""
+    """Unload a revision, or a name with all of its revisions."""
     await _retire(_gateway(request), name, body.revision)
     return await describe(request, name)
 
@@ -115,7 +115,7 @@ async def retire(
 async def share(
     request: Request, name: _Name, body: Annotated[Sharing, Depends(BodyReader(Sharing))]
 ) -> AdapterReply:
-    """Open a name to every tenant, or leave it to those with a grant."""
+    """Open a name to all tenants, or only to those with a grant."""
     await _call(request, lambda adapters: adapters.share(name, body.shared, actor=ACTOR))
     await _gateway(request).lifecycle.round()
     return await describe(request, name)
@@ -132,7 +132,7 @@ async def describe(request: Request, name: _Name) -> AdapterReply:
 async def load_lora_adapter(
     request: Request, body: Annotated[VllmLoad, Depends(BodyReader(VllmLoad))]
 ) -> str:
-    """As vLLM's: register and activate. What vLLM would reload in place is another revision here."""
+    """As vLLM's: register and activate. ``load_inplace`` makes another revision."""
     gateway = _gateway(request)
     if not body.load_inplace and body.lora_name in gateway.catalog.models.served:
         raise InvalidRequest(
@@ -207,5 +207,5 @@ def _gateway(request: Request) -> GatewayState:
 
 
 async def _call(request: Request, action: Callable[[Adapters], Answer]) -> Answer:
-    """Ask the registry, off the event loop: it blocks."""
+    """Run a blocking registry call outside the event loop."""
     return await asyncio.to_thread(action, _gateway(request).lifecycle.adapters)

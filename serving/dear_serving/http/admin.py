@@ -1,4 +1,4 @@
-"""Tenants, keys and grants over REST, with a key of its own."""
+"""Tenants, keys, grants and the audit trail over REST, with the admin key."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _MOST_LISTED = 1000
 
 
 def require_admin(request: Request) -> None:
-    """Let the admin key pass and nothing else.
+    """Refuse every request without the admin key.
 
     Raises:
         PermissionDenied: the server has no admin key, so that nobody may.
@@ -82,7 +82,7 @@ def page_limit(
 
 
 PageLimit = Annotated[int, Depends(page_limit)]
-After = Annotated[str, Query(description="Entries behind this one alone: the page before says it in next.")]
+After = Annotated[str, Query(description="Only entries after this one; the page before names it in next.")]
 _Tenant = Annotated[str, Path(description="A tenant's id.", examples=["acme"])]
 _Key = Annotated[str, Path(description="A key's id, the part of its text between the underscores.")]
 
@@ -123,7 +123,7 @@ async def get_tenant(request: Request, tenant: _Tenant) -> TenantReply:
 async def change_tenant(
     request: Request, tenant: _Tenant, body: Annotated[TenantChanges, Depends(BodyReader(TenantChanges))]
 ) -> TenantReply:
-    """Set weight and limits, those given."""
+    """Change weight and limits; absent fields stay."""
     changes = body.model_dump(exclude_unset=True)
     if "weight" in changes and changes["weight"] is None:
         raise InvalidRequest("weight: a number above 0, not null", param="weight")
@@ -156,7 +156,7 @@ async def add_grant(
 async def remove_grant(
     request: Request, tenant: _Tenant, adapter: Annotated[str, Path(examples=["medical"])]
 ) -> TenantReply:
-    """Take an adapter from a tenant."""
+    """Remove a tenant's grant of an adapter."""
     return TenantReply.of(
         await _call(request, lambda tenants: tenants.revoke_grant(tenant, adapter, actor=ACTOR))
     )
@@ -169,7 +169,7 @@ async def create_key(
     tenant: _Tenant,
     body: Annotated[NewKeyBody, Depends(BodyReader(NewKeyBody))],
 ) -> IssuedKeyReply:
-    """Create a key; its text is in this reply and nowhere else."""
+    """Create a key. Only this reply has its text."""
     expires_s = None if body.expires_in_s is None else time.time() + body.expires_in_s
     issued = await _call(
         request,
@@ -189,7 +189,7 @@ async def list_keys(request: Request, tenant: _Tenant) -> KeyList:
 async def rotate_key(
     request: Request, response: Response, key: _Key, body: Annotated[Rotation, Depends(BodyReader(Rotation))]
 ) -> IssuedKeyReply:
-    """A new key in place of one that goes on working for a while."""
+    """Replace a key by a new one; the old one works for ``overlap_s`` longer."""
     issued = await _call(
         request, lambda tenants: tenants.rotate_key(key, overlap_s=body.overlap_s, actor=ACTOR)
     )
@@ -198,7 +198,7 @@ async def rotate_key(
 
 @router.delete("/keys/{key}", responses=errors(UnknownSubject))
 async def revoke_key(request: Request, key: _Key) -> KeyReply:
-    """Shut a key out. Gateways that let it in lately notice within a second or two."""
+    """Revoke a key. Gateways refuse it within two seconds."""
     return KeyReply.of(await _call(request, lambda tenants: tenants.revoke_key(key, actor=ACTOR)))
 
 
@@ -215,5 +215,5 @@ def _issued(issued: IssuedKey, response: Response) -> IssuedKeyReply:
 
 
 async def _call(request: Request, action: Callable[[Tenants], Answer]) -> Answer:
-    """Ask the registry, off the event loop: it blocks."""
+    """Run a blocking registry call outside the event loop."""
     return await asyncio.to_thread(action, request.app.state.gateway.tenants)

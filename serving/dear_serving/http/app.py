@@ -22,7 +22,7 @@ router.include_router(adapters.vllm_router)
 
 
 def create_app(gateway: GatewayState) -> FastAPI:
-    """Every route over one gateway. While the app runs, so does the gateway's part in adapters."""
+    """Every route over one gateway. The gateway's lifecycle runs while the app does."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

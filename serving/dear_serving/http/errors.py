@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class InternalError(RequestError):
-    """A fault of ours. The reply says no more than that; the log has the rest."""
+    """A bug. The reply says only that; the log has the details."""
 
     code = "internal_error"
 
@@ -29,9 +29,7 @@ class ErrorDetail(BaseModel):
     message: str = Field(description="One sentence for people.")
     type: str = Field(description="The family, as OpenAI's: invalid_request_error and the like.")
     param: str | None = Field(description="The field at fault, dotted (documents.3), where there is one.")
-    code: str | None = Field(
-        description="Tells errors of one status apart; those of a route are listed there."
-    )
+    code: str | None = Field(description="Distinguishes errors of one status; each route lists its codes.")
 
 
 class ErrorBody(BaseModel):
@@ -61,13 +59,13 @@ def error_reply(error: RequestError) -> JSONResponse:
 
 
 async def on_request_error(request: Request, error: Exception) -> JSONResponse:
-    """Handler for everything raised on purpose."""
+    """Handler for errors of dear_serving.errors."""
     assert isinstance(error, RequestError)
     return error_reply(error)
 
 
 async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
-    """Handler for what the web framework itself refuses: unknown paths and methods."""
+    """Handler for unknown paths and methods, which the web framework refuses."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         reply = error_reply(MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}"))
@@ -77,12 +75,12 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
 
 
 async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
-    """Handler for faults of ours."""
+    """Handler for bugs."""
     logger.error("unexpected error on %s", request.url.path, exc_info=error)
     return error_reply(InternalError("internal error"))
 
 
 def _methods_of(request: Request) -> set[str]:
-    """What a path may be asked by, over all of its routes; Starlette itself names those of one route."""
+    """The methods of a path over all of its routes; Starlette names those of one route."""
     matching = (one for one in request.app.routes if one.matches(request.scope)[0] is not Match.NONE)
     return {method for route in matching for method in getattr(route, "methods", None) or ()}

@@ -1,4 +1,4 @@
-"""Is the gateway up, can an engine answer, and what they count."""
+"""Health, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def ready(request: Request) -> Readiness:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> PlainTextResponse:
-    """Prometheus metrics of this gateway and, while one answers, of an engine."""
+    """Prometheus metrics of this gateway, and of an engine if one answers."""
     gateway: GatewayState = request.app.state.gateway
     try:
         async with asyncio.timeout(_READY_TIMEOUT_S):
@@ -59,7 +59,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     except (TimeoutError, EngineUnavailable):
         of_engine = ""
     gateway.metrics.queued_tokens.set(gateway.queue.tokens)
-    with contextlib.suppress(RegistryUnavailable):  # what was known stays
+    with contextlib.suppress(RegistryUnavailable):  # the last values stay
         alive = await gateway.lifecycle.alive()
         gateway.metrics.show_held({replica.id: replica.holds for replica in alive.replicas})
     return PlainTextResponse(gateway.metrics.render() + of_engine)

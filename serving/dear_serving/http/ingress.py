@@ -25,7 +25,7 @@ def running_replicas(engine: DeploymentHandle[Any]) -> int:
 @serve.deployment
 @serve.ingress()
 class Gateway:
-    """One HTTP replica: cheap, without a model, as many as the traffic needs."""
+    """One gateway replica: HTTP and ranking, no model."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
         self,
@@ -35,7 +35,7 @@ class Gateway:
         key_digests: tuple[bytes, ...],
         admin_digests: tuple[bytes, ...],
     ) -> None:
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # no line a request
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # else a log line for every request
         # By value: one gRPC call instead of objects in Ray's store, which costs milliseconds a window.
         engines = EngineClient(engine.options(_by_reference=False), lambda: running_replicas(engine))
         tokenizer = load_tokenizer(base_source, settings.model.chat_template)

@@ -1,4 +1,4 @@
-"""The door every request passes: id, key, a place to work in, and the clock."""
+"""What every request passes first: request id, key, admission, and the timer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class RequestMiddleware:
-    """ASGI middleware, so that places are held until the last byte of a stream, or until the client left."""
+    """ASGI middleware: a place is held until the last byte of a stream, or until the client leaves."""
 
     def __init__(self, app: ASGIApp, gateway: GatewayState) -> None:
         self._app = app
@@ -55,7 +55,7 @@ class RequestMiddleware:
         try:
             if self._asks_for_tenant(scope["path"]):
                 tenant = await self._gateway.authenticator.identify(headers.get("authorization"))
-                # Held until the reply's last byte: one request is answered by one revision.
+                # Held until the reply's last byte, so that one revision answers the whole request.
                 models = held.enter_context(self._gateway.catalog.hold())
                 caller = scope["state"]["caller"] = Caller(tenant, request_id, models)
             await self._work(caller, scope, receive, send_with_id)

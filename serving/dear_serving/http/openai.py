@@ -1,4 +1,4 @@
-"""OpenAI's routes: models, chat and completions, answered by vLLM itself."""
+"""OpenAI's routes: models, chat and completions, answered by vLLM."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ForwardedBody(BodyReader):
 
 @router.get("/models")
 async def list_models(request: Request) -> ModelList:
-    """The base model and the adapters that the caller may use."""
+    """The models that the caller may use, the base model first."""
     gateway: GatewayState = request.app.state.gateway
     caller: Caller = request.state.caller
     return ModelList(data=[_card(gateway, model) for model in caller.visible()])
@@ -57,7 +57,7 @@ async def list_models(request: Request) -> ModelList:
 
 @router.get("/models/{name:path}", responses=errors(UnknownModel))
 async def retrieve_model(request: Request, name: Annotated[str, Path(examples=["legal"])]) -> ModelCard:
-    """One of them."""
+    """One model that the caller may use."""
     gateway: GatewayState = request.app.state.gateway
     caller: Caller = request.state.caller
     return _card(gateway, caller.find(name))

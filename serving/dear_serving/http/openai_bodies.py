@@ -1,4 +1,4 @@
-"""Bodies and replies of OpenAI's routes. vLLM is the reference: what it takes and answers passes through."""
+"""Bodies and replies of OpenAI's routes. vLLM defines them: all of its fields pass through."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STREAM = "Server-sent events, as OpenAI's."
 
 
 class ChatBody(BaseModel):
-    """A chat request. vLLM checks it, and takes more fields than are named here."""
+    """A chat request. vLLM checks it and accepts more fields than these."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -35,7 +35,7 @@ class ChatBody(BaseModel):
 
 
 class CompletionBody(BaseModel):
-    """A completion request. vLLM checks it, and takes more fields than are named here."""
+    """A completion request. vLLM checks it and accepts more fields than these."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -52,7 +52,7 @@ class CompletionBody(BaseModel):
 
 
 class Completion(BaseModel):
-    """vLLM's reply to a chat or completion request, whole; more fields than are named here may follow."""
+    """vLLM's whole reply to a chat or completion request; it may have more fields."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"externalDocs": _VLLM})
 

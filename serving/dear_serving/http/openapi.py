@@ -1,7 +1,7 @@
-"""The OpenAPI document: FastAPI's, and what the signatures of the routes do not say.
+"""The OpenAPI document: FastAPI's, with the bodies, keys and errors that FastAPI does not see.
 
-Bodies are read within a limit of their own (body.py), keys are asked for by the middleware (access.py) and
-errors are made in one place (errors.py), so FastAPI knows of none of them.
+Bodies are read within a byte limit (body.py), the middleware checks keys (access.py), and errors become
+replies in one place (errors.py).
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ _TAGS = [
     {"name": "openai", "description": "Models, chat and completions, answered by vLLM."},
     {"name": "tenants", "description": "Tenants, keys, grants and the audit trail, with the admin key."},
     {"name": "adapters", "description": "LoRA adapters and their revisions, with the admin key."},
-    {"name": "health", "description": "Whether the server answers, and its metrics."},
+    {"name": "health", "description": "Health, readiness and metrics."},
 ]
 
 _ERRORS_OF_KEYS: dict[str | None, tuple[type[RequestError], ...]] = {
     None: (),
     "tenant": (InvalidKey, RegistryUnavailable),
-    # Any text in a path can be none that the registry keeps: 400.
+    # A path can hold a text that the registry cannot store: 400.
     "admin": (InvalidRequest, InvalidKey, PermissionDenied, RegistryUnavailable),
 }
 _ERRORS_OF_BODIES = (InvalidRequest, PayloadTooLarge, UnsupportedMediaType, BodyTimeout)
@@ -90,7 +90,7 @@ _COMPONENTS: dict[str, Any] = {
         "X-Request-ID": {"description": "The id of a request that came without one.", **_TEXT},
         "Retry-After": {"description": "Seconds until a retry may succeed.", **_TEXT},
         **{
-            name: {"description": "Of tenants with such a limit a minute, as OpenAI's.", **_TEXT}
+            name: {"description": "Only for tenants with such a limit a minute; as OpenAI's.", **_TEXT}
             for name in _LIMIT_HEADERS
         },
     },
@@ -98,21 +98,21 @@ _COMPONENTS: dict[str, Any] = {
 
 
 def errors(*kinds: type[RequestError]) -> dict[int | str, dict[str, Any]]:
-    """What a route publishes of its own errors: the ``responses`` argument of its decorator.
+    """A route's own errors, as the ``responses`` argument of its decorator.
 
     Those of keys, bodies and limits are not named there: ``document`` adds them.
     """
     found: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         reply = found.setdefault(kind.status, {"description": "", "x-codes": []})
-        said = (inspect.getdoc(kind) or "").partition("\n")[0]
-        reply["description"] += f"- `{kind.code}`: {said}\n" if kind.code else f"{said}\n"
+        summary = (inspect.getdoc(kind) or "").partition("\n")[0]
+        reply["description"] += f"- `{kind.code}`: {summary}\n" if kind.code else f"{summary}\n"
         reply["x-codes"].append(kind.code)
     return found
 
 
 def publish(app: FastAPI) -> None:
-    """Have an app answer with its document, and with pages of it that need nothing from the internet."""
+    """Serve the document and its pages, which need no internet."""
 
     def openapi() -> dict[str, Any]:
         app.openapi_schema = app.openapi_schema or document(app.routes)
@@ -151,7 +151,7 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
 
 
 def _untitled(value: Any) -> Any:
-    """Without pydantic's titles, which say every name a second time."""
+    """Without pydantic's titles, which repeat every name."""
     if isinstance(value, list):
         return [_untitled(one) for one in value]
     if not isinstance(value, dict):
@@ -169,7 +169,7 @@ def _reader_of(route: APIRoute) -> BodyReader | None:
 
 
 def _add_shared(operation: dict[str, Any], path: str, method: str, reader: BodyReader | None) -> None:
-    """Add to an operation what the middleware and the reading of its body do."""
+    """Add the key, the body and the errors that middleware and body reader bring."""
     key = key_for(path)
     replies = operation["responses"]
     if "x-codes" not in replies.get("422", {}):

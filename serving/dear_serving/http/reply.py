@@ -1,4 +1,4 @@
-"""What the replies of the admin routes share."""
+"""Base of the admin routes' replies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
 
 
 class Reply(BaseModel):
-    """A reply that is built as its schema says: fields with a default are always there."""
+    """A reply built from its schema; fields with a default are always present."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 

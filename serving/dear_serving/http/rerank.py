@@ -72,7 +72,7 @@ def _replies(model: Any) -> dict[int | str, dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RerankReader(BodyReader):
-    """Reads a rerank body in the dialect that it is in."""
+    """Reads a rerank body in its dialect."""
 
     async def __call__(self, request: Request) -> RerankBody | TeiBody:
         """The body; TEI's has ``texts`` and no ``documents``."""
@@ -94,8 +94,8 @@ _Any = Annotated[
 
 @router.post("/rerank", responses=_replies(RerankReply | list[TeiResult]))
 async def rerank(request: Request, body: _Any) -> Response:
-    """vLLM's, Jina's and TEI's path. A body with ``texts`` and without ``documents`` is TEI's, and its reply
-    a bare array; every other is as for /v1/rerank.
+    """The path of vLLM, Jina and TEI. A body with ``texts`` and without ``documents`` is TEI's, and its reply
+    is a bare array. Every other body is as for /v1/rerank.
     """
     if isinstance(body, TeiBody):
         return await _rerank_texts(request, body)
@@ -107,8 +107,8 @@ async def rerank(request: Request, body: _Any) -> Response:
 @router.post("/v1/v2/rerank", include_in_schema=False)  # Cohere's client with a base URL in /v1
 @router.post("/v1/v1/rerank", include_in_schema=False)
 async def rerank_documents(request: Request, body: _Documents) -> Response:
-    """Cohere's, Jina's and vLLM's dialects, told apart by nothing: one body takes the fields of all of them,
-    and ignores those it does not know.
+    """The path of Cohere, Jina and vLLM. One body has the fields of all of them, so the dialects need not be
+    distinguished. Unknown fields are ignored.
     """
     return await _rerank_documents(request, body)
 

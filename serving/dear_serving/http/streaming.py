@@ -21,7 +21,7 @@ Rank = Callable[[OnProgress | None], Awaitable[Ranking]]
 
 
 class _EventStream(StreamingResponse):
-    """Closes its events when the caller is gone, instead of when they are collected."""
+    """Closes its events as soon as the caller leaves, not when they are garbage-collected."""
 
     body_iterator: AsyncGenerator[str, None]
 

@@ -21,12 +21,12 @@ class _Body(BaseModel):
 
 
 class TenantChanges(_Body):
-    """What of a tenant is set; null takes a limit away, what is absent stays."""
+    """Changes of a tenant; null removes a limit, an absent field stays."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"weight": 3.5, "requests_per_minute": None}]})
 
     weight: Weight | SkipJsonSchema[None] = Field(None, description="Its share of saturated engines.")
-    requests_in_flight: Count | None = Field(None, description="Most requests at once, in each gateway.")
+    requests_in_flight: Count | None = Field(None, description="Most open requests, in each gateway.")
     requests_per_minute: Count | None = None
     tokens_per_minute: Tokens | None = Field(None, description="Predicted prompt tokens of all windows.")
 

@@ -14,7 +14,7 @@ from dear_serving.tenancy.tenants import Key, Tenant
 
 
 class TenantReply(Reply):
-    """A tenant. A limit that is null does not bind."""
+    """A tenant; null is no limit."""
 
     object: Literal["tenant"] = "tenant"
     id: str
@@ -22,11 +22,11 @@ class TenantReply(Reply):
     requests_in_flight: int | None
     requests_per_minute: int | None
     tokens_per_minute: int | None
-    granted: list[str] = Field(description="Adapters beside the shared ones that it may use.")
+    granted: list[str] = Field(description="Adapters that it may use besides the shared ones.")
 
     @classmethod
     def of(cls, tenant: Tenant) -> Self:
-        """A tenant without its cache salt, which is nobody's business."""
+        """A tenant without its cache salt, which stays secret."""
         granted = sorted(tenant.granted)
         return cls(id=tenant.id, weight=tenant.weight, **asdict(tenant.limits), granted=granted)
 
@@ -40,7 +40,7 @@ class TenantPage(Reply):
 
 
 class DeletedTenant(Reply):
-    """A tenant that is gone."""
+    """A tenant that was removed."""
 
     object: Literal["tenant"] = "tenant"
     id: str
@@ -77,7 +77,7 @@ class KeyReply(Reply):
 class IssuedKeyReply(KeyReply):
     """A key just made."""
 
-    key: str = Field(description="The key's text: in this reply and nowhere else.")
+    key: str = Field(description="The key's text; only this reply has it.")
 
 
 class KeyList(Reply):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -96,6 +97,8 @@ async def started(settings: Settings, **engine_kwargs: Any) -> AsyncIterator[Eng
 async def engine(settings: Settings) -> AsyncIterator[Engine]:
     async with started(settings) as engine:
         yield engine
+    del engine
+    gc.collect()  # while this module's warnings are ignored
 
 
 _builders: list[PromptBuilder] = []

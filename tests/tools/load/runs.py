@@ -15,8 +15,7 @@ from dear_tools.load.loadtest import LoadTest, Outcome, run
 from dear_tools.load.mix import Mix, Tenant
 from dear_tools.load.objective import parse_objective
 from dear_tools.load.records import Record
-from dear_tools.load.schedule import Schedule
-from dear_tools.load.stages import parse_stages
+from dear_tools.load.schedule import Schedule, parse_stages
 from dear_tools.load.summary import Summary, summarise
 
 NOBODY = Tenant("default", None)

@@ -19,9 +19,8 @@ from dear_tools.load.lists import FileLists, List, OneList
 from dear_tools.load.loadtest import run
 from dear_tools.load.mix import Tenant
 from dear_tools.load.records import Record
-from dear_tools.load.schedule import Schedule, random_sources
+from dear_tools.load.schedule import Schedule, Stage, random_sources
 from dear_tools.load.sender import Sender
-from dear_tools.load.stages import Stage
 from tests.tools.load.runs import few_words, load_test, outcome_of, schedule
 from tests.tools.load.servers import Asked, always, ranks, refusal, scripted, trivial
 

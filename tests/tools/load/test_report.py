@@ -19,8 +19,7 @@ from dear_tools.load.capacity import Step
 from dear_tools.load.loadtest import Outcome
 from dear_tools.load.objective import parse_objective
 from dear_tools.load.records import Record, Refusal
-from dear_tools.load.schedule import Schedule
-from dear_tools.load.stages import Stage
+from dear_tools.load.schedule import Schedule, Stage
 from tests.tools.load.runs import made, summary_of
 
 EVIL = """<script>alert(1)</script> | `a` "b" 'c' & $\\frac{x$ \\| <img src=x onerror=y> _z_ 名前"""

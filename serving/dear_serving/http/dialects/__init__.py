@@ -1,1 +1,1 @@
-"""Rerank dialects: of each a body, how it becomes a RankTask, and how a Ranking becomes its reply."""
+"""Rerank dialects. Each has a body, ``to_task`` (body to RankTask) and ``to_reply`` (Ranking to reply)."""

@@ -15,14 +15,12 @@ from dear_serving.types import Order, Ranking, RankTask
 _DOCUMENTS_PER_SEARCH_UNIT = 100
 
 AtLeastZero = Annotated[int, Field(ge=0)]
-Query = Annotated[
-    str, Field(description="What the passages are ordered by.", json_schema_extra={"pattern": r"\S"})
-]
+Query = Annotated[str, Field(description="The search query.", json_schema_extra={"pattern": r"\S"})]
 MODEL = "The base model's id or an adapter's name; absent: the server's default."
 
 
 class RerankBody(BaseModel):
-    """Cohere's, Jina's and vLLM's request in one; unknown fields are ignored, as those APIs do."""
+    """The request of Cohere, Jina and vLLM in one; unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -47,14 +45,18 @@ class RerankBody(BaseModel):
         description="Texts, or objects with the `rank_fields`.", json_schema_extra={"minItems": 1}
     )
     top_n: AtLeastZero | None = Field(None, description="Most results; 0 and null: all.")
-    return_documents: bool | None = Field(None, description="Whether results hold their documents.")
-    rank_fields: list[str] | None = Field(None, description='Fields of objects that are read; null: "text".')
-    max_tokens_per_doc: AtLeastZero | None = Field(None, description="Cap of each document; 0: none.")
+    return_documents: bool | None = Field(None, description="Whether results include their documents.")
+    rank_fields: list[str] | None = Field(
+        None, description='The fields of objects that the model reads; null: "text".'
+    )
+    max_tokens_per_doc: AtLeastZero | None = Field(
+        None, description="Every document is cut to this many tokens; 0: no cap."
+    )
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = Field(
-        None, description="As max_tokens_per_doc; the smaller one holds. 0 and -1: none."
+        None, description="As max_tokens_per_doc; the smaller one counts. 0 and -1: no cap."
     )
     priority: Annotated[int, Field(ge=0, le=999)] | None = Field(
-        None, description="Of two windows that wait, the lower number runs first."
+        None, description="0 is highest. Of a tenant's waiting windows, the lowest runs first."
     )
     dear: DearOptions | None = None
 
@@ -72,7 +74,7 @@ class RerankBody(BaseModel):
 
 
 def to_task(body: RerankBody) -> RankTask:
-    """What the body asks for.
+    """The task in a body.
 
     Raises:
         InvalidRequest: a document lacks a field that is ranked, or it is no text.

@@ -1,4 +1,4 @@
-"""What one rerank request may bring."""
+"""Limits of one rerank request."""
 
 from __future__ import annotations
 

@@ -17,22 +17,26 @@ class DearOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    strategy: StrategyName | None = Field(None, description='How windows are laid out; null: "auto".')
+    strategy: StrategyName | None = Field(
+        None, description='How a list longer than one window is ranked; null: "auto".'
+    )
     window_size: Annotated[int, Field(ge=2, le=MAX_IDENTIFIERS)] | None = Field(
-        None, description="Passages of a window; null: the server's."
+        None, description="Passages of one window; null: the server's setting."
     )
     step: Annotated[int, Field(ge=1, le=MAX_IDENTIFIERS)] | None = Field(
         None, description="How far a sliding window moves; at most window_size."
     )
     scoring: Scoring | None = Field(None, description='How a window is decoded; null: "permutation".')
-    reasoning: bool | None = Field(None, description='Reasoning first; not with scoring "generate".')
+    reasoning: bool | None = Field(
+        None, description='The model reasons before it ranks; not with scoring "generate".'
+    )
     deadline_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = Field(
-        None, description="After it, what was decided is the answer."
+        None, description="Milliseconds after which the answer is what was decided so far."
     )
     passes: Annotated[int, Field(ge=1, le=16)] | None = Field(
-        None, description="Shuffled orders that ranks are averaged over; null: 1."
+        None, description="Ranks are averaged over this many shuffled orders; null: 1."
     )
-    stream: bool | None = Field(None, description="Server-sent events, a rank each; not with texts.")
+    stream: bool | None = Field(None, description="Send server-sent events, one a rank; not with texts.")
 
     def task_fields(self) -> dict[str, Any]:
         """The options given, as arguments of RankTask."""

@@ -17,7 +17,7 @@ class Result(TypedDict):
     """A document's place: results are best first."""
 
     index: Annotated[int, Field(ge=0, description="The document's place in the request.")]
-    relevance_score: Annotated[float, Field(ge=0, le=1, description="Falls strictly along the results.")]
+    relevance_score: Annotated[float, Field(ge=0, le=1, description="Always falls along the results.")]
     document: NotRequired[Annotated[dict[str, Any], Field(description="With return_documents.")]]
 
 
@@ -30,7 +30,7 @@ class Usage(TypedDict):
 
 
 class Repairs(TypedDict):
-    """What had to be mended in the model's answers, as counts."""
+    """Mistakes in the model's free text that were mended, counted."""
 
     repeated: int
     missing: int
@@ -47,8 +47,8 @@ class DearMeta(TypedDict):
     windows: int
     rounds: int
     repairs: Repairs
-    score_type: Annotated[str, Field(description="What relevance_score is.")]
-    revision: Annotated[str, Field(description="The weights that answered.")]
+    score_type: Annotated[str, Field(description="What relevance_score means: first_step or rank.")]
+    revision: Annotated[str, Field(description="The adapter revision or base model that answered.")]
     queue_ms: float
     engine_ms: float
     reasoning: NotRequired[Annotated[list[str], Field(description="One text a window.")]]
@@ -61,7 +61,7 @@ class ApiVersion(TypedDict):
 
 
 class BilledUnits(TypedDict):
-    """As Cohere's: a hundred documents each."""
+    """As Cohere's: one search unit for each hundred documents."""
 
     search_units: int
 
@@ -84,7 +84,7 @@ class Meta(TypedDict):
 
 
 class RerankReply(TypedDict):
-    """The superset that Cohere's, Jina's and vLLM's clients all read."""
+    """One reply for the clients of Cohere, Jina and vLLM."""
 
     id: str
     model: str

@@ -20,9 +20,9 @@ class TeiBody(BaseModel):
     model: str | None = Field(None, description=MODEL)
     query: Query
     texts: list[str] = Field(json_schema_extra={"minItems": 1})
-    documents: None = Field(None, description="With documents the body is of another dialect.")
-    raw_scores: bool | None = Field(None, description="Changes nothing.")
-    return_text: bool | None = Field(None, description="Whether results hold their texts.")
+    documents: None = Field(None, description="Absent or null; a body with documents is of another dialect.")
+    raw_scores: bool | None = Field(None, description="Has no effect.")
+    return_text: bool | None = Field(None, description="Whether results include their texts.")
     dear: DearOptions | None = None
 
 
@@ -35,7 +35,7 @@ class TeiResult(TypedDict):
 
 
 def to_task(body: TeiBody) -> RankTask:
-    """What the body asks for."""
+    """The task in a body."""
     options = body.dear.task_fields() if body.dear is not None else {}
     return RankTask(query=body.query, passages=body.texts, model=body.model, **options)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dear_tools.exits import ToolError
-from dear_tools.load.stages import (
+from dear_tools.load.schedule import (
     Arrivals,
     Stage,
     arrival_times,
