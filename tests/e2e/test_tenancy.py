@@ -82,7 +82,7 @@ def test_what_an_administrator_does_wrong_is_one_sentence(server: Server) -> Non
 
 
 async def test_a_tenant_is_answered_before_the_burst_of_another_is(server: Server) -> None:
-    """Its requests come after all of the burst: what the engine has is finished first, the rest waits for it."""
+    """Its requests come after all of the burst: what the engine has is finished first, the rest waits."""
     quiet, loud = new_tenant(server, "considerate"), new_tenant(server, "hasty")
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as http:
