@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -30,8 +29,6 @@ from dear_serving.types import RankTask
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.asyncio(loop_scope="module"),
-    # vLLM leaves a closed client's sockets to the collector.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 MODELS = (None, "legal", "medical")
@@ -97,8 +94,6 @@ async def started(settings: Settings, **engine_kwargs: Any) -> AsyncIterator[Eng
 async def engine(settings: Settings) -> AsyncIterator[Engine]:
     async with started(settings) as engine:
         yield engine
-    del engine
-    gc.collect()  # while this module's warnings are ignored
 
 
 _builders: list[PromptBuilder] = []
