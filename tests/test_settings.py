@@ -130,7 +130,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "more adapters than have room": (
         changed(adapters={"serve": [{"name": "a", "path": "a"}, {"name": "b", "path": "b"}], "capacity": 1}),
-        "adapters: capacity: 1 have room, 2 are to be served",
+        "adapters: capacity: 2 adapters are configured, room for 1",
     ),
     "a source that is a file": (
         changed(adapters={"sources": ["file:///srv/"]}),

@@ -18,7 +18,7 @@ _OF_SERVER = (
 
 
 def main() -> NoReturn:
-    """Run the command; where the packages it needs are not installed, say which extra has them."""
+    """Run the command; if a package is missing, name the extra that installs it."""
     try:
         from dear_serving.cli.main import main as run
 

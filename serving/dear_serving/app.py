@@ -32,7 +32,7 @@ def build(args: dict[str, Any]) -> Application:
     """Entry point for ``serve run`` and ``serve deploy``: ``dear_serving.app:build config=FILE``.
 
     Raises:
-        StartupError: the settings, a template or an adapter are wrong.
+        StartupError: a setting, a template or an adapter is wrong.
     """
     if "config" not in args:
         raise SettingsError("give the settings file: serve run dear_serving.app:build config=FILE")
@@ -43,7 +43,7 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def build_application(settings: Settings) -> Application:
-    """Gateways in front of engines. Reads no weights and starts nothing; the registry has to be seeded.
+    """Build gateways in front of engines. Reads no weights and starts nothing; seed the registry first.
 
     Raises:
         SettingsError: the server would be open to a network.
@@ -73,11 +73,11 @@ def build_application(settings: Settings) -> Application:
 
 
 def llm_config(settings: Settings) -> LLMConfig:
-    """What Ray Serve LLM is told: the settings' engine_kwargs over our defaults."""
+    """Ray Serve LLM's configuration: our defaults, overridden by the settings' engine_kwargs."""
     engine = settings.engine
     engine_kwargs: dict[str, Any] = {
         "enable_prefix_caching": True,
-        # Requests carry a priority, as Cohere's do.
+        # Requests carry a priority, as in Cohere's API.
         "scheduling_policy": "priority",
         "scheduler_cls": _SCHEDULERS[engine.accelerator],
     }
@@ -86,8 +86,8 @@ def llm_config(settings: Settings) -> LLMConfig:
             "enable_lora": True,
             "max_lora_rank": engine.max_lora_rank,
             "max_loras": min(settings.adapters.slots, settings.adapters.capacity),
-            # Room for all: a miss would read an adapter from disk inside an engine step. And for those that
-            # are retired, but not let go yet.
+            # Room for every adapter: a miss would read one from disk inside an engine step. Twice, because
+            # retired adapters stay until their last request ends.
             "max_cpu_loras": 2 * settings.adapters.capacity,
         }
         if engine.accelerator == "cpu":
@@ -112,7 +112,7 @@ def llm_config(settings: Settings) -> LLMConfig:
                 "request_routing_stats_period_s": 1.0,
             },
         },
-        # vLLM's own Prometheus metrics, served by our /metrics, instead of Ray's copy of them.
+        # Our /metrics serves vLLM's own Prometheus metrics; Ray's copy is not needed.
         log_engine_metrics=False,
         runtime_env={"env_vars": engine_environment(settings)},
         **hardware,
@@ -120,23 +120,23 @@ def llm_config(settings: Settings) -> LLMConfig:
 
 
 def http_options(settings: Settings) -> HTTPOptions:
-    """Where Serve's proxy listens."""
+    """The address on which Serve's proxy listens."""
     return HTTPOptions(host=settings.http.host, port=settings.http.port)
 
 
 def engine_environment(settings: Settings) -> dict[str, str]:
-    """What vLLM reads from the environment. The user's own variables win."""
+    """Environment variables for vLLM. The user's own values win."""
     variables = {"VLLM_NO_USAGE_STATS": "1"}
     if settings.engine.accelerator == "cpu":
-        # vLLM keeps one core back by default, half of a two-core laptop.
+        # By default vLLM reserves one core, which is half of a two-core laptop.
         variables |= {
             "VLLM_CPU_KVCACHE_SPACE": str(settings.engine.kv_cache_gib),
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-            # OpenMP's threads wait for each other in a loop for milliseconds by default, on the cores that
-            # the gateway needs. In turns of this loop; much less, and every product pays for a wake-up.
+            # Iterations that an OpenMP thread spins before it sleeps. The default spins for milliseconds on
+            # cores that the gateway needs; with much less, every matrix product pays for a wake-up.
             "GOMP_SPINCOUNT": "2000",
         }
         if settings.engine.engine_kwargs.get("enforce_eager"):
-            # vLLM compiles its sampler even so, which needs a C++ compiler that a laptop may not have.
+            # vLLM still compiles its sampler, which needs a C++ compiler that a laptop may not have.
             variables["TORCHDYNAMO_DISABLE"] = "1"
     return {name: os.environ.get(name, value) for name, value in variables.items()}

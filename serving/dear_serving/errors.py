@@ -1,10 +1,10 @@
-"""Everything that can go wrong, as one tree; each leaf knows the status a caller gets.
+"""All errors of the server, as one tree; each request error carries its HTTP status.
 
 DearError
 ├── StartupError                       the process ends with one sentence, exit code 1
 │   ├── SettingsError                  a wrong or missing setting
-│   └── InvalidAdapterFiles            adapter files that do not fit the base model, found before an engine
-├── AdapterNotLoadable                 files that passed, but that an engine cannot load; replica and gateway
+│   └── InvalidAdapterFiles            adapter files do not fit the base model; found by reading the files
+├── AdapterNotLoadable                 the files passed the checks, but an engine cannot load them
 └── RequestError                       becomes a reply, in http/errors.py only
     ├── InvalidRequest       400       the request itself; `param` names the field
     ├── PayloadTooLarge      413
@@ -15,12 +15,12 @@ DearError
     ├── UnknownRoute         404
     ├── UnknownSubject       404       of the admin routes: a tenant, a key, an adapter
     ├── MethodNotAllowed     405
-    ├── BodyTimeout          408       the body did not come
+    ├── BodyTimeout          408       the body did not arrive in time
     ├── AlreadyThere         409
-    ├── CapacityReached      409       the engines hold as many revisions as they may
-    ├── StagingFailed        422       an adapter was registered, and an engine could not load or use it
+    ├── CapacityReached      409       the engines hold as many revisions as `adapters.capacity` allows
+    ├── StagingFailed        422       an adapter was registered, but an engine could not load or use it
     ├── Overloaded           429       retryable, after `retry_after_s`
-    │   └── RateLimited                a tenant's own limit; `headers` say what is left
+    │   └── RateLimited                a tenant's own limit; `headers` show the remaining budget
     ├── EngineUnavailable    503       retryable, after `retry_after_s`
     ├── RegistryUnavailable  503       retryable, after `retry_after_s`
     ├── StoreUnavailable     503       retryable, after `retry_after_s`
@@ -34,14 +34,14 @@ from typing import ClassVar
 
 
 class DearError(Exception):
-    """Base of all errors raised by this server. The message is one sentence meant for people."""
+    """Base of all errors raised by this server. The message is one sentence for people."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Engine replicas raise these across processes; keyword-only arguments do not survive pickling alone.
+        # Engine replicas raise these across processes; pickle by itself loses keyword-only arguments.
         return _rebuild, (type(self), self.args, vars(self))
 
 
@@ -60,19 +60,19 @@ class SettingsError(StartupError):
 
 
 class InvalidAdapterFiles(StartupError):
-    """The files of an adapter cannot be served on the configured base model; found by reading them."""
+    """An adapter's files do not fit the configured base model; found by reading the files."""
 
 
 class AdapterNotLoadable(DearError):
-    """An engine cannot load an adapter whose files passed the checks, or gets no numbers from it."""
+    """An engine cannot load an adapter whose files passed the checks, or its outputs are not finite."""
 
 
 class RequestError(DearError):
-    """One request cannot be answered as asked; the server itself is fine.
+    """One request cannot be answered; the server itself is fine.
 
     Args:
-        message: one sentence for the caller, free of passage text and paths.
-        param: the request field at fault, dotted (``documents.3``), where there is one.
+        message: one sentence for the caller, without passage text or paths.
+        param: the wrong request field, dotted (``documents.3``), if there is one.
         retry_after_s: seconds until a retry may succeed, for retryable errors.
     """
 
@@ -88,28 +88,28 @@ class RequestError(DearError):
 
 
 class InvalidRequest(RequestError):
-    """The request breaks the contract of its route; ``param`` names the field."""
+    """A field is missing or wrong; ``param`` names it."""
 
     status = 400
     type = "invalid_request_error"
 
 
 class PayloadTooLarge(InvalidRequest):
-    """Body, document count or a document's length is over the server's limit."""
+    """The body, the document count or a document's length exceeds the server's limit."""
 
     status = 413
     code = "payload_too_large"
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """The body is declared to be something other than JSON."""
+    """The declared content type is not JSON."""
 
     status = 415
     code = "unsupported_media_type"
 
 
 class InvalidKey(RequestError):
-    """No API key, or one this server does not know."""
+    """The API key is missing or unknown."""
 
     status = 401
     type = "authentication_error"
@@ -117,7 +117,7 @@ class InvalidKey(RequestError):
 
 
 class PermissionDenied(RequestError):
-    """What is asked for is closed to everybody on this server."""
+    """The route is closed to every caller on this server."""
 
     status = 403
     type = "permission_error"
@@ -125,7 +125,7 @@ class PermissionDenied(RequestError):
 
 
 class UnknownModel(RequestError):
-    """No base model or adapter of that name that the caller may use."""
+    """The caller may use no base model or adapter of that name."""
 
     status = 404
     type = "not_found_error"
@@ -149,7 +149,7 @@ class UnknownSubject(RequestError):
 
 
 class AlreadyThere(RequestError):
-    """What is to be created exists."""
+    """The object to create already exists."""
 
     status = 409
     type = "conflict_error"
@@ -157,7 +157,7 @@ class AlreadyThere(RequestError):
 
 
 class CapacityReached(RequestError):
-    """The engines hold as many revisions as they may."""
+    """The engines hold as many revisions as ``adapters.capacity`` allows."""
 
     status = 409
     type = "conflict_error"
@@ -165,7 +165,7 @@ class CapacityReached(RequestError):
 
 
 class StagingFailed(RequestError):
-    """An adapter was registered, and then an engine could not load it or rank with it."""
+    """An adapter was registered, but an engine could not load it or rank with it."""
 
     status = 422
     type = "invalid_request_error"
@@ -189,7 +189,7 @@ class BodyTimeout(RequestError):
 
 
 class Overloaded(RequestError):
-    """More work is queued than the server takes on."""
+    """The server's queue is full."""
 
     status = 429
     type = "rate_limit_error"
@@ -198,10 +198,10 @@ class Overloaded(RequestError):
 
 
 class RateLimited(Overloaded):
-    """The tenant has used up what it may.
+    """The tenant has used up one of its limits.
 
     Args:
-        headers: what is left of the limits, as reply headers.
+        headers: the limits and the remaining budget, as reply headers.
     """
 
     code = "rate_limit_exceeded"
@@ -232,7 +232,7 @@ class RegistryUnavailable(RequestError):
 
 
 class StoreUnavailable(RequestError):
-    """The store of adapters cannot be read or written now, or what it holds is damaged."""
+    """The adapter store cannot be read or written now, or its files are damaged."""
 
     status = 503
     type = "service_unavailable"

@@ -24,8 +24,8 @@ _MOST_TENANTS = 1000
 class Metrics:
     """Prometheus metrics of one gateway replica.
 
-    Labels stay few: ``tenant`` is one of the first thousand seen or ``others``; series of a ``revision`` go
-    when it leaves the engines; neither is ever a caller's text.
+    The number of label values is bounded: ``tenant`` is one of the first thousand seen or ``others``; series
+    of a ``revision`` are dropped when it leaves the engines. No label is free text from a caller.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Metrics:
         self.in_flight = Gauge("dear_requests_in_flight", "Requests being worked on.", registry=self.registry)
         self.tenant_requests = Counter(
             "dear_tenant_requests",
-            "Requests by tenant and what became of them.",
+            "Requests by tenant and outcome.",
             ("tenant", "outcome"),
             registry=self.registry,
         )
@@ -61,7 +61,7 @@ class Metrics:
         by_revision = ("tenant", "revision")
         self.model_requests = Counter(
             "dear_model_requests",
-            "Requests that a model was asked for, by what was asked.",
+            "Requests by tenant, revision and kind of request.",
             (*by_revision, "kind"),
             registry=self.registry,
         )
@@ -83,13 +83,13 @@ class Metrics:
         )
         self.repairs = Counter(
             "dear_repairs",
-            "Mended places in models' answers.",
+            "Repairs of models' answers, by kind.",
             (*by_revision, "kind"),
             registry=self.registry,
         )
         self.swaps = Counter(
             "dear_adapter_swaps",
-            "Times that a name came to stand for another revision.",
+            "Times that a name was switched to another revision.",
             ("model",),
             registry=self.registry,
         )
@@ -101,11 +101,11 @@ class Metrics:
         )
 
     def count_request(self, tenant: str, outcome: str) -> None:
-        """Count a tenant's request by what became of it."""
+        """Count a tenant's request by its outcome."""
         self.tenant_requests.labels(self._tenant(tenant), outcome).inc()
 
     def count_model(self, tenant: str, revision: str, kind: str) -> None:
-        """Count a request that a model answers."""
+        """Count a request to a revision; ``kind`` is ``rerank`` or the OpenAI route."""
         self._revisions.add(revision)
         self.model_requests.labels(self._tenant(tenant), revision, kind).inc()
 
@@ -123,11 +123,11 @@ class Metrics:
             self.repairs.labels(*labels, kind).inc(getattr(ranking.repairs, kind))
 
     def swapped(self, model: str) -> None:
-        """A name came to stand for another revision."""
+        """Count a swap of a name to another revision."""
         self.swaps.labels(model).inc()
 
     def drop_all_but(self, models: Collection[str], revisions: Collection[str]) -> None:
-        """Drop the series of names and revisions that are no more."""
+        """Drop the series of all other names and revisions."""
         for revision in self._revisions.difference(revisions):
             for metric in (
                 self.model_requests,
@@ -143,7 +143,7 @@ class Metrics:
             self.swaps.remove(model)
 
     def show_held(self, held: Mapping[str, Mapping[str, str | None]]) -> None:
-        """Which engine replicas (by id) hold which revisions; where one could not be loaded, why."""
+        """Set ``held``: replica id -> revision -> None, or why the replica could not load it."""
         self.held.clear()
         for replica, revisions in held.items():
             for revision, reason in revisions.items():

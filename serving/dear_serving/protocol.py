@@ -1,4 +1,4 @@
-"""The messages between a gateway and an engine replica, and what a gateway may ask of an engine."""
+"""The messages between a gateway and an engine replica, and the interface of an engine."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dear_serving.types import Order, Repairs, Usage
 OpenAIRoute = Literal["chat", "completions"]
 
 HELD = "held"
-"""Key of the routing statistics under which a replica lists the adapters that it has loaded."""
+"""Key in a replica's routing statistics; its value lists the adapters that the replica has loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """Free text to write. ``tokens`` is within the model's length.
+    """A prompt to complete with free text. ``tokens`` is at most the model's length.
 
-    ``adapter`` is the engine-side name of a loaded adapter, None for the base model. Of two requests
-    that wait, the lower ``priority`` runs first. The first of the ``stop`` strings ends the text. Cached
-    prefixes serve requests with the same ``cache_salt`` alone.
+    ``adapter`` is the engine-side name of a loaded adapter, None for the base model. Waiting requests
+    with a lower ``priority`` run first. The first ``stop`` string that appears ends the text. Only requests
+    with the same ``cache_salt`` share cached prefixes.
     """
 
     token_ids: Sequence[int]
@@ -33,15 +33,15 @@ class GenerationRequest:
 
     @property
     def tokens(self) -> int:
-        """Most tokens it takes in the engine: prompt and text."""
+        """Most tokens the request can take in the engine: prompt and text."""
         return len(self.token_ids) + self.max_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What an engine wrote for one prompt.
+    """The text an engine wrote for one prompt.
 
-    ``stop`` is the one of the request's stop strings that ended the text, which does not hold it.
+    ``stop`` is the stop string that ended the text; ``text`` does not include it.
     """
 
     text: str
@@ -51,13 +51,14 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class PermutationRequest:
-    """One window to rank. ``tokens`` is within the model's length.
+    """One window to rank. ``tokens`` is at most the model's length.
 
-    ``token_ids`` end where the first identifier is due. ``identifiers`` holds the tokens of each position's
-    identifier, at most MAX_IDENTIFIERS, all different; ``separator`` those between one and the next.
-    ``needed`` are decided one by one, the rest stand by their first-step log probabilities; 0 asks for these
-    alone, one forward pass. After ``deadline_s`` seconds, what was decided is returned as soon as the first
-    step is done. ``adapter``, ``priority`` and ``cache_salt`` as in GenerationRequest.
+    ``token_ids`` is the prompt up to the first identifier. ``identifiers[i]`` holds the tokens of position
+    i's identifier: at most MAX_IDENTIFIERS identifiers, all different. ``separator`` holds the tokens between
+    two identifiers. The first ``needed`` positions are decided one by one, the rest are ordered by their
+    first-step log probabilities; 0 orders all by these, in one forward pass. After ``deadline_s`` seconds the
+    decided ranks are returned, but never before the first step is done. ``adapter``, ``priority`` and
+    ``cache_salt`` are as in GenerationRequest.
     """
 
     token_ids: Sequence[int]
@@ -72,20 +73,20 @@ class PermutationRequest:
 
     @property
     def tokens(self) -> int:
-        """Most tokens it takes in the engine: prompt, identifiers and separators."""
+        """Most tokens the request can take in the engine: prompt, identifiers and separators."""
         longest = max(map(len, self.identifiers), default=1)
         return len(self.token_ids) + max(1, self.needed) * (longest + len(self.separator))
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedWindow:
-    """A window's order, and how it came about.
+    """A window's order, and how it was decoded.
 
-    ``order`` holds positions in the window, best first: the first ``decided`` were chosen one after the
-    other (all of them in free text), the rest stand by their first-step log probabilities, equal ones as they
-    were shown. ``log_probs[i]`` is the natural log of the probability that the model names position i first
-    (its identifier's first token), before anything is masked; none for free text. ``repairs`` counts what had
-    to be mended in free text; ``reasoning`` is what the model wrote before it ranked.
+    ``order`` holds positions in the window, best first. The first ``decided`` were decoded one by one (for
+    free text: all). The rest are ordered by their first-step log probabilities, ties as shown.
+    ``log_probs[i]`` is the natural log of the probability that the model names position i first (its
+    identifier's first token), before anything is masked; empty for free text. ``repairs`` counts the repairs
+    of a free-text answer; ``reasoning`` is the text the model wrote before the ranking.
     """
 
     order: Order
@@ -97,7 +98,7 @@ class DecodedWindow:
 
 
 class Engine(Protocol):
-    """Decodes windows; many calls may run at once and are batched by the engine.
+    """Decodes windows. Many calls may run at once; the engine batches them.
 
     Cancelling a call (or closing an iterator) aborts its work in the engine and frees its memory.
     Every method raises EngineUnavailable when no replica can take or finish the work now.
@@ -108,14 +109,14 @@ class Engine(Protocol):
         ...
 
     async def permute(self, request: PermutationRequest) -> DecodedWindow:
-        """Rank a window: the order greedy decoding gives when only identifiers left may be chosen."""
+        """Rank a window by greedy decoding in which only unused identifiers may be chosen."""
         ...
 
     def permute_stream(self, request: PermutationRequest) -> AsyncGenerator[DecodedWindow, None]:
-        """As ``permute``, telling ranks as they are decided.
+        """As ``permute``, but yield ranks as they are decided.
 
         Yields:
-            The window as far as it is decided, with one rank more or several; the last is the answer.
+            The window decided so far, each time with at least one more rank; the last one is the result.
         """
         ...
 
@@ -128,7 +129,7 @@ class Engine(Protocol):
             The reply as one dict, or with ``stream: true`` server-sent events as text, ``[DONE]`` included.
 
         Raises:
-            InvalidRequest: vLLM refuses the body; before the first item.
+            InvalidRequest: vLLM refuses the body; raised before the first item.
         """
         ...
 

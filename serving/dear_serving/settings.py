@@ -1,4 +1,4 @@
-"""The one settings tree. Defaults live here, differences in YAML, secrets in the environment alone."""
+"""The settings tree. Defaults are in this file, changes to them in YAML, secrets only in the environment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ API_KEYS_VARIABLE = "DEAR_API_KEYS"
 """Environment variable with API keys of the default tenant, separated by commas."""
 
 ADMIN_KEY_VARIABLE = "DEAR_ADMIN_KEY"
-"""Environment variable with the key of the admin routes; unset or empty: they are closed."""
+"""Environment variable with the key of the admin routes; unset or empty: the routes are closed."""
 
 LIMITS_VARIABLE = "DEAR_LIMITS_URL"
 """Environment variable that overrides tenancy.limits_url, since the URL may hold a password."""
@@ -36,9 +36,9 @@ class _Settings(BaseModel):
 class ModelSettings(_Settings):
     """The base model.
 
-    ``source`` is a folder (relative to the settings file) or a Hugging Face id; where it is not given the
-    first adapter's ``base_model_name_or_path`` decides. ``template`` is used when the base model itself
-    ranks. ``chat_template`` is a Jinja file for a tokenizer that brings none.
+    ``source`` is a folder (relative to the settings file) or a Hugging Face id; default: the first adapter's
+    ``base_model_name_or_path``. ``template`` is the prompt template when the base model itself ranks.
+    ``chat_template`` is a Jinja file for a tokenizer without a chat template.
     """
 
     id: Name
@@ -50,7 +50,7 @@ class ModelSettings(_Settings):
 class AdapterSettings(_Settings):
     """One LoRA adapter: its public name, its folder under ``adapters.root`` and its prompt template.
 
-    Every tenant may use a ``shared`` one; of the others, each tenant those it has a grant of.
+    Every tenant may use a ``shared`` adapter; the others need a grant for the tenant.
     """
 
     name: Name
@@ -60,14 +60,13 @@ class AdapterSettings(_Settings):
 
 
 class AdaptersSettings(_Settings):
-    """The adapters there are from the start, and where those that come later may come from.
+    """The adapters loaded at startup, and the allowed sources of later ones.
 
-    ``root`` is the folder that adapters' folders have to lie in; ``sources`` are URLs, such as
-    ``s3://models/``, that they may be fetched from as well; ``bases`` Hugging Face ids of models whose
-    adapters the base model takes beside its own. ``store`` keeps every revision's files: a folder
-    or a URL that fsspec knows, which all machines reach. ``cache`` is a folder of each machine's own.
-    Of at most ``capacity`` revisions in an engine's memory, ``slots`` take part in a batch; 0 turns adapters
-    off.
+    ``root`` is the folder that must contain all adapter folders. ``sources`` are further allowed origins:
+    URL prefixes such as ``s3://models/``. ``bases`` are Hugging Face ids of other models whose adapters fit
+    the base model. ``store`` keeps every revision's files: a folder or an fsspec URL that all machines can
+    reach. ``cache`` is a folder local to each machine. An engine holds at most ``capacity`` revisions in
+    memory (0 turns adapters off); at most ``slots`` of them run in one batch.
     """
 
     root: Path = Path()
@@ -86,7 +85,7 @@ class AdaptersSettings(_Settings):
             if names.count(name) > 1:
                 raise ValueError(f'adapter "{name}" is named twice')
         if len(names) > self.capacity:
-            raise ValueError(f"capacity: {self.capacity} have room, {len(names)} are to be served")
+            raise ValueError(f"capacity: {len(names)} adapters are configured, room for {self.capacity}")
         return self
 
     @field_validator("sources")
@@ -99,12 +98,13 @@ class AdaptersSettings(_Settings):
 
 
 class EngineSettings(_Settings):
-    """vLLM replicas. ``engine_kwargs`` go to vLLM as they are and are validated by it.
+    """vLLM replicas. ``engine_kwargs`` go to vLLM unchanged; vLLM validates them.
 
-    ``kv_cache_gib`` sizes the CPU engine's KV cache; on GPUs vLLM's gpu_memory_utilization does.
-    ``start_timeout_s`` bounds loading; ``max_ongoing_requests`` is per replica. At most ``max_tokens`` of
-    windows are in a replica at once, the others wait in the gateway, and at most ``max_shared_tokens`` while
-    several tenants ask: less is faster for who comes next, more is faster for all together.
+    ``kv_cache_gib`` sizes the CPU engine's KV cache; on GPUs use vLLM's gpu_memory_utilization.
+    ``start_timeout_s`` bounds loading. ``max_ongoing_requests`` is per replica. A replica works on at most
+    ``max_tokens`` tokens of windows at once, or ``max_shared_tokens`` while several tenants send requests;
+    other windows wait in the gateway. Lower values give a new request less latency, higher values give more
+    throughput.
     """
 
     accelerator: Literal["cpu", "gpu"] = "cpu"
@@ -119,12 +119,12 @@ class EngineSettings(_Settings):
 
     @property
     def max_model_len(self) -> int:
-        """Longest prompt plus answer, in tokens."""
+        """Maximum length of prompt plus answer, in tokens."""
         return int(self.engine_kwargs["max_model_len"])
 
     @property
     def max_lora_rank(self) -> int:
-        """Highest adapter rank the engine has room for."""
+        """Highest LoRA rank that the engine can load."""
         return int(self.engine_kwargs.get("max_lora_rank", 16))
 
     @field_validator("engine_kwargs")
@@ -148,7 +148,7 @@ class EngineSettings(_Settings):
 
 
 class GatewaySettings(_Settings):
-    """HTTP replicas. ``cpus`` is what each reserves with Ray."""
+    """HTTP replicas. Each reserves ``cpus`` CPUs in Ray."""
 
     replicas: Annotated[int, Field(ge=1)] = 1
     cpus: Annotated[float, Field(ge=0)] = 1.0
@@ -156,10 +156,10 @@ class GatewaySettings(_Settings):
 
 
 class RankingSettings(_Settings):
-    """Defaults of the ranking layer.
+    """Defaults for ranking.
 
-    ``templates`` is a folder with prompt templates of your own; ``max_reasoning_tokens`` is what a model may
-    write before it ranks, where a caller asks for reasoning.
+    ``templates`` is a folder with your own prompt templates. ``max_reasoning_tokens`` bounds the reasoning
+    that a model writes before it ranks, for requests with reasoning.
     """
 
     window_size: Annotated[int, Field(ge=2, le=128)] = 20
@@ -175,7 +175,7 @@ class RankingSettings(_Settings):
 
 
 class LimitSettings(_Settings):
-    """What one request may bring, and how many requests and tokens may be in one gateway replica."""
+    """Limits for one request, and for the requests and tokens in one gateway replica."""
 
     max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
     max_documents: Annotated[int, Field(gt=0)] = 1000
@@ -186,18 +186,18 @@ class LimitSettings(_Settings):
 
 
 class RegistrySettings(_Settings):
-    """The database of tenants and keys: a SQLite file, or PostgreSQL where several machines run gateways.
+    """The database of tenants, keys and adapters: SQLite, or PostgreSQL for gateways on several machines.
 
-    ``url`` is as SQLAlchemy's; a relative SQLite path starts from the settings file's folder.
+    ``url`` is an SQLAlchemy URL; a relative SQLite path starts at the settings file's folder.
     """
 
     url: str = "sqlite:///.dear/registry.db"
 
 
 class TenancySettings(_Settings):
-    """Who may call. ``open`` lets callers without a key in, as one tenant; on other than a loopback address
-    only with ``open_to_network``. ``open_metrics`` serves /metrics without a key. ``limits_url`` is a Redis
-    in which all gateways count tenants' limits together; without one each counts for itself.
+    """Access control. ``open`` accepts callers without a key, as one tenant; ``open_to_network`` allows this
+    on other than loopback addresses. ``open_metrics`` serves /metrics without a key. ``limits_url`` is a
+    Redis in which all gateways count tenants' limits together; without it each gateway counts alone.
     """
 
     open: bool = False
@@ -214,14 +214,14 @@ class TenancySettings(_Settings):
 
 
 class HttpSettings(_Settings):
-    """Where the server listens."""
+    """The address that the server listens on."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
 
 
 class Settings(_Settings):
-    """Everything a server is told. ``default_model`` answers calls that name no model."""
+    """All settings of a server. ``default_model`` answers requests that name no model."""
 
     model: ModelSettings
     adapters: AdaptersSettings = AdaptersSettings()
@@ -246,16 +246,16 @@ class Settings(_Settings):
         return self
 
     def templates(self) -> dict[str, str]:
-        """Every public model name, the base model's first, with the name of its prompt template."""
+        """Public model name -> name of its prompt template; the base model comes first."""
         adapters = {adapter.name: adapter.template for adapter in self.adapters.serve}
         return {self.model.id: self.model.template} | adapters
 
 
 def load_settings(path: Path) -> Settings:
-    """Read a settings file; relative paths in it start from its own folder.
+    """Read a settings file; relative paths in it start at its own folder.
 
     Raises:
-        SettingsError: no such file, not YAML, an unknown or a wrong setting; one line that names it.
+        SettingsError: no such file, not YAML, or an unknown or wrong setting; one line that names it.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -263,7 +263,7 @@ def load_settings(path: Path) -> Settings:
         raise SettingsError(f"cannot read settings file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{path} is not UTF-8 text") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise SettingsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise SettingsError(f"{path} does not hold a mapping of settings")
@@ -277,30 +277,30 @@ def load_settings(path: Path) -> Settings:
 def describe(error: ValidationError) -> str:
     """A pydantic error as one line: ``engine.replicas: Input should be ...; ...``."""
     parts = []
-    for one in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(step) for step in one["loc"])
-        message = one["msg"].removeprefix("Value error, ")
-        if one["type"] == "extra_forbidden":
+    for detail in error.errors(include_url=False, include_context=False):
+        setting = ".".join(str(step) for step in detail["loc"])
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "extra_forbidden":
             message = "unknown setting"
-        parts.append(f"{where}: {message}" if where else message)
+        parts.append(f"{setting}: {message}" if setting else message)
     return "; ".join(parts)
 
 
 def accepted_api_keys() -> tuple[str, ...]:
-    """The default tenant's API keys, from the environment."""
+    """API keys of the default tenant, from the environment."""
     return _keys_in(API_KEYS_VARIABLE)
 
 
 def admin_keys() -> tuple[str, ...]:
-    """The keys of the admin routes, from the environment; empty: they are closed."""
+    """Keys of the admin routes, from the environment; empty: the routes are closed."""
     return _keys_in(ADMIN_KEY_VARIABLE)
 
 
 def check_open_access(settings: Settings) -> None:
-    """Refuse to let strangers of a whole network in by accident.
+    """Refuse to open the server to a whole network by accident.
 
     Raises:
-        SettingsError: the server would be open and is not for this machine alone.
+        SettingsError: the server would accept callers without a key from other machines.
     """
     tenancy, host = settings.tenancy, settings.http.host
     if not tenancy.open or tenancy.open_to_network or accepted_api_keys() or _is_loopback(host):
@@ -324,7 +324,7 @@ def _keys_in(variable: str) -> tuple[str, ...]:
 
 
 def _resolve_paths(settings: Settings, folder: Path) -> Settings:
-    """Make paths absolute. A source that is no folder stays as it is: a Hugging Face id."""
+    """Make paths absolute. A source that is not a folder is a Hugging Face id and stays unchanged."""
     model, adapters, ranking = settings.model, settings.adapters, settings.ranking
     source = model.source
     if source is not None and (source.startswith((".", "/")) or (folder / source).is_dir()):
@@ -351,20 +351,20 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
 
 
 def _with_limits_url(tenancy: TenancySettings) -> TenancySettings:
-    """With the environment's URL, where there is one."""
-    given = os.environ.get(LIMITS_VARIABLE, "").strip()
-    if not given:
+    """The settings with the environment's URL, if it is set."""
+    override = os.environ.get(LIMITS_VARIABLE, "").strip()
+    if not override:
         return tenancy
     try:
-        return TenancySettings.model_validate(tenancy.model_dump() | {"limits_url": given})
+        return TenancySettings.model_validate(tenancy.model_dump() | {"limits_url": override})
     except ValidationError:
         raise SettingsError(f"{LIMITS_VARIABLE}: a Redis URL is needed, redis://host:6379/0") from None
 
 
 def _registry_url(url: str, folder: Path) -> str:
-    """The environment's URL, else the setting's, a relative SQLite path made absolute."""
-    given = os.environ.get(REGISTRY_VARIABLE, "").strip()
-    scheme, _, path = (given or url).partition(":///")
-    if given or not scheme.startswith("sqlite") or not path or path.startswith((":memory:", "/")):
-        return given or url
+    """The environment's URL, else the setting's; a relative SQLite path is made absolute."""
+    override = os.environ.get(REGISTRY_VARIABLE, "").strip()
+    scheme, _, path = (override or url).partition(":///")
+    if override or not scheme.startswith("sqlite") or not path or path.startswith((":memory:", "/")):
+        return override or url
     return f"{scheme}:///{(folder / path).resolve()}"

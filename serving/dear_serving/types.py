@@ -1,4 +1,4 @@
-"""The nouns every layer shares. Ranks and passage indices are 0-based inside the server."""
+"""The types that every layer shares. Ranks and passage indices are 0-based inside the server."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ Order = tuple[int, ...]
 """Passage indices, best first; always a permutation of ``range(len(order))``."""
 
 Scoring = Literal["permutation", "generate", "first_token"]
-"""How a window is read off the model: identifier by identifier, as free text, or from one forward pass."""
+"""How a window is decoded: identifier by identifier, as free text, or from one forward pass."""
 
 StrategyName = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank"]
 """How a list longer than one window is ranked; ``auto`` chooses by cost and deadline."""
 
 OnProgress = Callable[[Order, tuple[float, ...]], None]
-"""Called with the best passages decided so far, best first, and their scores; every call has more of them."""
+"""Called with the passages decided so far, best first, and their scores; each call adds passages."""
 
 MAX_IDENTIFIERS = 128
-"""Most passages of one window: vLLM returns the log probabilities of at most this many chosen tokens."""
+"""Most passages in one window: vLLM returns the log probabilities of at most this many chosen tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,12 @@ class RankTask:
 
     Args:
         model: public name of the model that ranks; None: the server's default.
-        top_n: how many of the best are asked for; None: all.
-        max_passage_tokens: where every passage is cut before the budget is shared; None: no cap.
+        top_n: how many of the best passages the caller wants; None: all.
+        max_passage_tokens: cap on the tokens of each passage; None: no cap.
         deadline_ms: milliseconds for the whole answer; None: no deadline.
-        priority: of two requests that wait, the lower runs first.
-        window_size: passages of one window; None: the server's default. ``step`` likewise, of ``sliding``.
+        priority: waiting requests with a lower value run first.
+        window_size: passages per window; None: the server's default.
+        step: how far the window of ``sliding`` moves, in passages; None: the server's default.
         reasoning: whether the model writes its reasoning before it ranks.
         passes: how many shuffled orders are ranked and averaged, >= 1.
     """
@@ -53,7 +54,7 @@ class RankTask:
 
     @property
     def needed(self) -> int:
-        """How many of the best are asked for, at most all."""
+        """``top_n`` as a number: at most the number of passages."""
         return min(self.top_n or len(self.passages), len(self.passages))
 
     @property
@@ -72,7 +73,7 @@ class Usage:
     engine_ms: float = 0.0
 
     def __add__(self, after: Usage) -> Usage:
-        """This work, then that: everything adds up."""
+        """Usage of two pieces of work done one after the other: all fields add up."""
         return Usage(
             self.prompt_tokens + after.prompt_tokens,
             self.completion_tokens + after.completion_tokens,
@@ -82,7 +83,7 @@ class Usage:
 
     @staticmethod
     def side_by_side(usages: Iterable[Usage]) -> Usage:
-        """Work done at the same time: tokens add up, times are the longest, as a caller waits for them."""
+        """Usage of work done at the same time: tokens add up, each time is the longest of the parts."""
         parts = list(usages)
         return Usage(
             sum(part.prompt_tokens for part in parts),
@@ -94,7 +95,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Repairs:
-    """How often a model's answer had to be mended, by kind; a clean answer has all zero."""
+    """How many repairs a model's answer needed, by kind; all zero for a clean answer."""
 
     repeated: int = 0
     missing: int = 0
@@ -115,12 +116,12 @@ class Repairs:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The answer to a RankTask: every passage's index, best first, and how it came about.
+    """The answer to a RankTask: every passage's index, best first, and how it was computed.
 
-    ``scores`` go with ``order``: in (0, 1), strictly falling; what they mean says ``score_type`` (see
-    ranking.scores). ``usage`` adds up the rounds, of each the slowest window's times. ``reasoning`` holds
-    what the model wrote before each window it ranked. ``model`` is the public name that was asked,
-    ``revision`` what answered to it.
+    ``scores[i]`` belongs to ``order[i]``: in (0, 1), strictly falling. ``score_type`` says how they are
+    computed (see ranking.scores). ``usage`` sums the rounds; a round's times are those of its slowest window.
+    ``reasoning`` holds the model's reasoning for each window. ``model`` is the public name in the request,
+    ``revision`` the revision that answered.
     """
 
     order: Order

@@ -37,7 +37,7 @@ POINTS: dict[str, tuple[type, str, str, int]] = {
     "checked, not kept": (Store, "put", "before", 1),
     "weights kept, settings not": (LocalFileSystem, "put_file", "after", 1),
     "kept, not registered": (Store, "put", "after", 1),
-    "registering, not committed": (Adapters, "_take_in", "after", 1),
+    "registering, not committed": (Adapters, "_put", "after", 1),
     "registered, not copied": (Adapters, "register", "after", 1),
     "copied, not loaded": (Store, "fetch", "after", 1),
     "loaded, not said": (Engine, "load", "after", 1),

@@ -144,7 +144,7 @@ async def test_a_decoder_that_disagrees_goes_on_with_a_request_a_choice(
     server = Server(Client(always(FALLING), changed(p2=5.0)))
     with caplog.at_level(logging.WARNING):
         assert await server.check(None, "legal") == (ordinary_steps, 0, 1)
-    (said,) = [record.message for record in caplog.records if "one request a choice" in record.message]
+    (said,) = [record.message for record in caplog.records if "one request per choice" in record.message]
     assert "rank 0 differs by 2.00 nats" in said
 
 

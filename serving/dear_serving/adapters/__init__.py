@@ -1,1 +1,1 @@
-"""Adapters: what they must look like, and the prompt templates they name."""
+"""Adapters: checks, files, revisions in the registry, and their prompt templates."""

@@ -1,4 +1,4 @@
-"""The settings file's adapters, taken into the registry before anything starts."""
+"""Registers the settings file's adapters before anything starts."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _ABANDONED_S = 3600.0
 
 
 def register_configured(settings: Settings) -> None:
-    """Keep the adapters that the settings name, and have the registry serve them; see Adapters.seed.
+    """Store and register the adapters in the settings; see Adapters.register_configured.
 
     Raises:
-        StartupError: one cannot be served, or the registry or the store cannot be written; one sentence.
+        StartupError: an adapter cannot be served, or the registry or the store cannot be written.
     """
     _sweep(settings.adapters.cache)
     database = open_database(settings.registry.url)
     try:
-        taking = intake(settings, base_shape(base_source(settings), settings.adapters.bases))
+        adapter_intake = intake(settings, base_shape(base_source(settings), settings.adapters.bases))
         Adapters(database, settings.adapters.capacity).register_configured(
             {
-                one.name: (
-                    taking.take(one.name, str(adapter_folder(settings, one))),
-                    one.template,
-                    one.shared,
+                adapter.name: (
+                    adapter_intake.take(adapter.name, str(adapter_folder(settings, adapter))),
+                    adapter.template,
+                    adapter.shared,
                 )
-                for one in settings.adapters.serve
+                for adapter in settings.adapters.serve
             }
         )
     except RequestError as error:
@@ -45,8 +45,8 @@ def register_configured(settings: Settings) -> None:
 
 
 def _sweep(cache: Path) -> None:
-    """Drop what processes that were killed left half-way; younger folders may be somebody's work."""
+    """Remove unfinished copies of killed processes; newer folders may still be in use."""
     for folder in cache.glob(f"{UNFINISHED}*"):
-        with contextlib.suppress(FileNotFoundError):  # another process does the same
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
             if time.time() - folder.stat().st_mtime > _ABANDONED_S:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from dear_serving.registry.database import Database
 from dear_serving.registry.tables import GatewayRow, HoldingRow, ReplicaRow
 
 HEARTBEAT_S = 2.0
-"""How often a living process reports, in seconds."""
+"""How often a process reports, in seconds."""
 
 _EXPIRES_S = 6.0
 _REASON_CHARS = 500
@@ -20,8 +20,8 @@ _REASON_CHARS = 500
 
 @dataclass(frozen=True, slots=True)
 class GatewayHeartbeat:
-    """A gateway's report. ``adopted``: the registry version that its new requests use; ``oldest``: the
-    version that the oldest of its open requests began with."""
+    """A gateway's report. ``adopted``: the registry version for its new requests; ``oldest``: the oldest
+    version that a running request uses."""
 
     id: str
     adopted: int
@@ -30,8 +30,8 @@ class GatewayHeartbeat:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaHeartbeat:
-    """A replica's report. ``holds``: by revision id, None where it is loaded, else why it could not be.
-    ``adopted``: the registry version that it has brought itself to."""
+    """A replica's report. ``holds``: revision id -> None if loaded, else why loading failed. ``adopted``: the
+    registry version that the replica is in sync with."""
 
     id: str
     adopted: int
@@ -40,28 +40,28 @@ class ReplicaHeartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """All processes that reported lately; replicas sorted by id."""
+    """All processes with a recent report; replicas are sorted by id."""
 
     gateways: Sequence[GatewayHeartbeat]
     replicas: Sequence[ReplicaHeartbeat]
 
     def adopted(self, version: int) -> bool:
-        """Whether all gateways use that version or a later one."""
+        """Whether all gateways use this version or a later one."""
         return all(gateway.adopted >= version for gateway in self.gateways)
 
     def all_began_at(self, version: int) -> bool:
-        """Whether every open request began with that version or a later one."""
+        """Whether every running request began with this version or a later one."""
         return all(gateway.oldest >= version for gateway in self.gateways)
 
 
 class Heartbeats:
-    """The registry's table of living processes. Methods block.
+    """The registry's tables of live processes. Methods block.
 
     All raise RegistryUnavailable while the database does not answer.
 
     Args:
         database: the registry.
-        now_s: seconds since the epoch; of all machines, within a few seconds.
+        now_s: seconds since the epoch; the clocks of all machines must agree within a few seconds.
     """
 
     def __init__(self, database: Database, now_s: Callable[[], float] = time.time) -> None:
@@ -78,7 +78,7 @@ class Heartbeats:
             )
 
     def report_replica(self, replica: ReplicaHeartbeat) -> None:
-        """Store a replica's report, with all that it holds."""
+        """Store a replica's report with its revisions."""
         with self._database.writing() as session:
             session.merge(ReplicaRow(id=replica.id, adopted=replica.adopted, seen_s=self._now_s()))
             session.flush()
@@ -88,7 +88,7 @@ class Heartbeats:
                 session.add(HoldingRow(replica_id=replica.id, revision=revision, reason=cut))
 
     def alive(self) -> Alive:
-        """Those that reported in the last six seconds."""
+        """The processes that reported in the last six seconds."""
         since_s = self._now_s() - _EXPIRES_S
         with self._database.reading() as session:
             gateways = session.scalars(select(GatewayRow).where(GatewayRow.seen_s >= since_s)).all()
@@ -97,19 +97,19 @@ class Heartbeats:
             holds: dict[str, dict[str, str | None]] = {replica: {} for replica in sorted(adopted)}
             for row in session.scalars(select(HoldingRow).where(HoldingRow.replica_id.in_(holds))):
                 holds[row.replica_id][row.revision] = row.reason
-            lives = [GatewayHeartbeat(row.id, row.adopted, row.oldest) for row in gateways]
-        return Alive(
-            lives, [ReplicaHeartbeat(replica, adopted[replica], held) for replica, held in holds.items()]
-        )
+            return Alive(
+                [GatewayHeartbeat(row.id, row.adopted, row.oldest) for row in gateways],
+                [ReplicaHeartbeat(replica, adopted[replica], held) for replica, held in holds.items()],
+            )
 
     def forget(self, id: str) -> None:
-        """Remove a gateway or replica that ends."""
+        """Remove a gateway or replica that is shutting down."""
         with self._database.writing() as session:
             session.execute(delete(GatewayRow).where(GatewayRow.id == id))
             session.execute(delete(ReplicaRow).where(ReplicaRow.id == id))
 
     def drop_expired(self) -> None:
-        """Remove those that stopped reporting a minute ago."""
+        """Remove the processes whose last report is over a minute old."""
         since_s = self._now_s() - 10 * _EXPIRES_S
         with self._database.writing() as session:
             session.execute(delete(GatewayRow).where(GatewayRow.seen_s < since_s))

@@ -1,4 +1,4 @@
-"""Takes an adapter's files from where an administrator says they are into the store, checked on the way."""
+"""Copies an adapter's files from a folder or URL into the store, and checks them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Readable(Protocol):
 
 
 def intake(settings: Settings, base: BaseShape) -> Intake:
-    """As the settings have it."""
+    """Build the intake from settings."""
     adapters = settings.adapters
     return Intake(
         root=adapters.root,
@@ -48,15 +48,15 @@ def intake(settings: Settings, base: BaseShape) -> Intake:
 
 
 class Intake:
-    """Copies, checks the copy, and keeps the copy: what is checked is what is served. Methods block.
+    """Copies an adapter's files, checks the copy and stores this copy. Methods block.
 
     Args:
-        root: folder that local sources have to lie in, links followed.
-        sources: URLs, each with a slash at its end, that others have to lie under.
+        root: folder that must contain local sources, after links are resolved.
+        sources: allowed URL prefixes, each with a slash at its end.
         scratch: folder for copies that are being checked.
         base: shapes of the base model.
         max_rank: the engine's max_lora_rank.
-        store: where they are kept.
+        store: where the checked files are stored.
     """
 
     def __init__(
@@ -77,19 +77,19 @@ class Intake:
         self._store = store
 
     def take(self, name: str, source: str) -> Content:
-        """Have the store keep the adapter in a folder.
+        """Check an adapter's files and store them.
 
         Args:
             name: public name, for messages.
             source: a folder inside ``root``, relative to it or absolute, or a URL under one of ``sources``.
 
         Raises:
-            InvalidAdapterFiles: no such folder, one that may not be read, or files that cannot be served.
+            InvalidAdapterFiles: the folder is missing or not allowed, or its files cannot be served.
             StoreUnavailable: the store, or this machine's disk, cannot be written now.
         """
         try:
             return self._take(name, source)
-        except OSError as error:  # a full disk, a folder that is not ours
+        except OSError as error:  # for example a full disk, or no permission
             raise StoreUnavailable(f"no copy can be made for the store: {error.strerror}") from error
 
     def _take(self, name: str, source: str) -> Content:
@@ -99,38 +99,38 @@ class Intake:
             for file in (CONFIG_FILE, WEIGHTS_FILE):
                 self._copy(name, source, file, folder)
             rank = check_adapter(name, folder, self._base, self._max_rank, shown=source)
-            found = digest(folder)
-            self._store.put(folder, found)
-            return Content(found, rank, sum((folder / file).stat().st_size for file in FILES))
+            content_digest = digest(folder)
+            self._store.put(folder, content_digest)
+            return Content(content_digest, rank, sum((folder / file).stat().st_size for file in FILES))
 
     def _copy(self, name: str, source: str, file: str, folder: Path) -> None:
-        most = MAX_CONFIG_BYTES if file == CONFIG_FILE else self._base.most_bytes(self._max_rank)
-        with self._open(name, source, file) as (given, size):
-            if given is None:
-                return  # check_adapter says what is missing, or what is there instead
-            if size > most:
+        max_bytes = MAX_CONFIG_BYTES if file == CONFIG_FILE else self._base.most_bytes(self._max_rank)
+        with self._open(name, source, file) as (original, size):
+            if original is None:
+                return  # check_adapter reports missing files
+            if size > max_bytes:
                 raise InvalidAdapterFiles(
-                    f'adapter "{name}": {size:,} bytes, the most that can be served here are {most:,} '
+                    f'adapter "{name}": {size:,} bytes, the most that can be served here are {max_bytes:,} '
                     f"({source}/{file})"
                 )
             with (folder / file).open("wb") as copy:
                 left = size
-                while left and (chunk := given.read(min(left, _CHUNK_BYTES))):
+                while left and (chunk := original.read(min(left, _CHUNK_BYTES))):
                     left -= copy.write(chunk)
 
     @contextmanager
     def _open(self, name: str, source: str, file: str) -> Iterator[tuple[_Readable | None, int]]:
-        """The file and its size; None where a folder has no such file."""
+        """The open file and its size in bytes; (None, 0) if there is no such file."""
         if "://" in source:
-            with self._open_url(name, source, file) as found:
-                yield found
+            with self._open_url(name, source, file) as opened:
+                yield opened
             return
         path = self._inside(name, source, file)
         try:
-            # Not blocking: a pipe in a file's place would keep us waiting.
+            # Non-blocking, because opening a pipe instead of a file would wait forever.
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
-            other = sorted(one.name for one in path.parent.glob("adapter_model.*"))
+            other = sorted(found.name for found in path.parent.glob("adapter_model.*"))
             if file == WEIGHTS_FILE and other:
                 raise InvalidAdapterFiles(
                     f'adapter "{name}": weights must be safetensors, found {", ".join(other)} ({source})'
@@ -143,21 +143,21 @@ class Intake:
         if not stat.S_ISREG(status.st_mode):
             os.close(handle)
             raise InvalidAdapterFiles(f'adapter "{name}": not a file ({source}/{file})')
-        with os.fdopen(handle, "rb") as given:
-            yield given, status.st_size
+        with os.fdopen(handle, "rb") as original:
+            yield original, status.st_size
 
     def _inside(self, name: str, source: str, file: str) -> Path:
         try:
             folder = (self._root / source).resolve()
             path = (folder / file).resolve()
-            there = folder.is_dir()
-        except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL in the name
+            is_folder = folder.is_dir()
+        except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL in the name
             raise InvalidAdapterFiles(f'adapter "{name}": no such folder {source!r}') from None
         if not folder.is_relative_to(self._root) or not path.is_relative_to(self._root):
             raise InvalidAdapterFiles(
                 f'adapter "{name}": {source} leads outside the folder that adapters come from'
             )
-        if not there:
+        if not is_folder:
             raise InvalidAdapterFiles(f'adapter "{name}": no such folder {source!r}')
         return path
 
@@ -170,17 +170,17 @@ class Intake:
             try:
                 files, path = fsspec.core.url_to_fs(f"{url}/{file}")
                 size = int(files.size(path))
-                given = _Given(opened.enter_context(files.open(path, "rb")), name, source)
+                original = _RemoteFile(opened.enter_context(files.open(path, "rb")), name, source)
             except FileNotFoundError:
                 yield None, 0
                 return
-            except Exception as error:  # what a remote filesystem raises is its own
+            except Exception as error:  # remote filesystems raise errors of their own kinds
                 raise _unreadable(name, source, error) from error
-            yield given, size
+            yield original, size
 
 
-class _Given:
-    """A remote file; what goes wrong while it is read is the source's fault."""
+class _RemoteFile:
+    """A remote file; errors while reading it are raised as InvalidAdapterFiles."""
 
     def __init__(self, file: BinaryIO, name: str, source: str) -> None:
         self._file = file
@@ -190,7 +190,7 @@ class _Given:
     def read(self, size: int, /) -> bytes:
         try:
             return self._file.read(size)
-        except Exception as error:  # what a remote filesystem raises is its own
+        except Exception as error:  # remote filesystems raise errors of their own kinds
             raise _unreadable(self._name, self._source, error) from error
 
 

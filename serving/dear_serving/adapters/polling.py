@@ -1,4 +1,4 @@
-"""One round of work that is done again and again, whatever becomes of it."""
+"""Runs one round of a loop that must survive errors."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ logger = logging.getLogger(__name__)
 
 
 async def attempt(work: Callable[[], Awaitable[None]]) -> bool:
-    """Do it once; whether it went well. What went wrong is logged, and no more: the next round may go better.
+    """Run ``work`` once; returns whether it succeeded.
 
-    A loop that ended with an error would leave its adapters standing still for good.
+    Errors are only logged, because the next round may succeed; if the loop ended, adapters would never change
+    again.
     """
     try:
         await work()
     except RequestError as error:
-        logger.warning("adapters stay as they are: %s", error.message)
+        logger.warning("adapter update failed, retrying: %s", error.message)
     except Exception:
-        logger.exception("adapters stay as they are")
+        logger.exception("adapter update failed, retrying")
     else:
         return True
     return False

@@ -1,7 +1,7 @@
-"""Checks an adapter folder against its base model before an engine ever sees it.
+"""Checks an adapter folder against its base model before an engine loads it.
 
-A bad adapter can kill or poison a running vLLM (vllm #3310, #5105, #11702), so everything that can be
-known from the files is checked here: PEFT settings, target modules, and every tensor's name, shape and type.
+A bad adapter can crash a running vLLM or corrupt its answers (vllm #3310, #5105, #11702). So all that the
+files show is checked here: PEFT settings, target modules, and every tensor's name, shape, type and values.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from dear_serving.settings import AdapterSettings, Settings
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 FILES = (WEIGHTS_FILE, CONFIG_FILE)
-"""What an adapter consists of."""
+"""The files of an adapter."""
 
 MAX_CONFIG_BYTES = 1 << 20
-"""No adapter's settings are larger."""
+"""Maximum size of adapter_config.json, in bytes."""
 
 _TENSOR = re.compile(
     r"^base_model\.model\.model\.layers\.(?P<layer>[0-9]{1,6})"
     r"\.(?:self_attn\.(?=[qkvo]_)|mlp\.(?=(?:gate|up|down)_))(?P<module>[a-z]+_proj)"
     r"\.lora_(?P<side>[AB])\.weight\Z"
 )
-# For each type: what to read it as, and the bits of the exponent, all set in what is no finite number.
+# Type -> (numpy type to read it as, bits of the exponent). In infinities and NaNs all exponent bits are set.
 _FLOATS = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F800000)}
 _HEADER_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 20
@@ -50,10 +50,10 @@ _UNSUPPORTED = (
 
 @dataclass(frozen=True, slots=True)
 class BaseShape:
-    """Of a Llama-like base model: layers, and (inputs, outputs) of each projection LoRA may target.
+    """Shapes of a Llama-like base model: layers, and (inputs, outputs) of each projection LoRA may target.
 
-    ``hub_ids``: names on the Hugging Face hub of models whose adapters fit, its own first; none where it
-    comes from a folder, whose name says nothing.
+    ``hub_ids``: Hugging Face ids of the models whose adapters fit, the model's own first; empty for a model
+    from a local folder.
     """
 
     layers: int
@@ -62,7 +62,7 @@ class BaseShape:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], hub_ids: tuple[str, ...] = ()) -> BaseShape:
-        """Read a model's ``config.json``; raises KeyError where it is not Llama-like."""
+        """Read a model's ``config.json``; raises KeyError if the model is not Llama-like."""
         hidden, inner = config["hidden_size"], config["intermediate_size"]
         heads = config["num_attention_heads"]
         head_dim = config.get("head_dim") or hidden // heads
@@ -83,13 +83,13 @@ class BaseShape:
         )
 
     def most_bytes(self, rank: int) -> int:
-        """What weights of that rank take at most: every projection of every layer, in float32."""
+        """Maximum bytes of weights of this rank: every projection of every layer, in float32."""
         values = sum(inputs + outputs for inputs, outputs in self.projections.values())
         return self.layers * values * rank * _WIDEST_FLOAT + _HEADER_BYTES
 
 
 def check_models(settings: Settings) -> None:
-    """Look at every folder and template the settings name, before anything starts.
+    """Check every folder and template in the settings, before anything starts.
 
     Raises:
         StartupError: a folder is missing, a template is wrong, or an adapter does not fit the base.
@@ -103,10 +103,10 @@ def check_models(settings: Settings) -> None:
 
 
 def base_shape(source: str, bases: tuple[str, ...] = ()) -> BaseShape:
-    """Of the base model that comes from ``source``; ``bases`` are others whose adapters it takes as well.
+    """The shape of the base model at ``source``; ``bases`` are other models whose adapters fit it.
 
     Raises:
-        SettingsError: it cannot be read, or is not Llama-like.
+        SettingsError: the model's config cannot be read, or it is not Llama-like.
     """
     try:
         is_hub_id = _HUB_ID.fullmatch(source) and not Path(source).is_dir()
@@ -118,7 +118,7 @@ def base_shape(source: str, bases: tuple[str, ...] = ()) -> BaseShape:
 
 
 def _base_config(source: str) -> dict[str, Any]:
-    """The base model's config.json, from its folder or from the Hugging Face hub or its cache."""
+    """The base model's config.json, from its folder, the Hugging Face cache or the hub."""
     if source.startswith(("/", ".")) and not Path(source).is_dir():
         raise SettingsError(f"model.source: no such folder {source}")
     if Path(source).is_dir():
@@ -139,10 +139,10 @@ def _base_config(source: str) -> dict[str, Any]:
 
 
 def base_source(settings: Settings) -> str:
-    """Where the base model comes from: the setting, else what the first adapter was trained on.
+    """Folder or Hugging Face id of the base model: the setting, else the first adapter's base model.
 
     Raises:
-        InvalidAdapterFiles: the adapter does not say.
+        InvalidAdapterFiles: the adapter does not name its base model.
     """
     if settings.model.source is not None:
         return settings.model.source
@@ -158,10 +158,10 @@ def base_source(settings: Settings) -> str:
 
 
 def adapter_folder(settings: Settings, adapter: AdapterSettings) -> Path:
-    """The adapter's folder, links resolved.
+    """The adapter's folder, with links resolved.
 
     Raises:
-        InvalidAdapterFiles: it is not there, or it or a file in it lies outside ``adapters.root``.
+        InvalidAdapterFiles: the folder is missing, or it or a file in it is outside ``adapters.root``.
     """
     root = settings.adapters.root.resolve()
     folder = (root / adapter.path).resolve()
@@ -176,17 +176,17 @@ def adapter_folder(settings: Settings, adapter: AdapterSettings) -> Path:
 
 
 def check_adapter(name: str, folder: Path, base: BaseShape, max_rank: int, shown: str | None = None) -> int:
-    """Refuse what vLLM could not serve on this base model.
+    """Check that vLLM can serve an adapter on this base model.
 
     Args:
         name: the adapter's public name, for messages.
-        folder: holds adapter_config.json and adapter_model.safetensors.
+        folder: contains adapter_config.json and adapter_model.safetensors.
         base: shapes of the base model.
         max_rank: the engine's max_lora_rank.
-        shown: what messages call the folder; None: its path.
+        shown: name of the folder in messages; None: its path.
 
     Returns:
-        Its rank.
+        The adapter's rank.
 
     Raises:
         InvalidAdapterFiles: one sentence with the adapter, the reason and the file.
@@ -201,13 +201,13 @@ def check_adapter(name: str, folder: Path, base: BaseShape, max_rank: int, shown
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 over an adapter's settings and weights, 64 hex digits: what a revision is."""
+    """SHA-256 over an adapter's settings and weights, 64 hex digits; identifies a revision."""
     with (folder / WEIGHTS_FILE).open("rb") as weights, (folder / CONFIG_FILE).open("rb") as config:
         return digest_of(weights, config)
 
 
 def digest_of(weights: BinaryIO, config: BinaryIO) -> str:
-    """As ``digest``, of files that are open."""
+    """As ``digest``, from open files."""
     inner = hashlib.sha256()
     while chunk := weights.read(_CHUNK_BYTES):
         inner.update(chunk)
@@ -264,12 +264,12 @@ def _config_problems(config: dict[str, Any], base: BaseShape, max_rank: int) -> 
 
 def _weight_problems(folder: Path, config: dict[str, Any], base: BaseShape) -> Iterator[str]:
     if not (folder / WEIGHTS_FILE).is_file():
-        pickled = sorted(one.name for one in folder.glob("adapter_model.*"))
+        pickled = sorted(file.name for file in folder.glob("adapter_model.*"))
         yield "weights must be safetensors" + (f", found {', '.join(pickled)}" if pickled else "")
         return
-    size, most = (folder / WEIGHTS_FILE).stat().st_size, base.most_bytes(config["r"])
-    if size > most:
-        yield f"{size:,} bytes are more than an adapter of rank {config['r']} can have here, {most:,}"
+    size, max_bytes = (folder / WEIGHTS_FILE).stat().st_size, base.most_bytes(config["r"])
+    if size > max_bytes:
+        yield f"{size:,} bytes are more than an adapter of rank {config['r']} can have here, {max_bytes:,}"
         return
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="np") as weights:
@@ -311,10 +311,10 @@ def _weight_problems(folder: Path, config: dict[str, Any], base: BaseShape) -> I
 
 
 def _first_not_finite(file: Path) -> str | None:
-    """The name of a tensor with an infinity or a NaN in it: one step of it spoils a whole batch.
+    """The name of a tensor that contains an infinity or a NaN, which would spoil a whole batch.
 
     Args:
-        file: a safetensors file that can be read, of the types in _FLOATS.
+        file: a readable safetensors file with the types in _FLOATS.
     """
     with file.open("rb") as weights:
         length = int.from_bytes(weights.read(8), "little")
@@ -325,7 +325,7 @@ def _first_not_finite(file: Path) -> str | None:
             continue
         kind, exponent = _FLOATS[tensor["dtype"]]
         start, end = tensor["data_offsets"]
-        # Copied, since a tensor may start anywhere in the file.
+        # Copy, because a tensor may start at an unaligned position in the file.
         bits = np.frombuffer(data[start:end].tobytes(), kind)
         if ((bits & exponent) == exponent).any():
             return key

@@ -1,12 +1,14 @@
-"""Adapters and their revisions, as the registry keeps them: which name points where, and each one's state.
+"""Adapters and their revisions in the registry: the state of each revision and the pointers of names.
 
-A public name points at an immutable revision, ``name@digest``; a swap moves the pointer. The life of one::
+A public name points at an immutable revision, ``name@digest``; a swap moves the pointer. States of a
+revision::
 
     registered --> staged --> active --> draining --> retired
         |            '----------------------^           |
         '--> failed ---------> registered <-------------'
 
-Every change takes the registry's version number first, which on every database makes them one after another.
+Every change first increments the registry's version number, so that changes run one after another on every
+database.
 """
 
 from __future__ import annotations
@@ -35,31 +37,31 @@ Answer = TypeVar("Answer")
 
 
 class State(Enum):
-    """Where a revision is in its life."""
+    """The state of a revision."""
 
     REGISTERED = "registered"
-    """Checked and in the store; engine replicas are taking it."""
+    """Checked and in the store; engine replicas are loading it."""
     STAGED = "staged"
-    """On every engine replica, and it ranked a list: a name may point at it."""
+    """Loaded on every engine replica, and the canary passed: a name may point at it."""
     ACTIVE = "active"
     """Its name points at it."""
     DRAINING = "draining"
-    """Its name points elsewhere; requests that began with it go on."""
+    """Its name no longer points at it; requests that began with it continue."""
     RETIRED = "retired"
-    """Off the engines; in the store still."""
+    """Not on the engines; still in the store."""
     FAILED = "failed"
-    """An engine replica could not load it, or it could not rank; ``reason`` says why."""
+    """An engine replica could not load it, or the canary failed; ``reason`` says why."""
 
 
 ON_ENGINES = (State.REGISTERED, State.STAGED, State.ACTIVE, State.DRAINING)
-"""States in which every engine replica has a revision."""
+"""States in which a revision is wanted on every engine replica."""
 
-_RETURNED = (State.RETIRED, State.FAILED)
+_OFF_ENGINES = (State.RETIRED, State.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """An adapter's files, checked. ``digest``: 64 hex digits, SHA-256; see adapters.preflight.digest."""
+    """An adapter's checked files. ``digest``: 64 hex digits; see adapters.preflight.digest."""
 
     digest: str
     rank: int
@@ -68,10 +70,10 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One state of an adapter's weights and settings. Times are seconds since the epoch.
+    """An immutable version of an adapter's weights and settings. Times are seconds since the epoch.
 
-    ``activate``: it becomes the active one by itself as soon as it is staged. ``version``: the registry's
-    version that the state is of.
+    ``activate``: the revision becomes active as soon as it is staged. ``version``: the registry's version at
+    the last change of its state.
     """
 
     name: str
@@ -88,13 +90,13 @@ class Revision:
 
     @property
     def id(self) -> str:
-        """What engines call it; never used for other weights."""
+        """The revision's name in the engines; never reused for other weights."""
         return revision_id(self.name, self.digest)
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A public name. ``active`` and ``previous`` are ids of revisions; revisions are newest first."""
+    """A public name. ``active`` and ``previous`` are revision ids; ``revisions`` are newest first."""
 
     name: str
     shared: bool
@@ -106,7 +108,7 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Pointers:
-    """Where the names point, as of a version of the registry."""
+    """The active revision of every name, at one version of the registry."""
 
     version: int
     active: Mapping[str, Revision]
@@ -140,21 +142,21 @@ class Adapters:
         activate: bool = False,
         actor: str,
     ) -> Revision:
-        """Take in a revision of a name, new or known. What is on the engines already stays as it is.
+        """Register a new or known revision of a name. A revision on the engines stays as it is.
 
         Args:
-            name: public name; made where there is none.
-            content: of the files in the store.
-            template: prompt template it was trained with.
-            shared: whether every tenant may use the name; None: as it was, a new one shared unless
+            name: public name; created if new.
+            content: the revision's files in the store.
+            template: prompt template that the adapter was trained with.
+            shared: whether every tenant may use the name; None: unchanged, for a new name True unless
                 ``tenants`` are given.
-            tenants: those that get a grant of the name.
-            activate: let it take over the name as soon as it is staged.
-            actor: who does this, for the audit trail.
+            tenants: tenants that get a grant of the name.
+            activate: whether the revision becomes active as soon as it is staged.
+            actor: who makes the change, for the audit trail.
 
         Raises:
-            AlreadyThere: it is on the engines with another template.
-            CapacityReached: the engines hold as many as they may.
+            AlreadyThere: the revision is on the engines with another template.
+            CapacityReached: the engines hold ``capacity`` revisions.
             UnknownSubject: no such tenant.
         """
 
@@ -167,7 +169,7 @@ class Adapters:
             if shared is not None:
                 adapter.shared = shared
             self._grant(session, name, granted, actor)
-            row = self._take_in(session, version, name, content, template)
+            row = self._put(session, version, name, content, template)
             if row.template != template:
                 raise AlreadyThere(
                     f'"{revision_id(name, row.digest)}" is in use with template "{row.template}"; '
@@ -183,14 +185,16 @@ class Adapters:
         return self._change(change)
 
     def activate(self, name: str, revision: str, *, actor: str) -> Revision:
-        """Let a name point at a revision: now where it is staged, else as soon as it is.
+        """Point a name at a revision: now if the revision is staged, else as soon as it is.
 
         Args:
-            revision: ``name@digest``, or the digest, or at least six digits of its beginning.
+            name: the public name.
+            revision: ``name@digest``, the digest, or at least its first six digits.
+            actor: who makes the change, for the audit trail.
 
         Raises:
-            UnknownSubject: there is no such adapter or revision.
-            CapacityReached: it is not on the engines, and they hold as many as they may.
+            UnknownSubject: no such adapter or revision.
+            CapacityReached: the revision is not on the engines, and they hold ``capacity`` revisions.
         """
 
         def change(session: Session, version: int) -> Revision:
@@ -206,7 +210,7 @@ class Adapters:
         """Activate the revision that the name pointed at before.
 
         Raises:
-            UnknownSubject: there is no such adapter, or it never pointed elsewhere.
+            UnknownSubject: no such adapter, or it has no earlier revision.
             CapacityReached: as in ``activate``.
         """
 
@@ -222,10 +226,10 @@ class Adapters:
         return self._change(change)
 
     def retire(self, name: str, revision: str | None = None, *, actor: str) -> Adapter:
-        """Take a revision, or a name with all of its revisions, out of service.
+        """Retire a revision, or all revisions of a name.
 
         Raises:
-            UnknownSubject: there is no such adapter or revision.
+            UnknownSubject: no such adapter or revision.
         """
 
         def change(session: Session, version: int) -> Adapter:
@@ -237,10 +241,10 @@ class Adapters:
         return self._change(change)
 
     def share(self, name: str, shared: bool, *, actor: str) -> Adapter:
-        """Open a name to every tenant, or leave it to those with a grant.
+        """Share a name with every tenant, or only with those that have a grant.
 
         Raises:
-            UnknownSubject: there is no such adapter.
+            UnknownSubject: no such adapter.
         """
 
         def change(session: Session, version: int) -> Adapter:
@@ -252,19 +256,19 @@ class Adapters:
         return self._change(change)
 
     def staged(self, revision: Revision) -> None:
-        """Every replica has it and it ranked; where it is meant to, it takes over its name."""
+        """Mark a revision as staged, and activate it if it is registered with ``activate``."""
 
         def change(session: Session, version: int) -> None:
             row = _unmoved(session, revision, State.REGISTERED)
-            meant = row.activate
+            activate = row.activate
             self._move(row, State.STAGED, version)
-            if meant:
+            if activate:
                 self._point(session, _find(session, row.name), row, version)
 
         self._unless_late(change)
 
     def failed(self, revision: Revision, reason: str) -> None:
-        """It cannot be staged; ``reason`` is one sentence."""
+        """Mark a revision as failed; ``reason`` is one sentence."""
 
         def change(session: Session, version: int) -> None:
             row = _unmoved(session, revision, State.REGISTERED)
@@ -274,7 +278,7 @@ class Adapters:
         self._unless_late(change)
 
     def drained(self, revision: Revision) -> None:
-        """No request uses it any more: the engines may let go of it."""
+        """Mark a revision as retired: no request uses it any more, and the engines may unload it."""
 
         def change(session: Session, version: int) -> None:
             self._move(_unmoved(session, revision, State.DRAINING), State.RETIRED, version)
@@ -282,17 +286,17 @@ class Adapters:
         self._unless_late(change)
 
     def register_configured(self, names: Mapping[str, tuple[Content, str, bool]]) -> None:
-        """Take in what the settings name, before anything runs that could stage it.
+        """Register the adapters in the settings, before gateways and replicas start.
 
-        What is another content than the last time is activated: at once where the name points nowhere, else
-        after it is staged. The same content changes nothing, so that a swap, or a retirement, outlives a
-        restart. Names that the settings named the last time, and no more, go out of service.
+        An adapter whose content differs from the last start is activated: at once if the name has no active
+        revision, else after staging. The same content changes nothing, so that a swap or a retirement
+        survives a restart. Names that were in the settings at the last start, but no longer, are retired.
 
         Args:
-            names: content, template and whether it is shared, by public name.
+            names: public name -> content, template, and whether it is shared.
 
         Raises:
-            CapacityReached: they are more than the engines may hold.
+            CapacityReached: more adapters than the engines may hold.
         """
 
         def change(session: Session, version: int) -> None:
@@ -307,7 +311,7 @@ class Adapters:
                 changed = adapter.seeded != content.digest
                 adapter.seeded, adapter.shared = content.digest, shared
                 if changed:
-                    row = self._take_in(session, version, name, content, template, room=2)
+                    row = self._put(session, version, name, content, template, room=2)
                     self._note(session, "settings", "adapter.register", row, {"template": template})
                     if adapter.active is None:
                         self._point(session, adapter, row, version)
@@ -320,27 +324,27 @@ class Adapters:
         self._change(change)
 
     def get(self, name: str) -> Adapter:
-        """The adapter of that name.
+        """The adapter with this name.
 
         Raises:
-            UnknownSubject: there is none.
+            UnknownSubject: no such adapter.
         """
         with self._database.reading() as session:
             return _adapter(session, _find(session, name))
 
     def list(self, *, after: str = "", limit: int = 100) -> Sequence[Adapter]:
-        """At most ``limit`` adapters by name, those behind ``after``."""
+        """At most ``limit`` adapters in order of their names, from the first name after ``after``."""
         chosen = select(AdapterRow).where(AdapterRow.name > after).order_by(AdapterRow.name).limit(limit)
         with self._database.reading() as session:
             return [_adapter(session, row) for row in session.scalars(chosen).all()]
 
     def version(self) -> int:
-        """The registry's version now."""
+        """The registry's current version."""
         with self._database.reading() as session:
             return session.scalars(select(VersionRow.number)).one()
 
     def pointers(self) -> Pointers:
-        """Where the names point now. The version is read first, so that it is never newer than the rest."""
+        """The current pointers. The version is read first, so that it is never newer than the pointers."""
         pointed = select(AdapterRow, RevisionRow).join(
             RevisionRow,
             (RevisionRow.name == AdapterRow.name) & (RevisionRow.digest == AdapterRow.active),
@@ -355,7 +359,7 @@ class Adapters:
             )
 
     def wanted_on_engines(self) -> tuple[int, Sequence[Revision]]:
-        """The registry's version, and every revision that engine replicas are to have, oldest first."""
+        """The registry's version, and the revisions wanted on engine replicas, oldest first."""
         wanted = [state.value for state in ON_ENGINES]
         chosen = select(RevisionRow).where(RevisionRow.state.in_(wanted))
         chosen = chosen.order_by(RevisionRow.created_s, RevisionRow.name, RevisionRow.digest)
@@ -364,7 +368,7 @@ class Adapters:
             return version, [_revision(row) for row in session.scalars(chosen)]
 
     def _change(self, change: Callable[[Session, int], Answer]) -> Answer:
-        """Run a change in a transaction of its own, under the next version of the registry."""
+        """Run a change in one transaction, with the next version of the registry."""
         with self._database.writing() as session:
             counter = session.get_one(VersionRow, 1, with_for_update=True)
             counter.number += 1
@@ -372,8 +376,8 @@ class Adapters:
             return change(session, counter.number)
 
     def _unless_late(self, change: Callable[[Session, int], None]) -> None:
-        """Run a change of a revision that may have moved on since it was read: then there is none."""
-        with contextlib.suppress(_MovedOn):
+        """Run a change of a revision; do nothing if its state changed since it was read."""
+        with contextlib.suppress(_StateChanged):
             self._change(change)
 
     def _add_adapter(self, session: Session, name: str) -> AdapterRow:
@@ -384,10 +388,10 @@ class Adapters:
         session.flush()
         return adapter
 
-    def _take_in(
+    def _put(
         self, session: Session, version: int, name: str, content: Content, template: str, room: int = 1
     ) -> RevisionRow:
-        """The content's row, on its way to the engines; what is there already stays there."""
+        """The content's row, in a state that is wanted on engines."""
         row = session.get(RevisionRow, (name, content.digest))
         if row is None:
             self._need_room(session, room)
@@ -407,24 +411,25 @@ class Adapters:
             )
             session.add(row)
             session.flush()
-        elif State(row.state) in _RETURNED:
-            self._take_back(session, row, version, room)
+        elif State(row.state) in _OFF_ENGINES:
+            self._register_again(session, row, version, room)
             row.template = template
         elif row.state == State.DRAINING.value and row.template == template:
             self._move(row, State.STAGED, version)
         return row
 
-    def _take_back(self, session: Session, row: RevisionRow, version: int, room: int) -> None:
+    def _register_again(self, session: Session, row: RevisionRow, version: int, room: int) -> None:
         self._need_room(session, room)
         self._move(row, State.REGISTERED, version)
 
     def _need_room(self, session: Session, room: int) -> None:
-        """Engines have twice the capacity: for those that drain, and for a start with changed settings."""
+        """Check the capacity. Engines have room for twice as many: for draining revisions, and for a start
+        with changed settings (``room`` 2)."""
         count = select(func.count()).select_from(RevisionRow)
-        staying = [state.value for state in ON_ENGINES if state is not State.DRAINING]
-        stay = session.scalars(count.where(RevisionRow.state.in_(staying))).one()
-        drain = session.scalars(count.where(RevisionRow.state == State.DRAINING.value)).one()
-        if stay >= room * self._capacity or stay + drain >= 2 * self._capacity:
+        staying_states = [state.value for state in ON_ENGINES if state is not State.DRAINING]
+        staying = session.scalars(count.where(RevisionRow.state.in_(staying_states))).one()
+        draining = session.scalars(count.where(RevisionRow.state == State.DRAINING.value)).one()
+        if staying >= room * self._capacity or staying + draining >= 2 * self._capacity:
             raise CapacityReached(
                 f"the engines hold {self._capacity} revisions, adapters.capacity; retire one first"
             )
@@ -432,11 +437,11 @@ class Adapters:
     def _activate(
         self, session: Session, adapter: AdapterRow, row: RevisionRow, version: int, room: int = 1
     ) -> None:
-        """Point at it where it is on the engines, else see to it that it will be. The last word counts."""
+        """Point the name at the revision, now or once it is staged; cancels earlier pending activations."""
         for other in _rows(session, adapter.name):
             other.activate = False
-        if State(row.state) in _RETURNED:
-            self._take_back(session, row, version, room)
+        if State(row.state) in _OFF_ENGINES:
+            self._register_again(session, row, version, room)
         if row.state == State.REGISTERED.value:
             row.activate = True
         elif row.state != State.ACTIVE.value:
@@ -448,7 +453,7 @@ class Adapters:
             before = session.get_one(RevisionRow, (adapter.name, adapter.active))
             self._move(before, State.DRAINING, version)
             adapter.previous = adapter.active
-        elif adapter.previous == row.digest:  # it comes back from retirement; what was before it is forgotten
+        elif adapter.previous == row.digest:  # back from retirement: no earlier revision is known
             adapter.previous = None
         adapter.active = row.digest
         self._move(row, State.ACTIVE, version)
@@ -489,19 +494,19 @@ class Adapters:
         note(session, self._now_s(), actor, action, revision_id(row.name, row.digest), detail)
 
 
-class _MovedOn(Exception):
-    """Somebody else changed the revision first."""
+class _StateChanged(Exception):
+    """Another process changed the revision first."""
 
 
 def _unmoved(session: Session, revision: Revision, state: State) -> RevisionRow:
     row = session.get_one(RevisionRow, (revision.name, revision.digest))
     if (row.state, row.version) != (state.value, revision.version):
-        raise _MovedOn
+        raise _StateChanged
     return row
 
 
 def revision_id(name: str, digest: str) -> str:
-    """``name@`` and the first twelve digits."""
+    """``name@`` and the digest's first twelve digits."""
     return f"{name}@{digest[:_SHORT_DIGEST]}"
 
 
@@ -535,7 +540,7 @@ def _adapter(session: Session, row: AdapterRow) -> Adapter:
         active=row.active and revision_id(row.name, row.active),
         previous=row.previous and revision_id(row.name, row.previous),
         created_s=row.created_s,
-        revisions=[_revision(one) for one in _rows(session, row.name)],
+        revisions=[_revision(revision_row) for revision_row in _rows(session, row.name)],
     )
 
 

@@ -1,4 +1,4 @@
-"""Where adapters' files are kept, by the digest of what is in them: a folder, or any fsspec URL."""
+"""The store of adapters' files, by digest: a folder or any fsspec URL."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from dear_serving.adapters.preflight import CONFIG_FILE, FILES, WEIGHTS_FILE, di
 from dear_serving.errors import SettingsError, StoreUnavailable
 
 UNFINISHED = ".unfinished-"
-"""Prefix of folders, inside a cache, of copies that are being made or checked."""
+"""Prefix of folders inside a cache with copies that are being made or checked."""
 
 _RETRY_AFTER_S = 5.0
 
 
 class Store:
-    """Content-addressed: ``ROOT/DIGEST/FILE``, written once and never changed. Methods block.
+    """A content-addressed store: ``ROOT/DIGEST/FILE``, written once and never changed. Methods block.
 
     Args:
-        url: a folder, or a URL that fsspec knows, such as ``s3://bucket/adapters``.
+        url: a folder, or an fsspec URL such as ``s3://bucket/adapters``.
 
     Raises:
-        SettingsError: fsspec does not know the URL's scheme, or its driver is not installed.
+        SettingsError: the URL's scheme is unknown to fsspec, or its driver is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -42,10 +42,10 @@ class Store:
         self._local = isinstance(filesystem, LocalFileSystem)
 
     def put(self, folder: Path, name: str) -> None:
-        """Keep an adapter's files under ``name``, their digest; nothing to do where they are kept already.
+        """Store an adapter's files under their digest ``name``, unless they are stored already.
 
         Raises:
-            StoreUnavailable: it cannot be written; what was half written is written again the next time.
+            StoreUnavailable: the store cannot be written. The next call overwrites incomplete files.
         """
         target = f"{self._root}/{name}"
         with _translated("cannot be written"):
@@ -60,17 +60,18 @@ class Store:
                 _to_disk(Path(target))
 
     def fetch(self, name: str, cache: Path) -> Path:
-        """A local copy, whole and checked against its digest; made at most once on a machine.
+        """A local copy of an adapter's files, checked against their digest.
 
         Args:
-            cache: folder that holds the copies.
+            name: the digest.
+            cache: folder for the copies of all processes on this machine.
 
         Raises:
-            StoreUnavailable: it is not there, cannot be read, or is not what was put.
+            StoreUnavailable: the files are missing, damaged, or cannot be read.
         """
-        kept = cache / name
-        if _is_whole(kept):
-            return kept
+        cached = cache / name
+        if _is_whole(cached):
+            return cached
         with _translated("cannot be copied"):
             cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=cache) as unfinished:
@@ -82,14 +83,14 @@ class Store:
             if digest(copy) != name:
                 raise StoreUnavailable(f"the store's copy of {name[:12]} is damaged")
             with _alone(cache):
-                if not _is_whole(kept):  # else another process of this machine was first
+                if not _is_whole(cached):  # else another process on this machine was faster
                     with contextlib.suppress(FileNotFoundError):
-                        kept.rename(Path(unfinished) / "damaged")
-                    copy.rename(kept)
-        return kept
+                        cached.rename(Path(unfinished) / "damaged")
+                    copy.rename(cached)
+        return cached
 
     def _holds(self, target: str, name: str) -> bool:
-        """Whether it is there, and whole."""
+        """Whether the files are stored completely and undamaged."""
         try:
             with (
                 self._files.open(f"{target}/{WEIGHTS_FILE}", "rb") as weights,
@@ -102,7 +103,7 @@ class Store:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """No other process or thread of this machine is in this block for the folder."""
+    """Lock the folder against other processes and threads of this machine."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -119,18 +120,19 @@ def _is_whole(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _translated(said: str) -> Iterator[None]:
+def _translated(problem: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise StoreUnavailable(f"the store {said}: a file is missing", retry_after_s=_RETRY_AFTER_S) from None
-    except Exception as error:  # what a remote filesystem raises is its own
+        message = f"the store {problem}: a file is missing"
+        raise StoreUnavailable(message, retry_after_s=_RETRY_AFTER_S) from None
+    except Exception as error:  # remote filesystems raise errors of their own kinds
         kind = type(error).__name__
-        raise StoreUnavailable(f"the store {said} now ({kind})", retry_after_s=_RETRY_AFTER_S) from error
+        raise StoreUnavailable(f"the store {problem} now ({kind})", retry_after_s=_RETRY_AFTER_S) from error
 
 
 def _to_disk(path: Path) -> None:
-    """Have a file, or the names in a folder, outlive a power cut."""
+    """Flush a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Finds prompt templates: the user's folder first, then those that come with the server."""
+"""Loads prompt templates from the user's folder or from the server's own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dear_serving.settings import describe
 
 
 def load_template(name: str, folder: Path | None) -> Template:
-    """Read the template ``name`` from ``folder/name.yaml``, else from the server's own ones.
+    """Read the template ``name`` from ``folder/name.yaml``, else from the server's own templates.
 
     Raises:
-        SettingsError: there is none of that name, or its file is wrong; names the file.
+        SettingsError: no such template, or its file is wrong; the message names the file.
     """
     own = resources.files("dear_serving.ranking") / "templates"
     candidates = [own / f"{name}.yaml"]
@@ -25,7 +25,7 @@ def load_template(name: str, folder: Path | None) -> Template:
         candidates.insert(0, folder / f"{name}.yaml")
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None or "/" in name:
-        known = sorted(one.name.removesuffix(".yaml") for one in own.iterdir())
+        known = sorted(template.name.removesuffix(".yaml") for template in own.iterdir())
         raise SettingsError(
             f'no prompt template "{name}" in {folder or "the server"}; it comes with {", ".join(known)}'
         )
@@ -36,5 +36,5 @@ def load_template(name: str, folder: Path | None) -> Template:
         return Template.model_validate({"name": name} | data)
     except ValidationError as error:
         raise SettingsError(f"{file}: {describe(error)}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
         raise SettingsError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None

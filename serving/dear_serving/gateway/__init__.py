@@ -1,1 +1,1 @@
-"""The gateway process: takes a rerank request through admission, ranking and the engines. No HTTP here."""
+"""The gateway process without HTTP: admission, ranking, and calls to the engines."""

@@ -1,4 +1,4 @@
-"""Who a caller is, from the key they bring."""
+"""Identifies the tenant of a request by its API key."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from dear_serving.errors import InvalidKey
 from dear_serving.tenancy.keys import proves, split_key
 from dear_serving.tenancy.tenants import KnownKey, Tenant, Tenants
 
-_MOST_REMEMBERED = 10_000
+_MAX_CACHED_KEYS = 10_000
 
 
 class Authenticator:
-    """Tells tenants apart in one gateway, without asking the registry for every request.
+    """Identifies tenants in one gateway, with a cache in front of the registry.
 
     Args:
-        tenants: the registry's.
-        digests: SHA-256 of the keys from the environment, all of the default tenant.
-        open_access: whether a caller without a key of this server's is the default tenant.
-        fresh_s: how long a key is remembered, and so how long a revoked one may still work.
+        tenants: the tenants and keys in the registry.
+        digests: SHA-256 of the default tenant's keys from the environment.
+        open_access: whether callers without a key of this server act as the default tenant.
+        fresh_s: how long a key is cached, in seconds; a revoked key may still work for as long.
     """
 
     def __init__(
@@ -37,22 +37,22 @@ class Authenticator:
     ) -> None:
         self._tenants = tenants
         self._digests = tuple(digests)
-        self._open_door = open_access and not digests
-        self._known: TTLCache[str, KnownKey] = TTLCache(_MOST_REMEMBERED, fresh_s)
+        self._open_access = open_access and not digests
+        self._known: TTLCache[str, KnownKey] = TTLCache(_MAX_CACHED_KEYS, fresh_s)
 
     async def identify(self, authorization: str | None) -> Tenant:
-        """The tenant a request is for.
+        """The tenant that sent a request.
 
         Args:
             authorization: the Authorization header, ``Bearer KEY``.
 
         Raises:
-            InvalidKey: no key on a server that is not open, or one that is unknown, expired or revoked.
+            InvalidKey: the key is missing (on a server that is not open), unknown, expired or revoked.
             RegistryUnavailable: the key cannot be looked up now.
         """
         text = bearer(authorization)
         parts = split_key(text) if text else None
-        if self._open_door and parts is None:  # clients that cannot do without a key send any
+        if self._open_access and parts is None:  # some clients must send a key and make one up
             return Tenant()
         if text is None:
             raise InvalidKey("an API key is needed: Authorization: Bearer KEY")
@@ -69,24 +69,24 @@ class Authenticator:
         known = self._known.get(key_id)
         if known is None:
             known = await asyncio.to_thread(self._tenants.find_key, key_id)
-            if known is not None:  # what is not known is not remembered: guesses must not fill the memory
+            if known is not None:  # do not cache unknown keys: guesses must not fill the memory
                 self._known[key_id] = known
         return known
 
 
 def bearer(authorization: str | None) -> str | None:
-    """The key in an Authorization header; None where there is none."""
+    """The key in an Authorization header, or None."""
     scheme, _, key = (authorization or "").partition(" ")
     key = key.strip()
     return key if scheme.lower() == "bearer" and key else None
 
 
 def hash_keys(keys: Sequence[str]) -> tuple[bytes, ...]:
-    """SHA-256 digests: what leaves the process that reads keys from the environment."""
+    """SHA-256 digests of keys. Only digests leave the process that reads the keys from the environment."""
     return tuple(hashlib.sha256(key.encode()).digest() for key in keys)
 
 
 def matches_any(key: str, digests: Sequence[bytes]) -> bool:
-    """Whether the key is one of those; all are compared, each in constant time."""
+    """Whether the key has one of the digests; compares with all of them, each in constant time."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-    return any([hmac.compare_digest(digest, one) for one in digests])  # noqa: C419 - compare all
+    return any([hmac.compare_digest(digest, known) for known in digests])  # noqa: C419 - compare all

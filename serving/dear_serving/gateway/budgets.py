@@ -1,4 +1,4 @@
-"""Requests and tokens a minute, by tenant, counted by the limits library in memory or in Redis."""
+"""Budgets of requests and tokens per minute for each tenant, counted in memory or in Redis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REDIS_PAUSE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What is left of a budget: ``remaining`` of ``limit``; whole again in ``reset_s`` seconds."""
+    """The state of a budget: ``remaining`` of ``limit`` are left; it is full again in ``reset_s`` seconds."""
 
     kind: str
     limit: int
@@ -32,7 +32,7 @@ class Allowance:
     reset_s: float
 
     def headers(self) -> dict[str, str]:
-        """As OpenAI's: ``x-ratelimit-limit-requests`` and the like."""
+        """Reply headers as OpenAI's, such as ``x-ratelimit-limit-requests``."""
         return {
             f"x-ratelimit-limit-{self.kind}": str(self.limit),
             f"x-ratelimit-remaining-{self.kind}": str(self.remaining),
@@ -41,21 +41,21 @@ class Allowance:
 
 
 class Budgets:
-    """Spends tenants' budgets a minute, over a sliding window.
+    """Tenants' budgets per minute, over a sliding window.
 
     Args:
-        url: of the Redis in which all gateway replicas count together, ``redis://host:6379/0``; None: each
-            counts for itself, as all do while Redis does not answer.
+        url: the Redis in which all gateway replicas count together, ``redis://host:6379/0``. With None, or
+            while Redis does not answer, each replica counts alone.
 
     Raises:
-        SettingsError: no such URL, or the driver for it is not installed.
+        SettingsError: the URL is not valid, or its driver is not installed.
     """
 
     def __init__(self, url: str | None = None) -> None:
-        self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._together: SlidingWindowCounterRateLimiter | None = None
+        self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._shared: SlidingWindowCounterRateLimiter | None = None
         self._redis: RedisStorage | None = None
-        self._asked_again_s = 0.0
+        self._redis_retry_s = 0.0
         if url is not None:
             try:
                 self._redis = RedisStorage(
@@ -67,7 +67,7 @@ class Budgets:
                 )
             except (ConfigurationError, ValueError) as error:
                 raise SettingsError(f"tenancy.limits_url: {error}") from None
-            self._together = SlidingWindowCounterRateLimiter(self._redis)
+            self._shared = SlidingWindowCounterRateLimiter(self._redis)
 
     async def close(self) -> None:
         """Close the connections to Redis."""
@@ -76,7 +76,7 @@ class Budgets:
             await client.storage.aclose()
 
     async def spend_request(self, tenant: Tenant) -> Allowance | None:
-        """One request; what is left, None where nothing binds.
+        """Spend one request; returns the budget's state, None without a limit.
 
         Raises:
             RateLimited: the budget is spent.
@@ -84,11 +84,11 @@ class Budgets:
         return await self._spend(tenant.id, "requests", tenant.limits.requests_per_minute, 1)
 
     async def spend_tokens(self, tenant: Tenant, tokens: int) -> Allowance | None:
-        """The predicted tokens of a request; what is left, None where nothing binds.
+        """Spend a request's predicted tokens; returns the budget's state, None without a limit.
 
         Raises:
             RateLimited: the budget is spent.
-            PayloadTooLarge: the whole budget is smaller than this one request.
+            PayloadTooLarge: the request needs more than the whole budget.
         """
         return await self._spend(tenant.id, "tokens", tenant.limits.tokens_per_minute, tokens)
 
@@ -100,7 +100,7 @@ class Budgets:
         left = Allowance(kind, limit, max(0, stats.remaining), stats.reset_time - time.time())
         if fits:
             return left
-        if cost > limit:  # no wait would help
+        if cost > limit:  # waiting would not help
             raise PayloadTooLarge(f"this request is worth {cost} {kind}, the tenant has {limit} a minute")
         raise RateLimited(
             f"the tenant's {limit} {kind} a minute are spent",
@@ -111,13 +111,13 @@ class Budgets:
     async def _hit(
         self, item: RateLimitItemPerMinute, kind: str, tenant: str, cost: int
     ) -> tuple[bool, WindowStats]:
-        if self._together is not None and time.monotonic() >= self._asked_again_s:
+        if self._shared is not None and time.monotonic() >= self._redis_retry_s:
             try:
-                fits = await self._together.hit(item, kind, tenant, cost=cost)
-                return fits, await self._together.get_window_stats(item, kind, tenant)
+                fits = await self._shared.hit(item, kind, tenant, cost=cost)
+                return fits, await self._shared.get_window_stats(item, kind, tenant)
             except StorageError as error:
-                # Limits that bind a little less are better than no service.
-                logger.warning("limits are counted by each gateway for itself: %s", error)
-                self._asked_again_s = time.monotonic() + _REDIS_PAUSE_S
-        fits = await self._alone.hit(item, kind, tenant, cost=cost)
-        return fits, await self._alone.get_window_stats(item, kind, tenant)
+                # Less strict limits are better than no service.
+                logger.warning("Redis is unavailable, this gateway counts limits alone: %s", error)
+                self._redis_retry_s = time.monotonic() + _REDIS_PAUSE_S
+        fits = await self._local.hit(item, kind, tenant, cost=cost)
+        return fits, await self._local.get_window_stats(item, kind, tenant)

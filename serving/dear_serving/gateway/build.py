@@ -1,4 +1,4 @@
-"""Puts a gateway together from settings and an engine; no Ray, no HTTP."""
+"""Builds a gateway from settings and an engine; no Ray, no HTTP."""
 
 from __future__ import annotations
 
@@ -39,23 +39,22 @@ def build_gateway(
     key_digests: Sequence[bytes] = (),
     admin_digests: Sequence[bytes] = (),
 ) -> GatewayState:
-    """One gateway over its registry, which is opened here. It serves nothing but the base model until its
-    catalog is refreshed.
+    """Build a gateway and open its registry. Until its catalog is refreshed, it serves only the base model.
 
     Args:
-        settings: as loaded.
-        engine: of all gateways.
-        tokenizer: the base model's.
-        base_source: where the base model comes from.
-        key_digests: of the keys of the default tenant; see gateway.authenticator.hash_keys.
-        admin_digests: of the keys of the admin routes.
+        settings: the loaded settings.
+        engine: the engines, shared by all gateways.
+        tokenizer: the base model's tokenizer.
+        base_source: folder or Hugging Face id of the base model.
+        key_digests: digests of the default tenant's keys; see gateway.authenticator.hash_keys.
+        admin_digests: digests of the admin keys.
 
     Raises:
-        SettingsError: no registry, base model, store or template can be had as the settings say.
+        SettingsError: the registry, base model, store or a template in the settings cannot be used.
     """
     builders = _prompt_builders(settings, tokenizer)
     for template in set(settings.templates().values()):
-        # A chat template that fails, fails here.
+        # Find a broken chat template now instead of in the first request.
         builders(template).layout(settings.ranking.window_size)
     adapter_intake = intake(settings, base_shape(base_source, settings.adapters.bases))
     database = open_database(settings.registry.url)
@@ -91,7 +90,7 @@ def build_gateway(
 
 
 def _prompt_builders(settings: Settings, tokenizer: BaseTokenizer) -> Callable[[str], PromptBuilder]:
-    """The prompt builder of a template, made once; raises SettingsError where there is no such template."""
+    """A cached function from template name to prompt builder; it raises SettingsError for unknown names."""
 
     @functools.cache
     def builder(template: str) -> PromptBuilder:
@@ -106,7 +105,7 @@ def _prompt_builders(settings: Settings, tokenizer: BaseTokenizer) -> Callable[[
 
 
 def _fair_queue(settings: Settings) -> FairQueue:
-    """One gateway's share of the engines: each replica of it lets in as many tokens as the others."""
+    """This gateway replica's fair queue; all gateway replicas get equal shares of the engines' tokens."""
     share = settings.engine.replicas / settings.gateway.replicas
     return FairQueue(
         alone=max(1, int(settings.engine.max_tokens * share)),

@@ -1,4 +1,4 @@
-"""Who a request is from."""
+"""The caller of a request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dear_serving.tenancy.tenants import Tenant
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A tenant with one request: the models as they were when it came, and headers of its reply."""
+    """The tenant of one request, with the catalog at its arrival and the headers of its reply."""
 
     tenant: Tenant
     request_id: str
@@ -20,19 +20,19 @@ class Caller:
     headers: dict[str, str] = field(default_factory=dict)
 
     def report(self, allowance: Allowance | None) -> None:
-        """Say in the reply's headers what is left of a budget."""
+        """Add a budget's state to the reply's headers."""
         if allowance is not None:
             self.headers.update(allowance.headers())
 
     def visible(self) -> list[ServedModel]:
-        """What the tenant may use, the base model first."""
-        return [one for one in self.models.served.values() if self._may_use(one)]
+        """The models the tenant may use, the base model first."""
+        return [model for model in self.models.served.values() if self._may_use(model)]
 
     def find(self, name: str | None) -> ServedModel:
-        """The model of a public name; the server's default for None.
+        """The model with a public name; the server's default for None.
 
         Raises:
-            UnknownModel: there is none, or none that the tenant may use: they look alike.
+            UnknownModel: no such model, or the tenant may not use it; both give the same reply.
         """
         name = name or self.models.default
         served = self.models.served.get(name)

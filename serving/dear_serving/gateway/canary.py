@@ -1,4 +1,4 @@
-"""A list to try a model with before anybody's is ranked by it."""
+"""A test ranking that a revision must pass before it serves requests."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _TASK = RankTask(
 
 
 async def rank_canary(engine: Engine, builder: PromptBuilder, adapter: str | None) -> Ranking:
-    """Rank three passages with an adapter, in the prompt that it is to serve with.
+    """Rank three passages with an adapter and its prompt template.
 
     Args:
-        engine: has the adapter.
-        builder: of its prompts.
+        engine: an engine that has loaded the adapter.
+        builder: builds the adapter's prompts.
         adapter: as in GenerationRequest.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which revision each public name points at, now and for the requests that are still open."""
+"""Maps public names to revisions, for new requests and for those still running."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ServedModel:
 
     Args:
         name: the public name.
-        adapter: what engines call the revision; None for the base model.
-        template: of its prompts.
+        adapter: the revision's name in the engines; None for the base model.
+        template: name of its prompt template.
         shared: whether every tenant may use it.
     """
 
@@ -32,13 +32,13 @@ class ServedModel:
 
     @property
     def revision(self) -> str:
-        """The id that replies name: the revision, or the base model's name."""
+        """The id shown in replies: the revision's, or the base model's name."""
         return self.adapter or self.name
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogSnapshot:
-    """All that is served as of a version of the registry, by public name, the base model first.
+    """All served models at one version of the registry, by public name, the base model first.
 
     ``default`` answers requests that name no model.
     """
@@ -49,17 +49,17 @@ class CatalogSnapshot:
 
 
 class Catalog:
-    """The registry's pointers as one gateway uses them. Not thread-safe: for one event loop.
+    """One gateway's copy of the registry's pointers. Not thread-safe: for one event loop.
 
-    A request keeps the snapshot it began with, so that one revision answers all of it; the registry is told
-    which snapshots are still in use.
+    A request keeps the snapshot from its start, so that one revision answers all of it. The gateway reports
+    to the registry which snapshots are still in use.
 
     Args:
-        gateway: its id, one that no other had.
+        gateway: this gateway's id; never used before.
         base: the base model.
         adapters: the registry's revisions and pointers.
-        heartbeats: where this gateway reports which version it goes by.
-        default: public name of the model that answers requests which name none; else the base model.
+        heartbeats: where this gateway reports the version it uses.
+        default: public name of the model for requests that name none; None: the base model.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class Catalog:
                 del self._in_use[models.version]
 
     async def refresh(self) -> None:
-        """Take over the registry's current version, and report it.
+        """Adopt the registry's current version, and report it.
 
         Raises:
             RegistryUnavailable: the models stay as they were.
         """
         if self._reported is None:
-            # Before it reads the pointers: from here on, no revision is unloaded that it may come to use.
+            # Report before reading the pointers, so that no revision in them is unloaded meanwhile.
             await self._report()
         if await asyncio.to_thread(self._adapters.version) != self.models.version:
             pointers = await asyncio.to_thread(self._adapters.pointers)
@@ -107,15 +107,15 @@ class Catalog:
         await self._report()
 
     async def leave(self) -> None:
-        """Report that this gateway ends."""
+        """Report that this gateway is shutting down."""
         await asyncio.to_thread(self._heartbeats.forget, self.gateway)
 
     async def _report(self) -> None:
         adopted = self.models.version
-        life = GatewayHeartbeat(self.gateway, adopted, min(self._in_use, default=adopted))
-        if life != self._reported or time.monotonic() - self._reported_s >= HEARTBEAT_S:
-            await asyncio.to_thread(self._heartbeats.report_gateway, life)
-            self._reported, self._reported_s = life, time.monotonic()
+        heartbeat = GatewayHeartbeat(self.gateway, adopted, min(self._in_use, default=adopted))
+        if heartbeat != self._reported or time.monotonic() - self._reported_s >= HEARTBEAT_S:
+            await asyncio.to_thread(self._heartbeats.report_gateway, heartbeat)
+            self._reported, self._reported_s = heartbeat, time.monotonic()
 
     def _served(self, pointers: Pointers) -> Mapping[str, ServedModel]:
         served = {self._base.name: self._base}

@@ -1,4 +1,4 @@
-"""Engine over a Serve handle: what happens between a gateway and its engine replicas."""
+"""The Engine protocol over a Serve handle: calls from a gateway to its engine replicas, with retries."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _WATCH_S = 1.0
 
 
 class EngineClient:
-    """Implements protocol.Engine. A cancelled call cancels its work on the replica.
+    """Implements protocol.Engine. Cancelling a call cancels its work on the replica.
 
-    Serve lets a call wait for as long as no replica runs. Here it fails instead, at once or as soon as the
-    last replica is gone. Ranking a window has no side effect, so a call whose replica died is sent once
-    more, to another one.
+    If no replica runs, Serve lets a call wait. Here the call fails instead, at once or as soon as the last
+    replica is gone. Ranking a window has no side effects, so a call whose replica died is retried once on
+    another replica.
 
     Args:
-        handle: of the engine deployment.
-        count_running: how many of its replicas run now, by Serve's own account; may block.
+        handle: the engine deployment's handle.
+        count_running: returns how many replicas run now, according to Serve; may block.
     """
 
     def __init__(self, handle: DeploymentHandle[Any], count_running: Callable[[], int]) -> None:
@@ -58,7 +58,7 @@ class EngineClient:
         return window
 
     async def _call(self, method: Any, request: GenerationRequest | PermutationRequest) -> Any:
-        """Send it, and once more where the replica died on it."""
+        """Send a request, and retry once if its replica died."""
         try:
             return await self._send(method, request)
         except RayActorError:
@@ -123,7 +123,7 @@ class EngineClient:
             raise _unavailable()
 
     async def _unless_down(self, answer: Awaitable[T]) -> T:
-        """The answer, or EngineUnavailable once no replica runs; asks Serve only about what takes long."""
+        """The answer, or EngineUnavailable once no replica runs; only a slow answer makes it ask Serve."""
         answering = asyncio.ensure_future(_await(answer))
         try:
             while True:
@@ -137,12 +137,12 @@ class EngineClient:
             answering.cancel()
 
     async def _probe(self) -> None:
-        """Ask Serve how many replicas run, at most once in _WATCH_S: it takes tens of milliseconds."""
+        """Ask Serve how many replicas run, at most once per _WATCH_S: it takes tens of milliseconds."""
         now_s = time.monotonic()
         if now_s - self._probed_s < _WATCH_S:
             return
         self._probed_s = now_s
-        # While Serve's controller restarts, what was known stays.
+        # While Serve's controller restarts, keep the last result.
         with contextlib.suppress(RayError, RayServeException):
             self._down = await asyncio.to_thread(self._count_running) == 0
 
@@ -155,7 +155,7 @@ class EngineClient:
 
 
 async def _await(answer: Awaitable[T]) -> T:
-    """A coroutine around anything that can be awaited."""
+    """Wraps any awaitable in a coroutine."""
     return await answer
 
 
@@ -164,7 +164,7 @@ def _unavailable() -> EngineUnavailable:
 
 
 def _as_request_error(error: Exception) -> Exception:
-    """What the replica raised on purpose as itself, anything about the replica as unavailable."""
+    """A replica's own RequestError as it is; failures of the replica or of Serve as EngineUnavailable."""
     if isinstance(error, RayTaskError):
         error = error.cause if isinstance(error.cause, Exception) else error
     if isinstance(error, RequestError):

@@ -1,4 +1,4 @@
-"""Shares the engines among tenants: who is served next when more is asked for than they can do."""
+"""Shares the engines fairly among tenants: chooses which window goes next under overload."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Waiter:
 
 @dataclass(slots=True)
 class _Line:
-    """A tenant's windows. ``tag`` is the work it had, over its weight, on the common virtual clock."""
+    """A tenant's windows. ``tag`` is the tenant's work divided by its weight, on the shared virtual clock."""
 
     weight: float
     tag: float = 0.0
@@ -34,20 +34,22 @@ class _Line:
 
 
 class FairQueue:
-    """Start-time fair queueing of windows by tenant, their predicted tokens as the cost.
+    """Start-time fair queueing of windows by tenant; a window's cost is its predicted tokens.
 
-    Of the tenants with windows waiting, the one that has had least work for its weight goes next; who was
-    idle does not save up. A tenant's own windows go by priority, then in turn (Goyal, Vin and Cheng, 1997).
+    The next window comes from the waiting tenant with the least work done per weight; idle time gives no
+    credit. Windows of one tenant are ordered by priority, then by arrival.
 
-    What is in the engines is bounded too, for nothing there can be overtaken: ``alone`` tokens while one
-    tenant asks, fewer (``shared``) as soon as several do, so that a newcomer finds little ahead and a batch
-    that is not full of somebody else's windows.
+    The tokens in the engines are bounded too, because a window there cannot be overtaken. The bound is
+    ``alone`` while one tenant is active and the smaller ``shared`` while several are, so that a new tenant
+    waits little and the batch has room for its windows.
 
     Args:
-        alone: most tokens in the engines while only one tenant asks for work.
-        shared: most tokens in the engines while several do.
-        memory_s: how long after its last request a tenant still counts as asking.
+        alone: maximum tokens in the engines while one tenant is active.
+        shared: maximum tokens in the engines while several tenants are active.
+        memory_s: how long a tenant counts as active after its last request, in seconds.
         now_s: a monotonic clock.
+
+    Source: Goyal, Vin and Cheng, 1997.
     """
 
     def __init__(
@@ -69,11 +71,11 @@ class FairQueue:
 
     @property
     def tokens(self) -> int:
-        """Predicted tokens of everything that waits or is in the engines."""
+        """Predicted tokens of all windows that wait or are in the engines."""
         return self._waiting_tokens + self._engine_tokens
 
     def seconds_for(self, tokens: int) -> float:
-        """How long the engines take for so many tokens at the rate measured lately; 0 where none was."""
+        """Seconds that the engines need for ``tokens`` at the recently measured rate; 0 without one."""
         return tokens / self._rate if self._rate else 0.0
 
     @asynccontextmanager
@@ -81,12 +83,12 @@ class FairQueue:
         """Wait for the window's turn and hold its place in the engines until the block ends.
 
         Args:
-            tenant: whose window it is.
+            tenant: the window's tenant.
             weight: the tenant's share, > 0.
             cost: predicted tokens of the window, >= 1.
-            priority: among the tenant's own windows the lowest goes first.
+            priority: the tenant's windows with lower values go first.
         """
-        cost = max(1, min(cost, self._shared))  # one huge request still finds a place
+        cost = max(1, min(cost, self._shared))  # so that a huge window fits as well
         line = self._lines.setdefault(tenant, _Line(weight))
         line.weight, line.last_asked_s = weight, self._now_s()
         if not line.waiting:
@@ -100,7 +102,7 @@ class FairQueue:
         except asyncio.CancelledError:
             if waiter.turn.cancelled():
                 self._waiting_tokens -= cost
-            else:  # its turn came and its caller left in the same moment
+            else:  # the turn came at the same moment as the cancellation
                 self._leave(line, cost, done=False)
             self._serve()
             raise
@@ -113,7 +115,7 @@ class FairQueue:
             self._serve()
 
     def _serve(self) -> None:
-        """Let in whose turn it is, as far as there is room."""
+        """Admit windows in turn while there is room in the engines."""
         while (line := self._next_line()) is not None:
             cost = line.waiting[0].cost
             if self._engine_tokens and self._engine_tokens + cost > self._room():
@@ -127,7 +129,7 @@ class FairQueue:
             waiter.turn.set_result(None)
 
     def _next_line(self) -> _Line | None:
-        """The line that goes next, if any waits; who left is dropped on coming to the head of a line."""
+        """The line that goes next, if any waits; cancelled windows at the head of a line are dropped."""
         for line in self._lines.values():
             while line.waiting and line.waiting[0].turn.cancelled():
                 heapq.heappop(line.waiting)
@@ -136,12 +138,12 @@ class FairQueue:
 
     def _room(self) -> int:
         recent_s = self._now_s() - self._memory_s
-        asking = sum(
+        active = sum(
             1
             for line in self._lines.values()
             if line.waiting or line.in_engine or line.last_asked_s > recent_s
         )
-        return self._shared if asking > 1 else self._alone
+        return self._shared if active > 1 else self._alone
 
     def _leave(self, line: _Line, cost: int, *, done: bool) -> None:
         line.in_engine -= 1
@@ -149,7 +151,7 @@ class FairQueue:
         now_s = self._now_s()
         if done:
             self._done_tokens += cost
-        if not self.tokens:  # an idle engine says nothing of its rate
+        if not self.tokens:  # idle time must not count into the rate
             self._forget_idle(now_s)
         elif now_s - self._since_s >= _RATE_PERIOD_S:
             rate = self._done_tokens / (now_s - self._since_s)
@@ -157,7 +159,7 @@ class FairQueue:
             self._done_tokens, self._since_s = 0, now_s
 
     def _forget_idle(self, now_s: float) -> None:
-        """All is done: tenants that asked long ago are not remembered for ever."""
+        """Called when nothing waits or runs: forget tenants without recent requests."""
         self._done_tokens, self._since_s = 0, now_s
         recent_s = now_s - self._memory_s
         self._lines = {name: line for name, line in self._lines.items() if line.last_asked_s > recent_s}

@@ -25,18 +25,18 @@ from dear_serving.gateway.catalog import Catalog
 logger = logging.getLogger(__name__)
 
 Canary = Callable[[Revision], Awaitable[object]]
-"""Ranks a list with a revision that is on all engines; raises DearError, with a reason, where it cannot."""
+"""Ranks a list with a revision that is on all engines; raises DearError, with a reason, if that fails."""
 
 
 class Observer(Protocol):
     """Is notified of changes."""
 
     def swapped(self, model: str) -> None:
-        """From now on this gateway uses another revision for a name."""
+        """This gateway now uses another revision for a name."""
         ...
 
     def drop_all_but(self, models: Collection[str], revisions: Collection[str]) -> None:
-        """Forget every name and revision but these: all that is served or on the engines."""
+        """Only these names are served, and only these revisions are served or on the engines."""
         ...
 
 
@@ -47,7 +47,7 @@ _SWEEP_S = 60.0
 
 
 class Lifecycle:
-    """The state machine of revisions. Every gateway runs it; a step that two of them take counts once.
+    """The state machine of revisions. Every gateway runs it; a step taken by two gateways counts once.
 
     Args:
         adapters: the registry's revisions.
@@ -89,10 +89,10 @@ class Lifecycle:
         activate: bool,
         actor: str,
     ) -> Revision:
-        """Take an adapter in from a folder or URL; see Adapters.register and Intake.take.
+        """Register an adapter from a folder or URL; see Adapters.register and Intake.take.
 
         Raises:
-            InvalidRequest: what is there cannot be served; ``param`` is ``source``.
+            InvalidRequest: the adapter's files cannot be served; ``param`` is ``source``.
         """
         try:
             content = await asyncio.to_thread(self._intake.take, name, source)
@@ -117,7 +117,7 @@ class Lifecycle:
                 while True:
                     await self.round()
                     adapter = await asyncio.to_thread(self.adapters.get, revision.name)
-                    revision = next(one for one in adapter.revisions if one.digest == revision.digest)
+                    revision = next(found for found in adapter.revisions if found.digest == revision.digest)
                     alive = await self.alive()
                     if not _is_on_its_way(revision) and alive.adopted(revision.version):
                         break
@@ -127,27 +127,29 @@ class Lifecycle:
         return revision
 
     async def alive(self) -> Alive:
-        """Which processes are alive, and what replicas hold."""
+        """The live gateways and replicas, and the revisions that replicas hold."""
         return await asyncio.to_thread(self._heartbeats.alive)
 
     async def run(self) -> None:
-        """Step for ever."""
+        """Run rounds until cancelled; errors are logged and retried."""
         while True:
             pause_s = _POLL_S if await attempt(self.round) else _RETRY_S
             await asyncio.sleep(pause_s)
 
     async def round(self) -> None:
-        """Refresh the catalog, and advance every revision that can be."""
+        """Refresh the catalog, and advance every revision that can advance."""
         async with self._turn:
             await self._refresh_catalog()
             models = self._catalog.models
             if models.version == self._quiet_version:
                 return
             version, revisions = await asyncio.to_thread(self.adapters.wanted_on_engines)
-            moving = [one for one in revisions if one.state in (State.REGISTERED, State.DRAINING)]
+            moving = [
+                revision for revision in revisions if revision.state in (State.REGISTERED, State.DRAINING)
+            ]
             if not moving:
                 self._quiet_version = version
-                wanted_on_engines = {one.id for one in revisions}
+                wanted_on_engines = {revision.id for revision in revisions}
                 used = {served.revision for served in models.served.values()}
                 self._observer.drop_all_but(models.served.keys(), wanted_on_engines | used)
                 return
@@ -171,7 +173,7 @@ class Lifecycle:
             if alive.all_began_at(revision.version):
                 await asyncio.to_thread(self.adapters.drained, revision)
             return
-        # What a replica reported before this version of the revision does not count.
+        # Reports from before this version of the revision do not count.
         reports = [replica.holds for replica in alive.replicas if replica.adopted >= revision.version]
         reason = next((held[revision.id] for held in reports if held.get(revision.id) is not None), None)
         if reason is not None:
@@ -179,10 +181,10 @@ class Lifecycle:
             return
         held_by_all = len(reports) == len(alive.replicas) > 0 and all(revision.id in held for held in reports)
         if held_by_all and revision.id not in self._canaries:
-            # In the background: other names do not wait for a busy engine.
-            trying = asyncio.create_task(self._run_canary(revision))
-            self._canaries[revision.id] = trying
-            trying.add_done_callback(lambda _: self._canaries.pop(revision.id))
+            # Run it in the background, so that other names do not wait for a busy engine.
+            canary = asyncio.create_task(self._run_canary(revision))
+            self._canaries[revision.id] = canary
+            canary.add_done_callback(lambda _: self._canaries.pop(revision.id))
 
     async def _run_canary(self, revision: Revision) -> None:
         try:
@@ -190,7 +192,7 @@ class Lifecycle:
                 async with asyncio.timeout(_CANARY_S):
                     await self._canary(revision)
             except (EngineUnavailable, Overloaded) as error:
-                logger.warning("%s is tried again: %s", revision.id, error.message)
+                logger.warning("retrying the canary of %s: %s", revision.id, error.message)
                 await asyncio.sleep(_RETRY_S)
             except TimeoutError:
                 reason = f"no answer in {_CANARY_S:.0f} s"
@@ -200,9 +202,9 @@ class Lifecycle:
             else:
                 await asyncio.to_thread(self.adapters.staged, revision)
         except RequestError as error:
-            logger.warning("%s is tried again: %s", revision.id, error.message)
+            logger.warning("retrying the canary of %s: %s", revision.id, error.message)
         except Exception:
-            logger.exception("%s is tried again", revision.id)
+            logger.exception("retrying the canary of %s", revision.id)
             await asyncio.sleep(_RETRY_S)
 
 

@@ -1,4 +1,4 @@
-"""An OpenAI request: which model answers, whether it is taken on, and the engine's answer."""
+"""Handles OpenAI requests: finds the model, admits the request, and lets an engine answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dear_serving.protocol import Engine, OpenAIRoute
 
 @dataclass(frozen=True, slots=True)
 class OpenAIService:
-    """Has the engines answer OpenAI bodies, in each tenant's turn; fields as in RerankService."""
+    """Answers OpenAI bodies on the engines, fairly among tenants; fields as in RerankService."""
 
     engine: Engine
     queue: FairQueue
@@ -27,13 +27,13 @@ class OpenAIService:
     async def answer(
         self, route: OpenAIRoute, body: dict[str, Any], caller: Caller
     ) -> tuple[ServedModel, AsyncGenerator[str | dict[str, Any], None]]:
-        """The model that answers, and its reply as Engine.openai gives it.
+        """The model that answers, and its reply as in Engine.openai.
 
         Args:
-            body: as the caller sent it; ``model`` is a text or None.
+            body: the caller's body; ``model`` is a string or None.
 
         Raises:
-            UnknownModel: no model of that name that the caller may use.
+            UnknownModel: the caller may use no model of that name.
             Overloaded, RateLimited, PayloadTooLarge: see TokenAdmission.admit.
         """
         model = caller.find(body.get("model"))

@@ -1,4 +1,4 @@
-"""Drives a strategy over an engine: the spine of a rerank request."""
+"""Runs a strategy on an engine, round by round."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ class Ranker:
 
     Args:
         window_ranker: ranks single windows of the task.
-        observe: called with the windows and the seconds of every round.
-        on_progress: called with the best passages as they are decided, where the last window leads.
+        task: the task to rank.
+        request_id: prefix of the windows' request ids.
+        observe: called with the number of windows and the seconds of every round.
+        on_progress: called as ranks of a leading window (see Batch.leads) are decided.
     """
 
     def __init__(
@@ -46,13 +48,13 @@ class Ranker:
         self._reasoning: list[str] = []
 
     async def rank(self, strategy: Strategy, name: str, reason: str) -> Ranking:
-        """Run ``strategy`` (called ``name`` in the answer, chosen for ``reason``) to its end.
+        """Run ``strategy`` to its end; ``name`` and ``reason`` go into the Ranking.
 
-        From the task's deadline on, windows keep the order they are shown in instead of being ranked: what
-        was decided until then is the answer, and a warning says what was skipped.
+        After the task's deadline, windows are no longer ranked and keep the order they are shown in. The
+        result then has a warning that says how many were skipped.
 
         Raises:
-            InvalidRequest: a window does not fit the model, or cannot be ranked as asked.
+            InvalidRequest: a window does not fit the model, or the task's scoring cannot rank it.
             DeadlineExceeded: the deadline passed before any window was ranked.
             EngineUnavailable: the engine could not decode a window.
         """
@@ -79,14 +81,14 @@ class Ranker:
         )
 
     async def _run_round(self, batch: Batch, ends_s: float) -> list[Order]:
-        """The order of every window; as shown where it could not be ranked in time."""
+        """The order of every window; the order shown if it could not be ranked in time."""
         started_s = time.monotonic()
         ranked: list[DecodedWindow | None] = [None] * len(batch.windows)
         if started_s < ends_s:
             ranked = await self._rank_all(batch, ends_s)
-        done = [one for one in ranked if one is not None]
+        done = [decoded for decoded in ranked if decoded is not None]
         if done and self._observe is not None:
-            # What was cut off would have taken its share more.
+            # Extrapolate to the windows that the deadline cut off.
             self._observe(len(ranked), (time.monotonic() - started_s) * len(ranked) / len(done))
         if done:
             self._rounds += 1
@@ -100,11 +102,11 @@ class Ranker:
             else:
                 self._take_in(window, decoded)
                 orders.append(decoded.order)
-        self._usage += Usage.side_by_side(one.usage for one in done)
+        self._usage += Usage.side_by_side(decoded.usage for decoded in done)
         return orders
 
     async def _rank_all(self, batch: Batch, ends_s: float) -> list[DecodedWindow | None]:
-        """All windows at once; the first failure cancels the others and is raised as itself."""
+        """Rank all windows at once; the first failure cancels the others and is raised unchanged."""
         report = self._reporter(batch.windows[0]) if batch.leads and self._on_progress is not None else None
         tasks = [
             asyncio.create_task(
@@ -119,7 +121,7 @@ class Ranker:
             done, _ = await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
             ranked = [task.result() if task in done else None for task in tasks]
             if report is not None and ranked == [None]:
-                return [self._reported]  # what the caller was sent has to stand
+                return [self._reported]  # the caller already received these ranks
             return ranked
         finally:
             for task in tasks:
@@ -127,7 +129,7 @@ class Ranker:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _reporter(self, window: Window) -> OnDecoded:
-        """Reports a leading window's ranks to ``on_progress``, with the scores they will have."""
+        """A callback that reports a leading window's ranks to ``on_progress``, with their final scores."""
         on_progress = self._on_progress
         assert on_progress is not None
         scores: Scores | None = None
@@ -154,7 +156,7 @@ class Ranker:
             self._reasoning.append(decoded.reasoning)
 
     def _warnings(self) -> tuple[str, ...]:
-        """What the deadline cost, one sentence each."""
+        """What was left out because of the deadline, one sentence each."""
         warnings = []
         if self._skipped:
             total = self._windows + self._skipped

@@ -1,4 +1,4 @@
-"""Which engine replica a request goes to: where its adapter is warm, unless too many are there already."""
+"""Chooses the engine replica for a request: one that uses its adapter already, unless it is overloaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SPREAD = 1.25
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A replica as routing sees it. ``load``: requests there; ``held``: its adapters, None: not known yet."""
+    """A replica to choose from: ``load`` is its number of requests, ``held`` its adapters (None: unknown)."""
 
     id: str
     load: int
@@ -26,24 +26,26 @@ class Candidate:
 
 
 def preference(adapter: str | None, places: Sequence[Candidate]) -> list[str]:
-    """Replicas by how well they suit, best first.
+    """Order replicas by preference for an adapter.
 
-    Every adapter has an order of its own among those that hold it (all, where none is known to), the same
-    for every gateway: rendezvous hashing, so that a replica that comes or goes moves few adapters. The first
-    whose load is within 1.25 times the mean goes first: consistent hashing with bounded loads (Mirrokni,
-    Thorup, Zadimoghaddam 2018), so that a hot adapter spreads and a rare one stays where its weights are in a
-    slot and its prompts' prefixes cached. Requests to the base model go to the least loaded.
+    Requests to the base model (None) go to the least loaded replica. Each adapter has its own order of the
+    replicas that hold it (of all, if none is known to), the same in every gateway. The order comes from
+    rendezvous hashing, so that a replica that starts or stops moves few adapters. Replicas with at most 1.25
+    times the mean load come first (consistent hashing with bounded loads). So requests for a hot adapter
+    spread, and those for a rare one stay where its weights are in a slot and its prefixes are cached.
 
     Returns:
-        The ids of all places.
+        The ids of all ``places``, best first.
+
+    Source: Mirrokni, Thorup and Zadimoghaddam, 2018.
     """
     if adapter is None:
         return [place.id for place in sorted(places, key=lambda place: place.load)]
     order = sorted(places, key=lambda place: _weight(adapter, place.id), reverse=True)
     holding = [place for place in order if place.held is not None and adapter in place.held] or order
-    most = math.ceil(_SPREAD * (sum(place.load for place in holding) + 1) / len(holding))
-    within = [place for place in holding if place.load < most]
-    over = sorted((place for place in holding if place.load >= most), key=lambda place: place.load)
+    max_load = math.ceil(_SPREAD * (sum(place.load for place in holding) + 1) / len(holding))
+    within = [place for place in holding if place.load < max_load]
+    over = sorted((place for place in holding if place.load >= max_load), key=lambda place: place.load)
     others = [place for place in order if place not in holding]
     return [place.id for place in (*within, *over, *others)]
 
@@ -51,18 +53,19 @@ def preference(adapter: str | None, places: Sequence[Candidate]) -> list[str]:
 class AdapterRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]  # ray ships no types for it
     """Ray Serve's request router for engine replicas; every gateway has one.
 
-    A replica that was chosen goes to a request with the id it was chosen for. The windows of one HTTP request
-    share that id and their adapter, and Ray's index holds one of them: FIFOMixin gives the next in line its
-    turn where the index has none left, without which that one would wait for ever.
+    Ray assigns a chosen replica to the pending request with the same request id. The windows of one HTTP
+    request share that id and their adapter, but Ray's index keeps only one of them. FIFOMixin assigns the
+    replica to the next request in the queue if the index has no match; otherwise that window would wait
+    forever.
     """
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """See Ray: replicas in ranks, one each here, the best first."""
+        """See Ray: groups of replicas, best first; here one replica per group."""
         if pending_request is None:
             return [candidate_replicas]
-        pending_request.routing_context.should_backoff = True  # where all are full, try again in a while
+        pending_request.routing_context.should_backoff = True  # if all are full, retry after a while
         loads = self.replica_queue_len_cache
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         places = [
@@ -78,7 +81,7 @@ class AdapterRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]  # ray ship
 
 
 def adapter_of(arguments: Sequence[Any]) -> str | None:
-    """The adapter that a call of the engine protocol is for; None for the base model and other calls.
+    """The adapter of a call of the engine protocol; None for the base model and other calls.
 
     OpenAI bodies name the base model by its id, which no replica holds as an adapter.
     """

@@ -1,4 +1,4 @@
-"""Refuses requests before they queue, and says when to come back."""
+"""Refuses requests over the limit before they queue, with a time to retry after."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _LONGEST_RETRY_S = 60
 
 
 class RequestAdmission:
-    """Bounds the requests in flight in this gateway replica, each tenant's and all; the rest get 429 at once.
+    """Bounds the requests in flight in this gateway replica, per tenant and in total; others get 429 at once.
 
-    Retry-After is the work ahead over the rate at which requests were finished lately (an exponentially
-    smoothed gap between completions), at least a second, at most a minute.
+    Retry-After is the requests in flight times the smoothed time between completions, between a second and a
+    minute.
     """
 
     def __init__(self, max_in_flight: int) -> None:
@@ -31,11 +31,11 @@ class RequestAdmission:
 
     @contextmanager
     def permit(self, tenant: Tenant) -> Iterator[None]:
-        """Hold one place while a tenant's request is worked on.
+        """Count a tenant's request as in flight until the block ends.
 
         Raises:
-            RateLimited: the tenant has as many requests in flight as it may.
-            Overloaded: all places are taken.
+            RateLimited: the tenant's limit of requests in flight is reached.
+            Overloaded: the server's limit is reached.
         """
         most = tenant.limits.requests_in_flight
         if most is not None and self._of_tenants[tenant.id] >= most:
@@ -49,7 +49,7 @@ class RequestAdmission:
                 retry_after_s=self.retry_after_s(),
             )
         if self.in_flight == 0:
-            self._last_done_s = None  # an idle gap says nothing of the rate
+            self._last_done_s = None  # idle time must not count into the rate
         self.in_flight += 1
         self._of_tenants[tenant.id] += 1
         try:
@@ -66,5 +66,5 @@ class RequestAdmission:
             self._last_done_s = now
 
     def retry_after_s(self) -> int:
-        """Seconds until the work now in flight should be done."""
+        """Estimated seconds until the requests in flight are done."""
         return min(_LONGEST_RETRY_S, max(1, math.ceil(self.in_flight * self._gap_s)))

@@ -1,4 +1,4 @@
-"""A rerank request from its task to its ranking: the heart of the gateway."""
+"""Handles a rerank request from its task to its ranking."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _MOST_MODELS = 1024
 
 @dataclass(frozen=True, slots=True)
 class RerankService:
-    """Ranks tasks of all callers on the engines.
+    """Ranks the tasks of all callers on the engines.
 
     Args:
         engine: decodes windows.
-        builders: the prompt builder of a template; raises SettingsError where there is none.
-        queue: whose turn it is in the engines.
-        admission: takes on work or refuses it.
-        metrics: counts what was ranked.
-        defaults: of window and step.
-        latencies: of each model's rounds lately, by its public name.
+        builders: returns the prompt builder of a template; raises SettingsError for an unknown template.
+        queue: shares the engines among tenants.
+        admission: admits or refuses work by its tokens.
+        metrics: counts requests and rankings.
+        defaults: default window and step.
+        latencies: recent round times of each model, by its public name.
     """
 
     engine: Engine
@@ -49,16 +49,16 @@ class RerankService:
     latencies: MutableMapping[str, LatencyModel] = field(default_factory=lambda: LRUCache(_MOST_MODELS))
 
     async def rank(self, task: RankTask, caller: Caller, on_progress: OnProgress | None = None) -> Ranking:
-        """Rank a task: find its model, plan it, take it on, run its windows.
+        """Rank a task: find its model, plan, admit, run the windows.
 
         Args:
-            task: with every option of the request.
-            caller: whose turn it takes and whose budget it spends.
-            on_progress: called with the best ranks as they are decided, where the strategy allows.
+            task: the task with all its options.
+            caller: the tenant whose budget and queue are used.
+            on_progress: called with the best ranks as they are decided, if the strategy allows it.
 
         Raises:
-            UnknownModel: no model of that name that the caller may use.
-            InvalidRequest: the options do not go with each other or with the model.
+            UnknownModel: the caller may use no model of that name.
+            InvalidRequest: the options contradict each other or do not fit the model.
             Overloaded, RateLimited, PayloadTooLarge: see TokenAdmission.admit.
             DeadlineExceeded, EngineUnavailable: see Ranker.rank.
         """
@@ -79,7 +79,7 @@ class RerankService:
 
 
 def _check_reasoning(task: RankTask, model: ServedModel, builder: PromptBuilder) -> None:
-    """Refuse reasoning where free text or the model's template has no place for it."""
+    """Refuse reasoning with free-text scoring or with a template that has no reasoning form."""
     if not task.reasoning:
         return
     if task.scoring == "generate":

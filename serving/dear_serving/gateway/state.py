@@ -1,4 +1,4 @@
-"""Everything that one gateway replica has."""
+"""The parts of one gateway replica."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from dear_serving.tenancy.tenants import Tenants
 
 @dataclass(frozen=True, slots=True)
 class GatewayState:
-    """What the routes of a gateway replica work with.
+    """The objects that the routes of a gateway replica use.
 
-    ``rerank`` and ``openai`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are the registry as
-    this gateway knows it. ``authenticator``, ``admission``, ``budgets`` and ``queue`` decide who may call,
-    how much, and when. ``admin_digests`` are of the keys of the admin routes.
+    ``rerank`` and ``openai`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are this gateway's
+    access to the registry. ``authenticator``, ``admission``, ``budgets`` and ``queue`` decide which requests
+    are served, and when. ``admin_digests`` are digests of the admin keys.
     """
 
     settings: Settings

@@ -1,4 +1,4 @@
-"""The engines as one tenant sees them."""
+"""The engines for one tenant: calls go through the fair queue."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _DEFAULT_NEW_TOKENS = 256
 
 
 class TenantEngine:
-    """Implements engine.protocol.Engine: every call waits for the tenant's turn, and has its cache salt.
+    """Implements protocol.Engine: every call waits for the tenant's turn and carries its cache salt.
 
     Args:
-        engine: the engines of all.
-        queue: who goes next.
-        tenant: whose calls these are.
+        engine: the engines, shared by all tenants.
+        queue: decides which tenant goes next.
+        tenant: the tenant of all calls.
     """
 
     def __init__(self, engine: Engine, queue: FairQueue, tenant: Tenant) -> None:
@@ -39,13 +39,13 @@ class TenantEngine:
         self._tenant = tenant
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        """See the protocol; ``queue_ms`` counts the wait for the turn too."""
+        """See the protocol; ``queue_ms`` includes the wait in the fair queue."""
         async with self._turn(request.tokens, request.priority) as waited:
             done = await self._engine.generate(replace(request, cache_salt=self._tenant.cache_salt))
         return replace(done, usage=waited + done.usage)
 
     async def permute(self, request: PermutationRequest) -> DecodedWindow:
-        """See the protocol; the deadline and ``queue_ms`` count the wait for the turn too."""
+        """See the protocol; the deadline and ``queue_ms`` include the wait in the fair queue."""
         async with self._turn(request.tokens, request.priority) as waited:
             window = await self._engine.permute(self._left(request, waited))
         return replace(window, usage=waited + window.usage)
@@ -61,13 +61,13 @@ class TenantEngine:
 
     @asynccontextmanager
     async def _turn(self, cost: int, priority: int = 0) -> AsyncIterator[Usage]:
-        """The tenant's turn; gives the time it was waited for."""
+        """Wait for the tenant's turn; yields the time waited."""
         arrived_s = time.monotonic()
         async with self._queue.turn(self._tenant.id, self._tenant.weight, cost, priority):
             yield Usage(queue_ms=(time.monotonic() - arrived_s) * 1e3)
 
     def _left(self, request: PermutationRequest, waited: Usage) -> PermutationRequest:
-        """The request with the tenant's salt, and what the wait has left of its deadline."""
+        """The request with the tenant's cache salt and the rest of its deadline."""
         deadline_s = request.deadline_s
         return replace(
             request,
@@ -78,7 +78,7 @@ class TenantEngine:
     async def openai(
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str
     ) -> AsyncGenerator[str | dict[str, Any], None]:
-        """See the protocol. A caller's own cache_salt gives way to the tenant's."""
+        """See the protocol. The tenant's cache_salt replaces the caller's."""
         body = {name: value for name, value in body.items() if name != "cache_salt"}
         if self._tenant.cache_salt is not None:
             body["cache_salt"] = self._tenant.cache_salt
@@ -99,9 +99,9 @@ class TenantEngine:
 
 
 def openai_tokens(body: Mapping[str, Any]) -> int:
-    """About how many tokens an OpenAI request takes: text by its length, and what it may write."""
-    asked = body.get("max_completion_tokens") or body.get("max_tokens")
-    new = asked if isinstance(asked, int) and asked > 0 else _DEFAULT_NEW_TOKENS
+    """Estimate an OpenAI request's tokens: prompt tokens by text length, plus the maximum of new tokens."""
+    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    new = limit if isinstance(limit, int) and limit > 0 else _DEFAULT_NEW_TOKENS
     copies = body.get("n")
     return (
         _length(body.get("messages") or body.get("prompt")) // _CHARS_PER_TOKEN

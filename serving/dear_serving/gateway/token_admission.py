@@ -1,4 +1,4 @@
-"""Takes on work by its predicted tokens, or refuses it before any of it waits."""
+"""Admits or refuses requests by their predicted tokens, before they queue."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _LONGEST_RETRY_S = 60.0
 
 
 class TokenAdmission:
-    """Bounds the tokens of work that wait in this gateway, and what each tenant may ask for a minute.
+    """Bounds the queued tokens of this gateway and each tenant's tokens per minute.
 
     Args:
-        queue: where the work will wait.
-        budgets: tokens a minute by tenant.
-        max_queued_tokens: most tokens that wait or are in the engines.
+        queue: the queue in which windows wait.
+        budgets: each tenant's tokens per minute.
+        max_queued_tokens: maximum tokens that wait or are in the engines.
     """
 
     def __init__(self, queue: FairQueue, budgets: Budgets, max_queued_tokens: int) -> None:
@@ -25,12 +25,12 @@ class TokenAdmission:
         self._max_queued_tokens = max_queued_tokens
 
     async def admit(self, caller: Caller, tokens: int) -> None:
-        """Take on work of so many predicted tokens.
+        """Admit a request of ``tokens`` predicted tokens.
 
         Raises:
-            RateLimited: the tenant's tokens a minute are spent.
-            PayloadTooLarge: it is more than the tenant's tokens a minute by itself.
-            Overloaded: as much work waits already as the gateway takes on.
+            RateLimited: the tenant's tokens per minute are spent.
+            PayloadTooLarge: the request alone exceeds the tenant's tokens per minute.
+            Overloaded: the gateway's queue is full.
         """
         waiting = self._queue.tokens
         if waiting and waiting + tokens > self._max_queued_tokens:

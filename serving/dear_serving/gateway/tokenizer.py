@@ -1,4 +1,4 @@
-"""The base model's tokenizer as the ranking layer needs it."""
+"""The base model's tokenizer, with the methods that the ranking layer needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BaseTokenizer:
 
         self._chat = tokenizer
         self._template: tokenizers.Tokenizer = tokenizer.backend_tokenizer
-        # A second copy that takes control tokens in its input for plain characters.
+        # A second copy that encodes control tokens in its input as plain characters.
         self._untrusted: tokenizers.Tokenizer = Tokenizer.from_str(self._template.to_str())
         self._untrusted.encode_special_tokens = True
         begins_with_bos = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
@@ -50,7 +50,7 @@ class BaseTokenizer:
         return str(self._template.decode(list(token_ids), skip_special_tokens=False))
 
     def render_chat(self, turns: Sequence[dict[str, str]]) -> str:
-        """See ranking.template.ChatRenderer; without a chat template, DeAR's own plain lines."""
+        """See ranking.template.ChatRenderer; without a chat template, DeAR's ``[ROLE] content`` lines."""
         if self._chat.chat_template is None:
             return render_without_chat_template(turns)
         return cast(
@@ -63,7 +63,7 @@ def load_tokenizer(source: str, chat_template: Path | None = None) -> BaseTokeni
     """Load the tokenizer of a model folder or Hugging Face id.
 
     Raises:
-        SettingsError: there is none, it is not a fast tokenizer, or the chat template cannot be read.
+        SettingsError: no tokenizer, not a fast one, or the chat template cannot be read.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

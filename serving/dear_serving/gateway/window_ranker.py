@@ -1,4 +1,4 @@
-"""Ranks one window: what is asked of the engine, and what its answer means."""
+"""Ranks one window: builds the engine request and reads the engine's answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dear_serving.ranking.prompts import PromptBuilder, TaskPrompts
 from dear_serving.ranking.windows import Window
 from dear_serving.types import RankTask
 
-# What is left of a deadline for the way back from the engine: this share of it, and at most so much.
+# Part of the deadline reserved for the way back from the engine: this share, at most this many seconds.
 _WAY_BACK_SHARE, _WAY_BACK_S = 0.1, 0.05
 
 OnDecoded = Callable[[DecodedWindow], None]
@@ -23,14 +23,14 @@ OnDecoded = Callable[[DecodedWindow], None]
 
 
 class WindowRanker:
-    """Ranks windows of one task with one adapter, as the task's ``scoring`` and ``reasoning`` say.
+    """Ranks windows of one task with one adapter, by the task's ``scoring`` and ``reasoning``.
 
     Args:
-        engine: decodes.
-        builder: of the prompts.
+        engine: decodes windows.
+        builder: builds the prompts.
         adapter: as in GenerationRequest.
-        task: whose windows they are.
-        prompts: ``builder``'s of the task, where they were prepared before.
+        task: the task that the windows belong to.
+        prompts: ``builder.prepare(task)``, if already made.
     """
 
     def __init__(
@@ -57,14 +57,15 @@ class WindowRanker:
         """Rank a window.
 
         Args:
-            request_id: unique among windows.
-            ends_s: until when (time.monotonic) ranks are decided, once the first step is done.
+            window: the window to rank.
+            request_id: unique for each window.
+            ends_s: when decoding stops (time.monotonic), but never before the first step is done.
             on_decoded: called each time more of the window is decided.
 
         Raises:
-            InvalidRequest: the window does not fit the model, or has identifiers that begin alike and
-                cannot be told apart by their first token, where only that is asked for.
-            EngineUnavailable: the engine could not decode it.
+            InvalidRequest: the window does not fit the model, or scoring is ``first_token`` and two
+                identifiers have the same first token.
+            EngineUnavailable: the engine could not decode the window.
         """
         token_ids = self.prompts.window(window.passages)
         if self._task.scoring == "generate":
@@ -74,7 +75,7 @@ class WindowRanker:
             return await self._decode(token_ids, window, request_id, ends_s, on_decoded)
         form = self._builder.template.reasoning
         assert form is not None
-        thought = await self._engine.generate(
+        reasoning = await self._engine.generate(
             GenerationRequest(
                 token_ids,
                 self._builder.max_reasoning_tokens,
@@ -84,9 +85,9 @@ class WindowRanker:
                 form.end,
             )
         )
-        token_ids = token_ids + self._builder.after_reasoning(thought.text, thought.stop)
+        token_ids = token_ids + self._builder.after_reasoning(reasoning.text, reasoning.stop)
         decoded = await self._decode(token_ids, window, request_id, ends_s, on_decoded)
-        return replace(decoded, usage=thought.usage + decoded.usage, reasoning=thought.text.strip())
+        return replace(decoded, usage=reasoning.usage + decoded.usage, reasoning=reasoning.text.strip())
 
     async def _free_text(self, token_ids: list[int], window: Window, request_id: str) -> DecodedWindow:
         count = len(window.passages)

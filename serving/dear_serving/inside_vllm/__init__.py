@@ -1,1 +1,1 @@
-"""What vLLM imports and runs in processes of its own."""
+"""Code that vLLM imports and runs in its own processes."""

@@ -1,4 +1,4 @@
-"""The path through an answer: which tokens are settled, and where the model has to choose."""
+"""The path through an answer: which tokens are fixed, and where the model has to choose."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TokenChoice:
-    """A step only the model can take: after ``append``, which of the ``allowed`` tokens.
+    """A choice for the model: one of the ``allowed`` tokens, after the tokens in ``append``.
 
-    ``depth`` counts the tokens of the identifier that are settled, ``decided`` holds the positions ranked
-    so far, best first.
+    ``depth`` is the number of tokens of the current identifier that are fixed; ``decided`` holds the
+    positions ranked so far, best first.
     """
 
     append: list[int]
@@ -24,20 +24,20 @@ AnswerPath = Generator[TokenChoice, int, tuple[int, ...]]
 
 
 def answer_path(identifiers: Sequence[Sequence[int]], separator: Sequence[int], needed: int) -> AnswerPath:
-    """The choices that lead to the best ``needed`` identifiers; sent the token chosen at each.
+    """Yield the choices that lead to the best ``needed`` identifiers; send back each chosen token.
 
-    An identifier of several tokens takes a choice at every token that others share a beginning with; the
-    separator's first token ends an identifier that another one continues. What is settled is appended.
-    One-token identifiers take one choice each, and the last one left none.
+    A choice is yielded for each token at which the remaining identifiers differ; tokens that follow without
+    a choice are appended. If one identifier is the beginning of another, the separator's first token ends it.
+    A one-token identifier needs one choice; the last identifier left needs none.
 
     Args:
-        identifiers: tokens of each position's identifier; none may be empty or equal another.
-        separator: tokens between an identifier and the next, at least one, not the beginning of any
-            identifier's continuation.
-        needed: how many to rank, in ``range(0, len(identifiers) + 1)``.
+        identifiers: tokens of each position's identifier; not empty, all different.
+        separator: tokens between two identifiers, at least one. With identifiers (1) and (1, 2) it must not
+            start with 2.
+        needed: how many positions to rank, in ``range(0, len(identifiers) + 1)``.
 
     Returns:
-        The positions ranked, best first: ``needed`` of them, all when one less is needed.
+        The ranked positions, best first: ``needed`` of them, or all if only one more is left.
     """
     left = {position: (*tokens, separator[0]) for position, tokens in enumerate(identifiers)}
     decided: list[int] = []

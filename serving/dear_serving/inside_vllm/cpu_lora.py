@@ -1,9 +1,9 @@
-"""LoRA on vLLM's CPU engine: matrix products of an adapter's rows instead of a copy of its weights a token.
+"""LoRA on vLLM's CPU engine: one matrix product per adapter instead of a copy of its weights per token.
 
-vLLM 0.29 computes adapters on CPUs by gathering, for every token, the weights of its adapter, and reads
-"no adapter" (-1) as the last slot: base-model requests that share a batch with adapters then answer with
-an adapter's weights. Here tokens are grouped by adapter, and those without one are left alone. To go when
-vLLM's own punica_cpu does the same; tests/inside_vllm/test_cpu_lora.py tells.
+vLLM 0.29 on CPUs gathers the adapter's weights for every token. It also reads "no adapter" (-1) as the last
+slot, so that base-model requests in a batch with adapters are answered with an adapter's weights. Here
+tokens are grouped by adapter, and tokens without an adapter stay unchanged. Remove this file when vLLM's
+punica_cpu does the same; tests/inside_vllm/test_cpu_lora.py shows when it does.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _FEW_RUNS = 2
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Rows of many adapters, cut into pieces of one length that a batched product does at once.
+    """Rows of many adapters, cut into pieces of equal length for one batched product.
 
     Args:
-        slots: adapter slot of each piece; a slice where they are neighbours, which copies no weights.
-        rows: rows of all pieces, the last row of a short one repeated, [pieces * length].
-        length: rows a piece.
-        valid: where the rows without the repeated ones stand in ``rows``; None where none is repeated.
-        targets: the rows without the repeated ones, each once.
+        slots: adapter slot of each piece; a slice if they are consecutive, which avoids copying weights.
+        rows: rows of all pieces, [pieces * length]; a short piece is padded with its last row.
+        length: rows per piece.
+        valid: indices into ``rows`` without the padding; None if there is no padding.
+        targets: the rows without the padding, each once.
     """
 
     slots: slice | torch.Tensor
@@ -43,19 +43,19 @@ class Pieces:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Rows by adapter: neighbours of one adapter as (slot, rows), all others as pieces."""
+    """Rows by adapter: consecutive rows of one adapter as (slot, rows), all others as pieces."""
 
     runs: tuple[tuple[int, slice], ...]
     pieces: Pieces | None
 
 
 class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is not typed here
-    """vLLM's LoRA arithmetic for CPUs, tokens grouped by adapter."""
+    """vLLM's LoRA computation for CPUs, with tokens grouped by adapter."""
 
     _groups: Groups
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
-        """Called by vLLM before a forward pass whose mix of adapters differs from the last one's."""
+        """Called by vLLM before a forward pass with another mix of adapters than the one before."""
         super().update_metadata(*args, **kwargs)
         self._groups = group(self.token_lora_indices)
 
@@ -71,13 +71,13 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is not typed 
         buffer: tuple[torch.Tensor, ...] | None = None,
         **kwargs: Any,
     ) -> None:
-        """``y += scale * x @ A.T @ B.T`` in place, each token with its adapter, each slice of y with its own.
+        """``y += scale * x @ A.T @ B.T`` in place, with the A and B of each token's adapter and slice of y.
 
         Args:
             y: outputs, [tokens, sum of output_slices or more].
             x: inputs, [tokens, inputs].
-            lora_a_stacked: for each slice A of all slots, [slots, 1, rank, inputs].
-            lora_b_stacked: for each slice B of all slots, [slots, 1, outputs of the slice, rank].
+            lora_a_stacked: for each slice, A of all slots, [slots, 1, rank, inputs].
+            lora_b_stacked: for each slice, B of all slots, [slots, 1, outputs of the slice, rank].
             scale: factor of the product.
             output_slices: columns of y that each slice fills.
             buffer: not used.
@@ -92,7 +92,7 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is not typed 
         add_inputs: bool = True,
         **kwargs: Any,
     ) -> None:
-        """``y += x @ B.T`` in place, for an adapted embedding whose A rows are looked up already.
+        """``y += x @ B.T`` in place, for an adapted embedding after the lookup of its A rows.
 
         Args:
             y: outputs, [tokens, outputs].
@@ -114,31 +114,31 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is not typed 
         buffer: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> None:
-        """As ``add_lora_linear``, a row a request, for an adapted output layer."""
+        """As ``add_lora_linear``, for an adapted output layer with one row per request."""
         outputs = (lora_b_stacked.shape[-2],)
         _add(y, x, (lora_a_stacked,), (lora_b_stacked,), scale, outputs, group(self.sampler_indices))
 
 
 class GroupedLoraWorker(CPUWorker):  # type: ignore[misc]
-    """vLLM's CPU worker, with GroupedLora in place of the stock arithmetic."""
+    """vLLM's CPU worker with GroupedLora."""
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
-        """As vLLM's; this is where the LoRA layers are made."""
+        """As vLLM's, which creates the LoRA layers; selects GroupedLora first."""
         name = f"{GroupedLora.__module__}.{GroupedLora.__qualname__}"
         CpuPlatform.get_punica_wrapper = classmethod(lambda _: name)
         super().load_model(*args, **kwargs)
 
 
 def group(slots: torch.Tensor) -> Groups:
-    """Rows by slot, -1 (no adapter) left out.
+    """Group rows by slot; rows with -1 (no adapter) are left out.
 
     Args:
-        slots: of each row, [rows].
+        slots: adapter slot of each row, [rows].
 
     Returns:
-        Long runs of one adapter, as in a batch of prompts, by themselves: slices copy nothing. Short ones, as
-        in a batch of choices, cut into pieces of the mean length of a group: with a short product the call
-        costs more than the arithmetic, and no adapter's share of the batch makes the others' longer.
+        Long runs of one adapter (from prompts) as slices, which copy nothing. Short runs (from choices) as
+        pieces of the mean group length for one batched product: for short products the call costs more than
+        the arithmetic, and with equal pieces a large group does not add padding to small ones.
     """
     values, counts = slots.unique_consecutive(return_counts=True)
     ends = counts.cumsum(0)
@@ -191,10 +191,10 @@ def _add(
     output_slices: tuple[int, ...],
     groups: Groups,
 ) -> None:
-    """As GroupedLora.add_lora_linear; without ``lora_a`` x is the product with A already."""
+    """As GroupedLora.add_lora_linear; if ``lora_a`` is None, x is already the product with A."""
     y = y.view(-1, y.shape[-1])
     x = x.view(-1, x.shape[-1]).to(lora_b[0].dtype)
-    if y.dtype != lora_b[0].dtype:  # adapters kept in another type than the model
+    if y.dtype != lora_b[0].dtype:  # the adapters have another dtype than the model
         converted = y.to(lora_b[0].dtype)
         _add(converted, x, lora_a, lora_b, scale, output_slices, groups)
         y.copy_(converted)
@@ -209,8 +209,8 @@ def _add(
         return
     pieces = groups.pieces
     shrunk = _shrink(x.index_select(0, pieces.rows).unflatten(0, (-1, pieces.length)), lora_a, pieces.slots)
-    # The sums are made here, not the products alone: rounded once, as in the runs above, whichever way a
-    # token goes.
+    # Add into the sums instead of adding products later: rounded once, as in the runs above, so that a
+    # token's result does not depend on its group.
     sums = y[:, : ends[-1]].index_select(0, pieces.rows).unflatten(0, (-1, pieces.length))
     for part, b, column in zip(shrunk, lora_b, columns, strict=True):
         sums[..., column].baddbmm_(part, b[pieces.slots].flatten(1, -2).mT, alpha=scale)
@@ -223,10 +223,10 @@ def _add(
 def _shrink(
     x: torch.Tensor, lora_a: tuple[torch.Tensor, ...] | None, slots: int | slice | torch.Tensor
 ) -> Sequence[torch.Tensor]:
-    """``x @ A.T`` for every output slice's A, in one product; x itself where there is no A."""
+    """``x @ A.T`` for every output slice's A, in one product; x itself without A."""
     if lora_a is None:
         return (x,)
     weights = [a[slots].flatten(-3, -2) for a in lora_a]
     shrunk = x @ torch.cat(weights, -2).mT
-    parts: Sequence[torch.Tensor] = torch.split(shrunk, [one.shape[-2] for one in weights], -1)
+    parts: Sequence[torch.Tensor] = torch.split(shrunk, [weight.shape[-2] for weight in weights], -1)
     return parts

@@ -1,8 +1,8 @@
-"""vLLM's scheduler, with windows that go on by themselves from one choice to the next.
+"""vLLM's scheduler, extended so that windows continue from one choice to the next without the caller.
 
-vLLM has resumable requests: a request whose prompt grows chunk by chunk while its KV cache stays. Chunks
-normally come from the caller, one round trip through two processes each. Here the scheduler itself appends
-what follows a choice, so that a whole window is one request from outside.
+vLLM has resumable requests: the prompt grows chunk by chunk while the KV cache stays. Normally each chunk
+comes from the caller, with a round trip through two processes. Here the scheduler appends the tokens after a
+choice itself, so that a whole window is one request for the caller.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ WINDOW = "dear_window"
 def window_arguments(
     identifiers: Sequence[Sequence[int]], separator: Sequence[int], needed: int
 ) -> dict[str, Any]:
-    """The extra_args of a window's first chunk, plain lists as vLLM's message format wants them."""
+    """The extra_args of a window's first chunk, as plain lists, which vLLM's message format needs."""
     return {WINDOW: [[list(tokens) for tokens in identifiers], list(separator), needed]}
 
 
 class _WindowScheduler(Scheduler):  # type: ignore[misc]  # vllm is not typed here
     def _handle_stopped_request(self, request: Request) -> bool:
-        """A chunk's one token was sampled: queue the next chunk, if the window has one, then as vLLM's."""
+        """Called when a chunk's token was sampled: queues the window's next chunk, then does as vLLM."""
         parameters = request.sampling_params
         if (
             request.resumable
@@ -40,13 +40,13 @@ class _WindowScheduler(Scheduler):  # type: ignore[misc]  # vllm is not typed he
         ):
             update = _next_chunk(request)
             if update is None:
-                return True  # all decided: its memory is free before the caller has read the answer
+                return True  # all decided: free its memory at once, before the caller reads the answer
             request.streaming_queue.append(update)
         return bool(super()._handle_stopped_request(request))
 
 
 class WindowScheduler(_WindowScheduler):
-    """For engines that schedule a step after the last one's tokens are known."""
+    """For engines that schedule a step after the tokens of the step before are known."""
 
 
 class AsyncWindowScheduler(_WindowScheduler, AsyncScheduler):  # type: ignore[misc]
@@ -55,10 +55,10 @@ class AsyncWindowScheduler(_WindowScheduler, AsyncScheduler):  # type: ignore[mi
 
 def _next_chunk(request: Request) -> StreamingUpdate | None:
     parameters = request.sampling_params
-    path: AnswerPath | None = getattr(request, "dear_walk", None)
+    path: AnswerPath | None = getattr(request, "dear_path", None)
     first = path is None
     if path is None:
-        path = request.dear_walk = answer_path(*parameters.extra_args[WINDOW])
+        path = request.dear_path = answer_path(*parameters.extra_args[WINDOW])
         next(path)
     try:
         choice = path.send(request.output_token_ids[-1])
@@ -66,8 +66,8 @@ def _next_chunk(request: Request) -> StreamingUpdate | None:
         return None
     following = copy.copy(parameters)
     following.allowed_token_ids = choice.allowed
-    # vLLM sends out a step's log probabilities only if the request, as it stands after the step, asks for
-    # some: the second chunk does, so that the first one's arrive.
+    # vLLM returns a step's log probabilities only if the request asks for some after the step. So the second
+    # chunk asks for one, to get those of the first.
     following.logprob_token_ids = choice.allowed[:1] if first else None
-    # Its place in the queue is that of the whole window.
+    # All chunks of a window keep its arrival time, and so its place in the queue.
     return StreamingUpdate(None, choice.append, 1, request.arrival_time, following)

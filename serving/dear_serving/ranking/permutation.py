@@ -1,4 +1,4 @@
-"""From what a model wrote to a permutation, whatever it wrote."""
+"""Parses a permutation out of any text that a model wrote."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from dataclasses import dataclass
 from dear_serving.types import Order, Repairs
 
 _REASONING_END = "</think>"
-# Every repetition in these patterns is bounded or possessive: model output may be hostile and long.
+# Every repetition in these patterns is bounded or possessive, because model output may be hostile and long.
 _FINAL_MARKER = re.compile(
     r"final\s{1,8}(?:re-?)?rank(?:ing|ed\s{1,8}list)[^\w\[［【]{0,6}",
     re.IGNORECASE,
 )
 _MARKERS_TRIED = 3
-# `\d` takes every Unicode decimal digit, as int() does; brackets also come full-width or as 【】.
+# `\d` matches every Unicode decimal digit, as int() does; brackets may also be full-width or 【】.
 _BRACKETED = re.compile(r"[\[［【]\s*+(\d++)\s*+[\]］】]")
 _OPENING_HALF = re.compile(r"\s*+(\d++)\s*+[\]］】]")
 _NUMBER = re.compile(r"(?<![\w.])\d++(?!\w|\.\d)")
 _NAMED = re.compile(r"\b(?:passage|document|doc|text)s?[\s#]{0,8}(\d++)\b", re.IGNORECASE)
 _LIST_MARKER = re.compile(r"^[ \t]*+\d++[.):][ \t]++(?=[^\d\n]*+\d)", re.MULTILINE)
-# What may stand between two identifiers of one list: separators, bullets and list numbers, no words.
+# Allowed between two identifiers of one list: separators, bullets, list numbers and "and"; no other words.
 _LINK = re.compile(r"(?:[\s>≻→,;|=*•–—-]|\b\d++[.):](?=\s)|\band\b)*+")
 _MAX_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
 class Permutation:
-    """An order of ``count`` passages and what had to be mended to get it.
+    """An order of ``count`` passages and the repairs that were needed to get it.
 
-    ``order`` holds 0-based passage indices, best first, and is always a permutation of
-    ``range(count)``. Prints in the identifiers the model used, as ``[4] > [1] > [0]``.
+    ``order`` holds 0-based passage indices, best first, and is always a permutation of ``range(count)``.
+    Prints with the model's identifiers, as ``[4] > [1] > [0]``.
     """
 
     order: Order
@@ -50,27 +50,27 @@ class _Mention:
 
 
 def parse_permutation(text: str, count: int, *, first_identifier: int) -> Permutation:
-    """Read the ranking out of free text. Never fails: what cannot be read is mended and counted.
+    """Read the ranking out of free text. Never fails: errors in the text are repaired and counted.
 
-    Reads what follows the last final-ranking marker, else the last ``</think>``, else all of it: the first
-    of these that names passages. Bracketed identifiers come first (``[4] > [1]``, ``1. [4]`` lists, an
-    opening ``4] > ...`` that continues a prompt ending in a bracket), then ``passage 4``, then bare numbers.
-    Where chains of them repeat each other (a draft, an explanation) the chain that names most passages is
-    the ranking, the last on a tie; where they do not, they are pieces of one. Out-of-range identifiers
-    are dropped, of repeated ones the first stays, missing passages follow in input order. Takes time
-    linear in the length of the text.
+    Tries three parts of the text and takes the first that names passages: after the last final-ranking
+    marker, after the last ``</think>``, all of it. Within a part it looks for bracketed identifiers
+    (``[4] > [1]``, ``1. [4]`` lists, an opening ``4] > ...`` that continues a prompt ending in a bracket),
+    then for ``passage 4``, then for bare numbers. A chain is a run of identifiers without words between them.
+    If chains repeat passages (a draft, an explanation), the chain with the most passages is the ranking, the
+    last one on a tie. Otherwise the chains are parts of one ranking. Out-of-range identifiers are dropped, so
+    are repetitions after the first, and missing passages follow in input order. Takes linear time.
 
     Args:
-        text: what the model wrote, any string.
+        text: the model's output, any string.
         count: number of passages in the window, >= 0.
         first_identifier: the identifier of passage 0 in the prompt (0 or 1).
 
     Returns:
-        A permutation of ``range(count)`` with its repairs; ``unparseable`` is 1 when no identifier in
-        range was found and the input order stands.
+        A permutation of ``range(count)`` with its repairs; ``unparseable`` is 1 if the text has no identifier
+        in range, and the order is then the input order.
 
-    Source: the shapes seen in stored answers of RankGPT-style rankers (arXiv 2304.09542) and the
-    targets of DeAR (arXiv 2508.16998).
+    Source: forms seen in stored answers of RankGPT-style rankers (arXiv 2304.09542) and the targets of DeAR
+    (arXiv 2508.16998).
     """
     valid = range(first_identifier, first_identifier + count)
     mentions = _answer(text, valid)
@@ -98,12 +98,12 @@ def parse_permutation(text: str, count: int, *, first_identifier: int) -> Permut
 
 
 def _answer(text: str, valid: range) -> list[_Mention]:
-    """The mentions of the ranking itself, reasoning before it left aside where something follows it."""
+    """The mentions of the ranking itself; reasoning is skipped if passages are named after it."""
     answer = text.rpartition(_REASONING_END)[2]
     markers = list(_FINAL_MARKER.finditer(answer))
     for marker in markers[: -_MARKERS_TRIED - 1 : -1]:
         mentions = _read(answer[marker.end() :], valid)
-        # One number alone may be prose: "this final ranking rests on 3 criteria".
+        # A single number may be prose: "this final ranking rests on 3 criteria".
         if _coverage(mentions, valid) >= min(2, len(valid)):
             return mentions
     mentions = _read(answer, valid)
@@ -113,19 +113,19 @@ def _answer(text: str, valid: range) -> list[_Mention]:
 
 
 def _read(text: str, valid: range) -> list[_Mention]:
-    """The ranking's mentions, of the first kind of mention that names any passage."""
+    """The mentions of the ranking, from the first kind of identifier that names any passage."""
     bracketed = list(_bracketed(text))
     for mentions in (bracketed, list(_matches(_NAMED, text))):
         if _coverage(mentions, valid):
             return _ranking(text, mentions, valid)
-    # Blanked, not removed, so that positions stay those of the text.
+    # Blank list numbers instead of removing them, so that positions in the text stay the same.
     text = _LIST_MARKER.sub(lambda match: " " * len(match.group()), text)
     numbers = _fullest(list(_chains(text, _matches(_NUMBER, text))), valid)
     return numbers if _coverage(numbers, valid) else bracketed
 
 
 def _ranking(text: str, mentions: list[_Mention], valid: range) -> list[_Mention]:
-    """One chain where chains are versions of one ranking, all mentions where they are pieces of it."""
+    """The fullest chain if the chains are versions of one ranking; all mentions if they are its parts."""
     chains = list(_chains(text, mentions))
     fullest = _fullest(chains, valid)
     named = _coverage(mentions, valid)
@@ -151,12 +151,12 @@ def _matches(pattern: re.Pattern[str], text: str) -> Iterator[_Mention]:
 
 
 def _to_int(digits: str) -> int:
-    """The number, or -1 (never a valid identifier) where it is too long to be one."""
+    """The number, or -1 (never a valid identifier) if it has too many digits."""
     return int(digits) if len(digits) <= _MAX_DIGITS else -1
 
 
 def _chains(text: str, mentions: Iterable[_Mention]) -> Iterator[list[_Mention]]:
-    """Split mentions wherever something other than separators stands between two neighbours."""
+    """Split mentions wherever anything but separators is between two neighbours."""
     chain: list[_Mention] = []
     for mention in mentions:
         if chain and not _LINK.fullmatch(text, chain[-1].end, mention.start):
@@ -168,5 +168,5 @@ def _chains(text: str, mentions: Iterable[_Mention]) -> Iterator[list[_Mention]]
 
 
 def _coverage(mentions: list[_Mention], valid: range) -> int:
-    """How many different passages are named."""
+    """The number of different passages named."""
     return len({mention.identifier for mention in mentions if mention.identifier in valid})

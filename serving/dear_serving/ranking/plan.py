@@ -1,4 +1,4 @@
-"""How a task will be ranked, and what that costs: decided once, before any work is taken on."""
+"""Plans a task: strategy, sizes and cost, decided once, before admission."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from dear_serving.types import RankTask, StrategyName
 
 @dataclass(frozen=True, slots=True)
 class RankingPlan:
-    """A strategy for one task.
+    """The strategy for one task, with its cost.
 
     Args:
-        strategy: its public name; ``reason`` says why it was taken, in one short sentence.
-        sizes: of list and windows.
-        passes: how many shuffled orders are ranked side by side.
-        cost: of all passes together.
-        prompt_tokens: about how many tokens the prompts of all windows have together.
+        strategy: the strategy's public name.
+        reason: why it was chosen, one short sentence.
+        sizes: the sizes of list and windows.
+        passes: how many shuffled orders are ranked in parallel.
+        cost: the cost of all passes together.
+        prompt_tokens: estimated tokens in the prompts of all windows.
     """
 
     strategy: StrategyName
@@ -36,7 +37,7 @@ class RankingPlan:
     prompt_tokens: int
 
     def start(self) -> Strategy:
-        """The strategy at its beginning."""
+        """A new run of the strategy."""
         make = partial(STRATEGIES[self.strategy], self.sizes)
         return self_consistent(make, self.sizes.count, self.passes, top_n=self.sizes.top_n)
 
@@ -47,13 +48,14 @@ def plan_ranking(
     """Plan a task.
 
     Args:
-        task: its own sizes, strategy and deadline come first.
-        prompts: of the task.
-        window_size, step: where the task names none.
-        latency: what rounds of the model took lately.
+        task: its own sizes, strategy and deadline override the defaults.
+        prompts: the task's prompts.
+        window_size: passages per window, if the task gives none.
+        step: step of the sliding window, if the task gives none.
+        latency: recent round times of the model.
 
     Raises:
-        InvalidRequest: the task's step is over its window.
+        InvalidRequest: the task's step is larger than its window.
     """
     sizes = _sizes_of(task, window_size, step)
     strategy, reason = task.strategy, "asked for"
@@ -72,7 +74,7 @@ def plan_ranking(
 
 
 def _sizes_of(task: RankTask, window_size: int, step: int) -> Sizes:
-    """The task's own numbers, else those given, the step at most half the window then."""
+    """The task's own sizes, else the defaults; a default step is at most half the window."""
     window = task.window_size or window_size
     if task.step is not None and task.step > window:
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""From a query and a window of passages to token ids that fit the model."""
+"""Builds prompts: a query and a window of passages as token ids that fit the model."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from dear_serving.ranking.neutralise import neutralise
 from dear_serving.ranking.template import Template
 from dear_serving.types import MAX_IDENTIFIERS, RankTask
 
-# Room in the answer for what models write around the list, such as "### Final Reranking:".
+# Room in the answer for text around the list, such as "### Final Reranking:".
 _ANSWER_SLACK_TOKENS = 18
 _MIN_PASSAGE_TOKENS = 8
 _MAX_QUERY_SHARE = 0.25
-# No tokenizer in use packs more characters into a token on average; longer text is cut before encoding.
+# No tokenizer in use averages more characters per token; longer text is cut before encoding.
 _MAX_CHARS_PER_TOKEN = 16
 
 _SLOT = re.compile("\ue000(q|[0-9]+)\ue001")
-# Punctuation and white space after a slot are encoded with the text that fills it, as is one space
-# before it, so that the pieces give the tokens the whole prompt would. A space after all that belongs to
-# the word that follows it.
+# Punctuation and white space after a slot, and one space before it, are encoded together with the text in
+# the slot. Then the pieces give the same tokens as the whole prompt. A trailing space is left to the next
+# word.
 _TRAIL = re.compile(r"[\s.,;:!?]*(?<! )")
 
 
 class Tokenizer(Protocol):
-    """What building a prompt needs of a tokenizer. Neither method adds special tokens."""
+    """The tokenizer methods needed to build a prompt. None of them adds special tokens."""
 
     bos_token_id: int | None
-    """Begins every prompt, where the tokenizer adds one."""
+    """First token of every prompt; None if the tokenizer adds none."""
 
     def render_chat(self, turns: Sequence[dict[str, str]], /) -> str:
         """Turns as one string; see ranking.template.ChatRenderer."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of untrusted text: what looks like a control token is encoded as plain characters."""
+        """Token ids of untrusted text: control tokens in it are encoded as plain characters."""
         ...
 
     def encode_cut(self, text: str, max_tokens: int) -> list[int]:
-        """As ``encode``, at most ``max_tokens`` ids, ending at a whole character."""
+        """As ``encode``, cut to at most ``max_tokens`` ids at the end of a character."""
         ...
 
     def encode_template(self, text: str) -> list[int]:
-        """Token ids of the template's own text, control tokens recognised."""
+        """Token ids of the template's own text, in which control tokens are recognised."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """A hole in the layout: the query (passage None) or one passage of the window."""
+    """A placeholder in the layout: the query (passage None) or one passage of the window."""
 
     passage: int | None
     lead: str
@@ -61,9 +61,9 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A template for a number of passages: encoded pieces with slots between them.
+    """A template for a fixed number of passages: encoded pieces with slots between them.
 
-    ``max_new_tokens`` is the room kept for the answer, reasoning included.
+    ``max_new_tokens`` is reserved for the answer, including reasoning.
     """
 
     pieces: tuple[list[int] | _Slot, ...]
@@ -74,9 +74,9 @@ class _Layout:
 
 @dataclass(frozen=True, slots=True)
 class AnswerTokens:
-    """A ranking's tokens: ``opening``, an identifier, ``separator``, the next identifier and so on.
+    """The tokens of a ranking: ``opening``, an identifier, ``separator``, the next identifier and so on.
 
-    ``identifiers[i]`` is that of position i in the window.
+    ``identifiers[i]`` belongs to position i in the window.
     """
 
     opening: list[int]
@@ -85,14 +85,17 @@ class AnswerTokens:
 
 
 class PromptBuilder:
-    """Prompts of one template on one tokenizer, within one model length (tokens, prompt and answer).
+    """Builds the prompts of one template for one tokenizer and model.
 
     Args:
-        max_reasoning_tokens: room kept for what a model writes before it ranks, where that is asked for.
+        template: the prompt template.
+        tokenizer: the base model's tokenizer.
+        max_model_len: maximum tokens of prompt plus answer.
+        max_reasoning_tokens: tokens reserved for reasoning, in requests with reasoning.
 
     Raises:
-        SettingsError: identifiers and what stands between them are not tokens of their own, so that a
-            ranking cannot be decoded identifier by identifier.
+        SettingsError: the tokenizer merges identifiers with separators, so a ranking cannot be decoded
+            identifier by identifier.
     """
 
     def __init__(
@@ -110,7 +113,7 @@ class PromptBuilder:
         self._layout = lru_cache(maxsize=256)(self._build_layout)
 
     def _build_answer(self) -> AnswerTokens:
-        """The answer's tokens for as many identifiers as a window can have."""
+        """The answer's tokens for MAX_IDENTIFIERS identifiers."""
         form, first = self.template.answer, self.template.first_identifier
         names = [str(first + rank) for rank in range(MAX_IDENTIFIERS)]
         opening, separator = self.tokenizer.encode(form.opening), self.tokenizer.encode(form.separator)
@@ -129,11 +132,11 @@ class PromptBuilder:
         return AnswerTokens(opening, identifiers, tuple(separator))
 
     def prepare(self, task: RankTask) -> TaskPrompts:
-        """Read a task's query and passages once; windows over them are then cheap."""
+        """Prepare a task's query and passages once, so that each window's prompt is cheap."""
         return TaskPrompts(self, task)
 
     def layout(self, count: int, *, reasoning: bool = False) -> _Layout:
-        """The template's pieces for ``count`` passages, in its reasoning form where asked for."""
+        """The template's pieces for ``count`` passages; with ``reasoning``, its reasoning form."""
         return self._layout(count, reasoning)
 
     def _build_layout(self, count: int, reasoning: bool) -> _Layout:
@@ -167,22 +170,22 @@ class PromptBuilder:
         )
 
     def after_reasoning(self, text: str, stop: str | None) -> list[int]:
-        """The tokens that go on from a reasoning to where the first identifier is due.
+        """The tokens from the start of the reasoning up to the first identifier.
 
         Args:
-            text: what the model wrote, without the end string.
-            stop: the end string that ended it; None where it ran out of room or just ended.
+            text: the model's reasoning, without the end string.
+            stop: the end string that ended it; None if it ended without one or ran out of tokens.
         """
         form = self.template.reasoning
         assert form is not None
         kept = "" if stop is None or stop in form.opening else stop
-        # Text may take more tokens than the model wrote it in, such as for a control token's name.
+        # Encoding may need more tokens than the model wrote, for example for a control token's name.
         written = self.tokenizer.encode_cut(text.rstrip(), self.max_reasoning_tokens)
         return written + self.tokenizer.encode_template(kept + form.opening)
 
 
 class TaskPrompts:
-    """The prompts of one task. Remembers encoded passages between windows and counts what was cut."""
+    """The prompts of one task. Caches encoded passages between windows and records cuts."""
 
     def __init__(self, builder: PromptBuilder, task: RankTask) -> None:
         self._builder = builder
@@ -190,10 +193,13 @@ class TaskPrompts:
         self._reasoning = task.reasoning
         self._query = neutralise(task.query).strip()
         self._max_chars = builder.max_model_len * _MAX_CHARS_PER_TOKEN
-        # No work on text that could never be read, be it all white space that the template joins.
-        most = 4 * self._max_chars
-        # Twice: what the template removes may have stood between a bracket and its number.
-        whole = [neutralise(builder.template.normalise(neutralise(text[:most]))) for text in task.passages]
+        # Skip text that can never fit, even if the template removes most of it as white space.
+        max_read_chars = 4 * self._max_chars
+        # Neutralise twice: the template may remove text between a bracket and its number.
+        whole = [
+            neutralise(builder.template.normalise(neutralise(text[:max_read_chars])))
+            for text in task.passages
+        ]
         self._texts = [builder.template.cut(text) for text in whole]
         self._cut_by_template = {
             index
@@ -202,24 +208,24 @@ class TaskPrompts:
         }
         self._encoded: dict[str, list[int]] = {}
         self._cut_by_budget = {
-            index for index, text in enumerate(task.passages) if len(text) > most
+            index for index, text in enumerate(task.passages) if len(text) > max_read_chars
         } - self._cut_by_template
         self._query_tokens_cut_to: int | None = None
 
     def window(self, indices: Sequence[int]) -> list[int]:
         """Token ids of the prompt that shows these passages in this order.
 
-        The query may take a quarter of the room; what is left is shared so that short passages are
-        whole and long ones are cut to the same length. The instruction is never cut.
+        The query may take a quarter of the available tokens. The passages share the rest: short passages
+        stay whole and long ones are cut to the same length. The instruction is never cut.
 
         Args:
             indices: passages of the task, 0-based.
 
         Returns:
-            At most the model's length less the layout's ``max_new_tokens``.
+            Token ids, at most the model's length minus the layout's ``max_new_tokens``.
 
         Raises:
-            InvalidRequest: so many passages do not fit the model's length even when cut.
+            InvalidRequest: too many passages for one window, or for the model's length even when cut.
         """
         if len(indices) > MAX_IDENTIFIERS:
             raise InvalidRequest(
@@ -253,23 +259,23 @@ class TaskPrompts:
         return token_ids
 
     def expected_tokens(self, window: int, windows: int, shown: int) -> int:
-        """About how many prompt tokens a strategy's windows take together.
+        """Estimate the prompt tokens of all windows of a strategy.
 
         Args:
-            window: passages of one window.
-            windows: how many windows there are.
-            shown: passages shown in all windows together; each counts as a passage of mean length.
+            window: passages per window.
+            windows: number of windows.
+            shown: passages shown in all windows together; each counts with the mean length.
         """
         layout = self._builder.layout(min(window, MAX_IDENTIFIERS), reasoning=self._reasoning)
         slots = [piece for piece in layout.pieces if isinstance(piece, _Slot) and piece.passage is not None]
-        # As the first passage of a window, so that the windows find all but their last one encoded.
+        # Measured in a window's first slot, so that later windows find most passages encoded in the cache.
         lengths = sum(self._length(index, slots[0]) for index in range(len(self._texts)))
         around = layout.fixed_tokens + layout.query_slots * len(self._encode(self._query))
         whole = windows * around + shown * lengths // max(1, len(self._texts))
         return min(whole, windows * self._builder.max_model_len)
 
     def warnings(self) -> tuple[str, ...]:
-        """What was cut so far, one sentence a reason."""
+        """Cuts made so far, one sentence per reason."""
         template = self._builder.template
         warnings = []
         if self._query_tokens_cut_to is not None:
@@ -291,14 +297,14 @@ class TaskPrompts:
         return tuple(warnings)
 
     def _length(self, index: int, slot: _Slot) -> int:
-        """Tokens the passage would take in this slot, under the caller's own cap."""
+        """Tokens that the passage needs in this slot, within the caller's cap."""
         tokens = len(self._encode(slot.lead + self._texts[index][: self._max_chars] + slot.trail))
         if self._max_passage_tokens is not None:
             tokens = min(tokens, self._max_passage_tokens + len(self._encode(slot.trail)))
         return tokens
 
     def _fill(self, text: str, slot: _Slot, limit: int, index: int | None = None) -> list[int]:
-        """Tokens of lead, text and trail, the text cut so that all fit ``limit``."""
+        """Tokens of lead, text and trail, at most ``limit``; only the text is cut."""
         whole = self._encode(slot.lead + text[: self._max_chars] + slot.trail)
         if len(whole) <= limit and len(text) <= self._max_chars:
             return whole
@@ -317,15 +323,15 @@ class TaskPrompts:
 
 
 def share_budget(wanted: Sequence[int], budget: int) -> list[int]:
-    """Share ``budget`` tokens: everyone gets what they want or, if they want more, the same largest share.
+    """Share ``budget`` tokens by max-min fairness: small needs are met, the others get equal shares.
 
     Args:
-        wanted: tokens each passage would like.
-        budget: tokens there are, >= 0.
+        wanted: tokens that each passage needs.
+        budget: tokens available, >= 0.
 
     Returns:
-        One share per passage, ``share <= wanted`` and ``sum(shares) <= budget``; equal to ``wanted`` when
-        all fit.
+        One share per passage: ``share <= wanted`` and ``sum(shares) <= budget``; equal to ``wanted`` if all
+        fit.
     """
     shares = [0] * len(wanted)
     left = budget

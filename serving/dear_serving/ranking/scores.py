@@ -1,4 +1,4 @@
-"""Relevance scores of a listwise order: what can honestly be said in a number."""
+"""Relevance scores for a listwise order."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import math
 from collections.abc import Sequence
 
 FIRST_STEP = "first_step"
-"""Score type: from the probabilities with which passages are named first."""
+"""Score type: computed from the probability that each passage is named first."""
 
 RANK = "rank"
-"""Score type: from the place in the order alone."""
+"""Score type: computed from the rank only."""
 
 _RANK_SHARE = 0.01
 
 
 class Scores:
-    """Gathers first-step log probabilities over the windows of one task.
+    """Collects first-step log probabilities over the windows of one task.
 
-    A passage's **prominence** in a window of w passages is p / (p + 1/w), p being the probability that the
-    model names it first, among the window's identifiers: one half where it is named as often as by chance.
+    A passage's **prominence** in a window of w passages is p / (p + 1/w), where p is the probability, among
+    the window's identifiers, that the model names the passage first. It is 0.5 if p is the chance level 1/w.
     Over several windows the log-odds are averaged.
 
     Args:
-        count: passages of the task.
+        count: number of passages in the task.
     """
 
     def __init__(self, count: int) -> None:
@@ -31,20 +31,20 @@ class Scores:
         self.score_type = RANK
 
     def copy(self) -> Scores:
-        """Another one that knows the same windows."""
+        """A copy with the same windows."""
         other = Scores(len(self._looks))
         other._log_odds, other._looks = self._log_odds.copy(), self._looks.copy()
         other.score_type = self.score_type
         return other
 
     def observe(self, passages: Sequence[int], log_probs: Sequence[float]) -> None:
-        """Take in the first-step log probabilities of a window that showed ``passages``, one each.
+        """Add a window's first-step log probabilities, one per passage in ``passages``.
 
-        The score type is FIRST_STEP from now on.
+        From then on the score type is FIRST_STEP.
         """
         self.score_type = FIRST_STEP
-        most = max(log_probs)
-        log_sum = most + math.log(sum(math.exp(one - most) for one in log_probs))
+        highest = max(log_probs)
+        log_sum = highest + math.log(sum(math.exp(log_prob - highest) for log_prob in log_probs))
         for passage, log_prob in zip(passages, log_probs, strict=True):
             self._log_odds[passage] += log_prob - log_sum + math.log(len(passages))
             self._looks[passage] += 1
@@ -52,10 +52,10 @@ class Scores:
     def along(self, head: Sequence[int]) -> tuple[float, ...]:
         """Scores of the best ``len(head)`` passages, best first: in (0, 1], strictly falling.
 
-        RANK: ``1 - rank / count``. FIRST_STEP: 99 parts of the smallest prominence down to each rank (no
-        passage scores over one ranked before it; one that no window showed stands as the one before) and 1
-        part of the RANK score. So a score depends on the order down to its rank alone, and can be told as
-        ranks are decided.
+        RANK: ``1 - rank / count``. FIRST_STEP: 0.99 times the smallest prominence up to this rank, plus 0.01
+        times the RANK score. So no passage scores higher than one ranked before it, and a passage that no
+        window showed takes the prominence of the one before. A score depends only on the order up to its
+        rank, so it can be reported while later ranks are still undecided.
         """
         count = len(self._looks)
         digits = max(6, len(str(count)) + 3)

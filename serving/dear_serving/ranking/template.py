@@ -1,4 +1,4 @@
-"""What a prompt template is: the exact strings an adapter was trained with, and its rules for passages."""
+"""Prompt templates: the exact strings an adapter was trained with, and the rules for passages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ChatRenderer = Callable[[Sequence[dict[str, str]]], str]
-"""Turns (role, content) into one string with the tokenizer's chat template, generation prompt added."""
+"""Renders turns (role, content) as one string with the tokenizer's chat template and generation prompt."""
 
 _PLACEHOLDER = re.compile(r"\{(query|num|i|text)\}")
 
@@ -26,7 +26,7 @@ class Turn(_Model):
 
 
 class TextForm(_Model):
-    """A prompt as one running text: opening, passages joined by the separator, closing."""
+    """A prompt as plain text: opening, passages joined by the separator, closing."""
 
     opening: str
     passage: str
@@ -43,17 +43,16 @@ class ChatForm(_Model):
 
 
 class AnswerForm(_Model):
-    """How a ranking is written: ``opening`` is appended to the prompt, ``separator`` stands between two
-    identifiers."""
+    """The form of a ranking: ``opening`` ends the prompt, ``separator`` goes between identifiers."""
 
     opening: str = "["
     separator: Annotated[str, Field(min_length=1)] = "] > ["
 
 
 class ReasoningForm(_Model):
-    """The prompt's closing where the model is to reason first.
+    """The end of the prompt for requests with reasoning.
 
-    One of the ``end`` strings ends the reasoning; ``opening`` leads from there to the first identifier.
+    Any ``end`` string ends the reasoning; ``opening`` is appended then, before the first identifier.
     """
 
     closing: str | tuple[Turn, ...]
@@ -62,10 +61,10 @@ class ReasoningForm(_Model):
 
 
 class Template(_Model):
-    """A prompt template, as a YAML file holds it.
+    """A prompt template, as written in a YAML file.
 
-    Placeholders: ``{query}`` and ``{num}`` (passages in the window) in opening and closing, ``{i}`` (the
-    identifier) and ``{text}`` in a passage. Nothing else in braces is touched.
+    Placeholders: ``{query}`` and ``{num}`` (passages in the window) in opening and closing; ``{i}`` (the
+    identifier) and ``{text}`` in a passage. Other text in braces stays unchanged.
     """
 
     name: str
@@ -101,7 +100,7 @@ class Template(_Model):
         return form.opening, form.passage, form.closing
 
     def normalise(self, passage: str) -> str:
-        """The template's rules that do not shorten what is said: removals and joined white space."""
+        """Apply the template's rules that keep the content: removals and joined white space."""
         for unwanted in self.remove:
             passage = passage.replace(unwanted, "")
         if self.join_whitespace or self.max_passage_words is not None:
@@ -109,7 +108,7 @@ class Template(_Model):
         return passage
 
     def cut(self, passage: str) -> str:
-        """The template's own cut of a normalised passage, by words and then by characters."""
+        """Cut a normalised passage to the template's limits, by words and then by characters."""
         if self.max_passage_words is not None:
             passage = " ".join(passage.split(" ", self.max_passage_words)[: self.max_passage_words])
         return passage[: self.max_passage_chars]
@@ -117,13 +116,13 @@ class Template(_Model):
     def render(
         self, query: str, passages: Sequence[str], chat: ChatRenderer, *, reasoning: bool = False
     ) -> str:
-        """The whole prompt as text, passages as given (already prepared), identifiers filled in.
+        """The whole prompt as text. The passages are already prepared; identifiers are filled in here.
 
         Args:
             query: the search query.
             passages: the window's passages, in the order they are shown.
-            chat: renders turns; used by chat templates only.
-            reasoning: close with the reasoning form, which the template has to have.
+            chat: renders turns; only chat templates use it.
+            reasoning: use the reasoning form, which the template must have.
         """
         common = {"query": query, "num": str(len(passages))}
         identified = [
@@ -131,12 +130,12 @@ class Template(_Model):
             for rank, text in enumerate(passages)
         ]
         if self.text is not None:
-            body = self.text.separator.join(_fill(self.text.passage, one) for one in identified)
+            body = self.text.separator.join(_fill(self.text.passage, values) for values in identified)
             return _fill(self.text.opening, common) + body + _fill(self._closing(reasoning), common)
         assert self.chat is not None
         turns = _fill_turns(self.chat.opening, common)
-        for one in identified:
-            turns += _fill_turns(self.chat.passage, one)
+        for values in identified:
+            turns += _fill_turns(self.chat.passage, values)
         return chat(turns + _fill_turns(self._closing_turns(reasoning), common))
 
     def _closing(self, reasoning: bool) -> str:
@@ -153,7 +152,7 @@ class Template(_Model):
 
 
 def render_without_chat_template(turns: Sequence[dict[str, str]]) -> str:
-    """How DeAR's code writes turns for a tokenizer that has no chat template: ``[ROLE] content`` lines."""
+    """Turns as ``[ROLE] content`` lines, as DeAR's code does for a tokenizer without a chat template."""
     return "\n".join(f"[{turn['role'].upper()}] {turn['content']}" for turn in turns)
 
 

@@ -1,9 +1,9 @@
-"""What a strategy shows and what it costs.
+"""The interface of a strategy: windows, batches and sizes.
 
-A strategy is a generator without I/O. It yields a Batch of independent windows, is sent their orders
-(for each window a permutation of ``range(len(window.passages))``), and returns the final order of all
-passages. A window that could not be ranked in time is sent back in the order it was shown, so what a
-strategy shows together it shows best first, as far as it knows.
+A strategy is a generator without I/O. It yields a Batch of independent windows, receives their orders (for
+each window a permutation of ``range(len(window.passages))``), and returns the final order of all passages.
+A window that could not be ranked in time is sent back in the order it was shown. Therefore a strategy shows
+the passages of a window in its best order so far.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dear_serving.types import Order
 class Window:
     """Passages shown together.
 
-    ``passages`` are indices into the task, in the order they are shown. ``needed`` is how many of the best
-    have to be decided one by one; the order of the others may be a cheaper guess.
+    ``passages`` are indices into the task, in the order they are shown. The best ``needed`` have to be
+    decided one by one; the order of the others may be a cheaper guess.
     """
 
     passages: tuple[int, ...]
@@ -30,8 +30,8 @@ class Window:
 class Batch:
     """Windows that may run at the same time.
 
-    ``leads``: the order of the only window is the head of the final order, so that its ranks can be told
-    to the caller as they are decided.
+    ``leads``: the order of the only window is the start of the final order, so that its ranks can be
+    streamed to the caller as they are decided.
     """
 
     windows: tuple[Window, ...]
@@ -43,14 +43,14 @@ Strategy = Generator[Batch, Sequence[Order], Order]
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a strategy is planned for.
+    """The sizes that a strategy is planned for.
 
     Args:
         count: passages to order, >= 0.
-        window: passages shown together at most, >= 2.
+        window: maximum passages per window, >= 2.
         step: how far a sliding window moves, in ``range(1, window + 1)``.
-        top_n: how many of the best are asked for, in ``range(1, count + 1)``; the order of the others may
-            be a guess. ``count`` asks for all.
+        top_n: how many of the best passages the caller wants, in ``range(1, count + 1)``; the order of the
+            others may be a guess.
     """
 
     count: int

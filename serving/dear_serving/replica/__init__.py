@@ -1,1 +1,1 @@
-"""The replica process: one vLLM engine, what it may hold and how it decodes windows."""
+"""The replica process: one vLLM engine, its adapters, and window decoding."""

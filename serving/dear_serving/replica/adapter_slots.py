@@ -1,4 +1,4 @@
-"""Which adapters share the engine's batch: at most as many at once as it has slots, each in its turn."""
+"""Limits the adapters in the engine's batch to its slots, and lets each adapter have its turn."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class _Waiter:
 
 
 class AdapterSlots:
-    """Keeps what runs in the engine to as many adapters as its batch has room for.
+    """Bounds the number of adapters that run in the engine at once.
 
-    vLLM itself lets requests of the adapters that run overtake those of others for as long as the former keep
-    coming: a hot adapter would shut a rare one out. Here an adapter whose turn comes takes all with it that
-    wait for it at that moment. While its requests run, others of it join them, until somebody has waited for
-    another adapter longer than ``patience_s``: then it takes no more, and its slot is free when it is done.
+    In vLLM, requests of running adapters overtake those of other adapters as long as they keep coming, so a
+    hot adapter would starve a rare one. Here, when an adapter's turn comes, all its waiting requests start.
+    While they run, new requests of the same adapter join them, until a request of another adapter has waited
+    longer than ``patience_s``. Then the adapter admits no more requests, and its slot is free when they end.
 
     Args:
-        slots: adapters at once, >= 1.
-        patience_s: seconds for which those that run may be joined past one that waits.
-        now_s: a clock.
+        slots: maximum adapters at once, >= 1.
+        patience_s: how long requests of running adapters may overtake a waiting one, in seconds.
+        now_s: a monotonic clock.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class AdapterSlots:
 
     @asynccontextmanager
     async def hold(self, adapter: str, priority: int) -> AsyncIterator[None]:
-        """Wait until requests of the adapter may run, lower priorities first, and be one of them."""
+        """Wait for the adapter's turn, lower priorities first, and hold its slot until the block ends."""
         waiter = _Waiter(
             priority,
             next(self._arrivals),

@@ -1,4 +1,4 @@
-"""Keeps one engine's adapters as the registry wants them, and reports what it holds."""
+"""Loads and unloads one engine's adapters to match the registry, and reports which are loaded."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ _TRIES = 3
 
 
 class AdapterLoader(Protocol):
-    """What the engine can do with adapters."""
+    """The engine's operations on adapters."""
 
     async def load(self, revision: str, folder: Path) -> None:
-        """Load a revision's weights and test them; raises DearError, with a reason, and keeps nothing."""
+        """Load a revision's weights and test them; on failure raises DearError and keeps nothing loaded."""
         ...
 
     async def unload(self, revision: str) -> bool:
-        """Unload it; False, and nothing changes, while a request uses it."""
+        """Unload a revision; returns False and changes nothing while a request uses it."""
         ...
 
 
 class AdapterSync:
-    """Brings one engine replica to what the registry wants, and repeats that for ever.
+    """Keeps one engine replica in sync with the registry.
 
     Args:
-        replica: its id, one that no other had.
-        adapters: what it is to hold.
-        heartbeats: where it reports what it holds.
-        store: where weights come from.
-        cache: folder for copies of them.
+        replica: the replica's id; never used before.
+        adapters: the registry's list of wanted revisions.
+        heartbeats: where the replica reports its revisions.
+        store: source of the weights.
+        cache: folder for local copies of the weights.
         loader: the engine.
     """
 
@@ -72,13 +72,13 @@ class AdapterSync:
         self._reported_s = 0.0
 
     async def start(self) -> None:
-        """Sync until every wanted revision is loaded or known not to load; report regularly from now on."""
+        """Sync until every wanted revision is loaded or has failed; starts the regular reports."""
         self._regular_reports = asyncio.create_task(self._report_regularly())
         while not (await self._round() or self._missing == 0):  # noqa: ASYNC110
             await asyncio.sleep(_RETRY_S)
 
     async def run(self) -> None:
-        """Sync for ever."""
+        """Sync until cancelled."""
         while True:
             pause_s = _POLL_S if await self._round() else _RETRY_S
             await asyncio.sleep(pause_s)
@@ -91,26 +91,26 @@ class AdapterSync:
         """Sync once: unload what is not wanted, load what is missing, report changes.
 
         Raises:
-            RegistryUnavailable: nothing is changed then; what is held stays.
+            RegistryUnavailable: the loaded revisions stay unchanged.
         """
         version = await asyncio.to_thread(self._adapters.version)
         if version != self._version or not self._settled:
             version, wanted = await asyncio.to_thread(self._adapters.wanted_on_engines)
             self._settled = False
-            gone = await self._unload_unwanted({revision.id for revision in wanted})
-            # Before anything is loaded, which takes time: nobody may count on what was unloaded.
+            clean = await self._unload_unwanted({revision.id for revision in wanted})
+            # Loading takes time, so report the unloaded revisions first.
             await self._report()
-            taken = [await self._load(revision) for revision in wanted]
-            self._version, self._settled = version, gone and all(taken)
+            settled = [await self._load(revision) for revision in wanted]
+            self._version, self._settled = version, clean and all(settled)
             self._missing = sum(revision.id not in self._held for revision in wanted)
         await self._report()
 
     async def _round(self) -> bool:
-        """Whether all went well, so that nothing has to be tried again."""
+        """Sync once; returns False if something has to be retried."""
         return await attempt(self.sync) and self._settled
 
     async def _report_regularly(self) -> None:
-        """Report also while something large is loaded."""
+        """Report regularly, also while a large adapter is being loaded."""
         while True:
             try:
                 await self._report()
@@ -119,17 +119,17 @@ class AdapterSync:
             await asyncio.sleep(HEARTBEAT_S / 2)
 
     async def _report(self) -> None:
-        async with self._reporting:  # or an older report could replace a newer one
+        async with self._reporting:  # else an older report could replace a newer one
             holds = {revision: held.reason for revision, held in self._held.items()}
-            life = ReplicaHeartbeat(self._replica, self._version, holds)
-            if life != self._reported or time.monotonic() - self._reported_s >= HEARTBEAT_S:
-                await asyncio.to_thread(self._heartbeats.report_replica, life)
-                self._reported, self._reported_s = life, time.monotonic()
+            heartbeat = ReplicaHeartbeat(self._replica, self._version, holds)
+            if heartbeat != self._reported or time.monotonic() - self._reported_s >= HEARTBEAT_S:
+                await asyncio.to_thread(self._heartbeats.report_replica, heartbeat)
+                self._reported, self._reported_s = heartbeat, time.monotonic()
 
     async def _unload_unwanted(self, wanted: set[str]) -> bool:
-        """Whether nothing is held that is not wanted."""
+        """Unload revisions that are not wanted; returns False if one is still in use."""
         clean = True
-        for revision in [one for one in self._held if one not in wanted]:
+        for revision in [held for held in self._held if held not in wanted]:
             if self._held[revision].reason is not None or await self._loader.unload(revision):
                 del self._held[revision]
             else:
@@ -139,10 +139,10 @@ class AdapterSync:
         return clean
 
     async def _load(self, revision: Revision) -> bool:
-        """Whether it is held, or it is known that it will not be.
+        """Load a revision; returns True if it is loaded or has failed for good.
 
-        What fails is tried three times before that is said; what a store or an engine could not give for now
-        is tried after that too, as long as it is wanted.
+        A failure is reported after three tries. If the store or the engine was only unavailable, loading is
+        retried after that as well, as long as the revision is wanted.
         """
         held = self._held.get(revision.id)
         if held is not None and (held.reason is None or (held.final and held.version == revision.version)):
@@ -168,7 +168,8 @@ class AdapterSync:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """A revision that is loaded, or why not; as of which version of it, and whether that is the last word."""
+    """The result of loading a ``version`` of a revision: ``reason`` is None, or why it failed. A ``final``
+    failure is not retried."""
 
     reason: str | None
     version: int

@@ -1,4 +1,4 @@
-"""How many resumable requests may be open at once."""
+"""Limits the resumable requests that are open at once."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import asynccontextmanager
 
 
 class KvAdmission:
-    """Holds back windows until the engine's KV cache and batch have room for all of their answer.
+    """Holds windows back until the engine's batch and KV cache have room for prompt and answer.
 
-    vLLM frees the blocks of a running request when it needs them, but never those of one that waits for
-    its next chunk: sessions that together want more blocks than there are would wait for each other for
-    ever. Waiting windows come in by priority (lower first), then by arrival.
+    vLLM can free the blocks of a running request, but not those of a request that waits for its next chunk.
+    If open requests together need more blocks than exist, they wait for each other forever. Waiting windows
+    are admitted by priority (lower first), then by arrival.
 
     Args:
-        max_open: sessions at once, >= 1.
-        blocks: KV cache blocks they share.
-        block_size: tokens a block, >= 1.
+        max_open: maximum open requests, >= 1.
+        blocks: KV cache blocks that they share.
+        block_size: tokens per block, >= 1.
     """
 
     def __init__(self, *, max_open: int, blocks: int, block_size: int) -> None:
@@ -31,7 +31,7 @@ class KvAdmission:
 
     @asynccontextmanager
     async def hold(self, tokens: int, priority: int) -> AsyncIterator[None]:
-        """Wait for room for ``tokens`` (prompt and answer) and keep it; at most all there is."""
+        """Reserve room for ``tokens`` (prompt and answer), at most the whole cache, until the block ends."""
         blocks = min(self._blocks, -(-tokens // self._block_size) + 1)
         admitted = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (priority, next(self._arrivals), blocks, admitted))
@@ -47,7 +47,7 @@ class KvAdmission:
             self._admit()
 
     def _admit(self) -> None:
-        """Let in from the front while there is room; a large window at the front is not overtaken."""
+        """Admit windows from the front while there is room; none overtakes a large window at the front."""
         while self._waiting:
             _, _, blocks, admitted = self._waiting[0]
             if not admitted.cancelled():

@@ -1,4 +1,4 @@
-"""Is a window decoded in one go decoded right?"""
+"""Checks that decoding a window as one resumable request gives the right order."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
-# Two ways to compute one step of a bfloat16 model may differ by this much in a log probability.
+# Rounding in a bfloat16 model: two computations of the same log probability may differ by this much.
 NEAR_TIE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where two ways to decode a window part.
+    """The first difference between the decoder and naive decoding (one ordinary request per choice).
 
-    ``rank`` is the first that differs; ``gap`` how much more probable, in nats, the naive way's choice was
-    there than the other's, by the naive way's own account.
+    ``rank`` is the first rank that differs. ``gap`` is the log probability, in nats, of the naive choice at
+    this rank minus that of the decoder's choice; both are from the naive decoding.
     """
 
     rank: int
@@ -32,17 +32,20 @@ class Difference:
 
     @property
     def near_tie(self) -> bool:
-        """Whether rounding explains it."""
+        """Whether rounding explains the difference."""
         return self.gap <= NEAR_TIE
 
 
 async def compare(
     decoder: Decoder, client: AsyncLLM, request: PermutationRequest, lora: LoRARequest | None
 ) -> Difference | None:
-    """Rank a window with ``decoder`` and with one ordinary request a choice; None where they agree.
+    """Rank a window with ``decoder`` and with one ordinary request per choice; None if they agree.
 
     Args:
-        request: its identifiers are one token each.
+        decoder: the decoder to check.
+        client: the engine.
+        request: a window with one-token identifiers.
+        lora: its adapter, None for the base model.
     """
     async with contextlib.aclosing(decoder.decode(request, lora)) as windows:
         window = await anext(windows)
@@ -53,7 +56,7 @@ async def compare(
     async with contextlib.aclosing(ordinary_steps(client, request, lora)) as outputs:
         async for output in outputs:
             completion = output.outputs[0]
-            steps.append({token: one.logprob for token, one in completion.logprobs[0].items()})
+            steps.append({token: entry.logprob for token, entry in completion.logprobs[0].items()})
             try:
                 path.send(completion.token_ids[0])
             except StopIteration as done:
@@ -66,7 +69,7 @@ async def compare(
 
 
 def small_window(request_id: str, adapter: str | None = None) -> PermutationRequest:
-    """Eight identifiers behind a prompt of tokens that every vocabulary has."""
+    """A window with eight identifiers; its tokens exist in every vocabulary."""
     return PermutationRequest(
         token_ids=list(range(32, 96)),
         identifiers=tuple((token,) for token in range(40, 48)),

@@ -1,4 +1,4 @@
-"""The vLLM replica: Ray Serve LLM's server, with what a reranker needs added."""
+"""The vLLM replica: Ray Serve LLM's server, extended for reranking."""
 
 from __future__ import annotations
 
@@ -57,16 +57,16 @@ _SELF_CHECK_S = 60.0
 
 
 class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for it
-    """One vLLM engine that holds the revisions which the registry says engines are to have.
+    """One vLLM engine with the revisions that the registry wants on engines.
 
-    Implements the calls of protocol.Engine on the replica's side, which gateway.engine_client reaches, and
-    those of adapter_sync.AdapterLoader. It reports ready when it holds all of them, or knows why it cannot.
+    Implements protocol.Engine on the replica's side (called by gateway.engine_client) and
+    adapter_sync.AdapterLoader. It is ready when each wanted revision is loaded or has failed.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
         self, llm_config: LLMConfig, *, registry_url: str, adapters: AdaptersSettings
     ) -> None:
-        """Start the engine and bring it to what the registry wants."""
+        """Start the engine and load the adapters that the registry wants."""
         await super().__init__(llm_config)
         self._in_use: Counter[str] = Counter()
         self._metrics = EngineMetrics()
@@ -76,13 +76,13 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         await self._check_decoder(None)
         held: Sequence[str] = ()
         if adapters.capacity:
-            held = await self._take_up(registry_url, adapters)
+            held = await self._start_sync(registry_url, adapters)
         for adapter in held[:1]:
             await self._check_decoder(adapter)
         await self._warm_up()
 
-    async def _take_up(self, registry_url: str, settings: AdaptersSettings) -> Sequence[str]:
-        """Load what the registry wants, and keep to it from now on; the ids of what is held."""
+    async def _start_sync(self, registry_url: str, settings: AdaptersSettings) -> Sequence[str]:
+        """Load the wanted revisions and start the sync task; returns the ids of the loaded ones."""
         database = await asyncio.to_thread(open_database, registry_url)
         sync = AdapterSync(
             uuid.uuid4().hex,
@@ -97,7 +97,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         return sync.held()
 
     async def load(self, revision: str, folder: Path) -> None:
-        """See AdapterLoader. A small window is ranked first: an adapter without finite numbers is refused."""
+        """See AdapterLoader. Ranks a small window as a test: the log probabilities must be finite."""
         try:
             await self.engine.resolve_lora(
                 DiskMultiplexConfig(
@@ -118,7 +118,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             raise AdapterNotLoadable("with it, the model gives no finite probabilities")
 
     async def unload(self, revision: str) -> bool:
-        """See AdapterLoader. vLLM frees an adapter's slot when it is told to, not when its name goes."""
+        """See AdapterLoader. vLLM frees the slot only on remove_lora, not when the name is removed."""
         if self._in_use[revision]:
             return False
         models = self.engine._oai_models
@@ -129,7 +129,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         return True
 
     def _kv_admission(self) -> KvAdmission:
-        """As many windows as the engine's batch and KV cache hold, a little kept for everything else."""
+        """Admission for the engine's batch and KV cache; 5 % of the cache is left to other requests."""
         config = self._client().vllm_config
         return KvAdmission(
             max_open=config.scheduler_config.max_num_seqs,
@@ -138,24 +138,24 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         )
 
     async def _check_decoder(self, adapter: str | None) -> None:
-        """Rank a small window with and without resuming; decode without from now on if they disagree."""
-        found = None
+        """Rank a small window with and without resuming; if they disagree, decode without from then on."""
+        problem = None
         try:
             async with asyncio.timeout(_SELF_CHECK_S):
                 request = small_window("self-check", adapter)
                 difference = await compare(self._decoder, self._client(), request, self._lora(adapter))
             if difference is not None and not difference.near_tie:
-                found = f"rank {difference.rank} differs by {difference.gap:.2f} nats"
+                problem = f"rank {difference.rank} differs by {difference.gap:.2f} nats"
         except TimeoutError:
-            found = f"no answer in {_SELF_CHECK_S:.0f} s"
-        if found is not None:
-            logger.warning("windows are decoded one request a choice, several times slower: %s", found)
+            problem = f"no answer in {_SELF_CHECK_S:.0f} s"
+        if problem is not None:
+            logger.warning("using one request per choice, which is several times slower: %s", problem)
             self._decoder.steps = ordinary_steps
             self._metrics.self_check_failures.inc()
         self._metrics.resumable.set(self._decoder.steps is not ordinary_steps)
 
     async def _warm_up(self) -> None:
-        """Run every path once, so that the first caller does not wait for imports and kernels."""
+        """Run every code path once, so that the first request does not wait for imports and kernels."""
         await self.permute(small_window("warm-up"))
         await self.generate(GenerationRequest([0] * 32, 2, None, "warm-up-text"))
         body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
@@ -164,7 +164,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                 pass
 
     async def _start_engine(self) -> None:
-        """As Ray's, without its usage report, an actor that would import vLLM once more."""
+        """As Ray's, but without its usage report, an actor that would import vLLM again."""
         await self.engine.start()
 
     async def generate(self, request: GenerationRequest) -> Generation:
@@ -246,9 +246,9 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         adapter = None if request.model == self._llm_config.model_id else request.model
         async with self._using(adapter, request.priority):
             answer = await (self.chat(request) if route == "chat" else self.completions(request))
-            async with contextlib.aclosing(answer):  # a caller who leaves ends the generation now
+            async with contextlib.aclosing(answer):  # a cancelled request ends the generation at once
                 async for item in answer:
-                    # Ray hands a stream on in batches: texts, and vLLM's error where there is one.
+                    # Ray yields a stream in batches of texts, and of vLLM's error if there is one.
                     pieces = item if isinstance(item, list) else [item]
                     if text := "".join(piece for piece in pieces if isinstance(piece, str)):
                         yield text
@@ -261,7 +261,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                         yield reply
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        """For gateway.replica_choice, asked by Serve."""
+        """The loaded adapters, for gateway.replica_choice; called by Serve."""
         return {HELD: list(self.engine._oai_models.lora_requests)}
 
     async def metrics(self) -> str:
@@ -271,12 +271,12 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         return generate_latest().decode()
 
     def _client(self) -> AsyncLLM:
-        """The engine itself. Ray keeps it private; this is the one place that reaches for it."""
+        """The vLLM engine. It is private in Ray; only this method accesses it."""
         return cast("AsyncLLM", self.engine._engine_client)
 
     @contextlib.asynccontextmanager
     async def _using(self, adapter: str | None, priority: int) -> AsyncIterator[LoRARequest | None]:
-        """A request's use of an adapter, from its turn in a slot to its end; until then it is not let go."""
+        """Wait for the adapter's slot and use it until the block ends; the adapter is not unloaded before."""
         if adapter is None:
             yield None
             return
@@ -291,7 +291,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                 del self._in_use[adapter]
 
     def _lora(self, adapter: str | None) -> LoRARequest | None:
-        """What vLLM calls a loaded adapter, from the registry its OpenAI routes use as well."""
+        """vLLM's handle of a loaded adapter, from the table that its OpenAI routes use too."""
         if adapter is None:
             return None
         try:
@@ -307,7 +307,7 @@ def _restarting() -> EngineUnavailable:
 
 
 def _from_vllm(error: dict[str, Any]) -> RequestError:
-    """vLLM's own error object as ours; what is not the caller's fault says nothing of its inside."""
+    """vLLM's error object as our error; messages of server errors are not passed on to callers."""
     code, message = int(error.get("code") or 500), str(error.get("message") or "")
     if code == 404:
         return UnknownModel(message, param=error.get("param"))

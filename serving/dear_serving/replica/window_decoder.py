@@ -1,9 +1,9 @@
-"""Permutation decoding: the model chooses identifiers, everything between them is appended.
+"""Permutation decoding: the model chooses identifiers; the separators are appended without generation.
 
-A listwise answer is ``[4] > [1] > [0]``. Of its tokens only the identifiers carry a decision, so only they
-are sampled, each among those not yet ranked, and the separators are appended without being generated: one
-forward pass a ranked passage instead of four, always a valid permutation, and an end as soon as enough is
-ranked. The last identifier left is implied.
+A listwise answer looks like ``[4] > [1] > [0]``. Only the identifiers carry a decision, so only they are
+sampled, each from the identifiers not ranked yet. This takes one forward pass per ranked passage instead of
+four, always gives a valid permutation, and stops when enough passages are ranked. The last identifier left
+is implied.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 Outputs = AsyncGenerator["RequestOutput", None]
 Steps = Callable[["AsyncLLM", PermutationRequest, "LoRARequest | None"], Outputs]
-"""Decodes one window: yields the tokens chosen, one or more an item, the first item with the log
-probabilities of all tokens allowed at the first choice. Closing it aborts what runs in the engine."""
+"""Decodes one window: yields one or more chosen tokens per item; the first item has the log probabilities of
+all tokens allowed at the first choice. Closing it aborts its work in the engine."""
 
 
 async def window_steps(client: AsyncLLM, request: PermutationRequest, lora: LoRARequest | None) -> Outputs:
-    """The window as one resumable request that engine.scheduler leads from choice to choice."""
+    """The window as one resumable request; inside_vllm.scheduler appends the tokens between choices."""
     from vllm.engine.protocol import StreamingInput
     from vllm.inputs import tokens_input
 
@@ -44,12 +44,12 @@ async def window_steps(client: AsyncLLM, request: PermutationRequest, lora: LoRA
     choice = next(answer_path(request.identifiers, request.separator, request.needed))
     parameters = _parameters(choice)
     parameters.extra_args = window_arguments(request.identifiers, request.separator, request.needed)
-    over = asyncio.Event()
+    never = asyncio.Event()
 
     async def chunks() -> AsyncGenerator[StreamingInput, None]:
         tokens = [*request.token_ids, *choice.append]
         yield StreamingInput(tokens_input(tokens, cache_salt=request.cache_salt), parameters)
-        await over.wait()  # ending here would end the request
+        await never.wait()  # returning would end the request
 
     outputs = client.generate(
         chunks(), parameters, request.request_id, lora_request=lora, priority=request.priority
@@ -60,7 +60,7 @@ async def window_steps(client: AsyncLLM, request: PermutationRequest, lora: LoRA
 
 
 async def ordinary_steps(client: AsyncLLM, request: PermutationRequest, lora: LoRARequest | None) -> Outputs:
-    """Every choice as a request of its own over the prefix cache: several times slower, nothing resumed."""
+    """Every choice as an ordinary request that uses the prefix cache: several times slower."""
     from vllm.inputs import tokens_input
 
     path = answer_path(request.identifiers, request.separator, max(1, request.needed))
@@ -90,8 +90,8 @@ class Decoder:
 
     Args:
         client: the engine.
-        admission: bounds the windows that are in the engine at once.
-        steps: ``window_steps``, or ``ordinary_steps`` for an engine on which those go wrong.
+        admission: bounds the windows in the engine.
+        steps: ``window_steps``, or ``ordinary_steps`` if the engine fails the self-check.
     """
 
     def __init__(self, client: AsyncLLM, admission: KvAdmission, steps: Steps = window_steps) -> None:
@@ -102,7 +102,7 @@ class Decoder:
     async def decode(
         self, request: PermutationRequest, lora: LoRARequest | None, *, every_rank: bool = False
     ) -> AsyncGenerator[DecodedWindow, None]:
-        """Engine.permute as the only item or, with ``every_rank``, Engine.permute_stream.
+        """Yield the result of Engine.permute or, with ``every_rank``, the items of Engine.permute_stream.
 
         Closing the iterator aborts the window in the engine.
         """
@@ -162,7 +162,7 @@ def _window(
 
 
 def _follow(path: AnswerPath, tokens: Sequence[int]) -> tuple[tuple[int, ...], bool]:
-    """Take the choices made: the positions decided so far, and whether that is all."""
+    """Apply chosen tokens to the path: the positions decided so far, and whether the path is complete."""
     decided: tuple[int, ...] = ()
     for token in tokens:
         try:
@@ -173,7 +173,7 @@ def _follow(path: AnswerPath, tokens: Sequence[int]) -> tuple[tuple[int, ...], b
 
 
 def _parameters(choice: TokenChoice) -> SamplingParams:
-    """Greedy, one token, one of those allowed, with the log probabilities of all of them; no text."""
+    """Greedy sampling of one allowed token, with the log probabilities of all allowed ones; no text."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

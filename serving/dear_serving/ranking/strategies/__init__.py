@@ -1,8 +1,8 @@
 """Strategies: which passages a model sees together, and how its orders become one order.
 
-Every one is a generator without I/O (see ranking.windows), deterministic, and needs fewer than two passages
-not ranked at all. With every window sent back as it was shown, the answer is the input order. The first
-``sizes.top_n`` of the final order depend on no more of a window's order than its ``needed``.
+Each strategy is a deterministic generator without I/O (see ranking.windows). It makes no call for fewer than
+two passages. If every window is sent back as it was shown, the result is the input order. The first
+``sizes.top_n`` of the final order depend only on the first ``needed`` of each window's order.
 """
 
 from __future__ import annotations

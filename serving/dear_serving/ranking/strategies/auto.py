@@ -1,4 +1,4 @@
-"""The strategy for a caller who names none."""
+"""Chooses the strategy for requests that name none."""
 
 from __future__ import annotations
 
@@ -13,36 +13,37 @@ from dear_serving.ranking.windows import Sizes
 from dear_serving.types import StrategyName
 
 PREFERENCE: tuple[StrategyName, ...] = ("joint", "sliding", "tourrank", "merge2")
-"""Best first, for more passages than one window holds.
+"""Strategies in order of preference, for more passages than one window holds.
 
-By a noisy oracle on TREC DL 2019, as in benchmarks/simulation.py, and by what is published; nDCG@10 is
-against sliding, from "errors mostly stick to passages" to "errors are mostly new in every window":
+Source: a noisy oracle on TREC DL 2019, as in benchmarks/simulation.py, and publications. Differences are
+nDCG@10 points against sliding; the first value is for errors that mostly stick to passages, the second for
+errors that are mostly new in every window:
 
-- joint: -0.4 to +2.4 points for 100 passages, +0.8 to +3.7 for 50, more the fewer are asked for; one round
-  in place of nine or four. Its price is 15 windows in place of 9, or 9 in place of 4.
-- sliding gives the most for a window, and is what listwise models were published with.
-- tourrank: -0.5 to +1.3 for 100 passages in 13 windows and five rounds; published level with sliding.
-- merge2: -1.4 to -3.5 for 100 passages, -0.5 to -0.7 for 50, and still -1 where only one is asked for of
-  100. So it never comes first: its two rounds of the fewest windows are for a deadline nothing else keeps.
+- joint: -0.4 to +2.4 points for 100 passages, +0.8 to +3.7 for 50, more for a smaller top_n. It needs one
+  round instead of nine (100 passages) or four (50), but 15 windows instead of 9, or 9 instead of 4.
+- sliding has the best quality per window; listwise models were published with it.
+- tourrank: -0.5 to +1.3 for 100 passages, in 13 windows and five rounds; equal to sliding in its paper.
+- merge2: -1.4 to -3.5 for 100 passages, -0.5 to -0.7 for 50, and -1 even for top_n 1 of 100. So it comes
+  last: its two rounds with the fewest windows are for deadlines that no other strategy can keep.
 """
 
 
 class Choice(NamedTuple):
-    """A strategy, and why it was chosen: one short sentence without a full stop, for the reply."""
+    """A strategy, and why it was chosen: one short sentence for the reply, without a full stop."""
 
     name: StrategyName
     reason: str
 
 
 def choose(sizes: Sizes, deadline_s: float | None, latency: LatencyModel, passes: int = 1) -> Choice:
-    """``single`` while the passages fit one window; else the first of PREFERENCE whose estimated time fits
-    the deadline, and where none does, the one with the shortest estimate.
+    """Choose ``single`` if the passages fit one window; else the first of PREFERENCE whose estimated time
+    fits the deadline; if none fits, the one with the shortest estimate.
 
     Args:
-        sizes: what to plan for; legal ones.
+        sizes: the sizes to plan for; must be legal.
         deadline_s: seconds left for the whole answer, None for no deadline.
-        latency: what rounds took so far. While it knows nothing, no estimate is made.
-        passes: how many times over it will run, see self_consistent.
+        latency: observed round times. Without observations no estimate is made.
+        passes: how many passes will run, see self_consistent.
     """
     if sizes.count <= sizes.window:
         return Choice("single", f"{sizes.count} passages fit one window of {sizes.window}")
@@ -62,10 +63,10 @@ def choose(sizes: Sizes, deadline_s: float | None, latency: LatencyModel, passes
 
 @lru_cache(maxsize=1024)
 def cost_of(name: StrategyName, sizes: Sizes, passes: int = 1) -> Cost:
-    """The cost of a strategy by its public name, run so many times over side by side."""
+    """The cost of a strategy, by its public name, for all passes together."""
     return cost(self_consistent(partial(STRATEGIES[name], sizes), sizes.count, passes))
 
 
 def _words(cost: Cost) -> str:
-    """As in "15 windows in 1 round"."""
+    """For example "15 windows in 1 round"."""
     return f"{cost.calls} windows in {cost.rounds} {'round' if cost.rounds == 1 else 'rounds'}"

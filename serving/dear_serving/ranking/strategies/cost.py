@@ -1,4 +1,4 @@
-"""What a strategy costs, before it runs."""
+"""The cost of a strategy, computed before it runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dear_serving.types import Order
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Windows ranked, rounds one after the other, and passages shown in all windows together.
+    """Windows ranked (``calls``), sequential ``rounds``, and passages ``shown`` in all windows together.
 
-    ``lone_rounds`` are the rounds of a single window.
+    ``lone_rounds`` counts the rounds with a single window.
     """
 
     calls: int
@@ -23,7 +23,7 @@ class Cost:
 
 
 def cost(strategy: Strategy) -> Cost:
-    """Run ``strategy`` to its end without a model; no strategy's cost depends on the orders it is sent."""
+    """Run ``strategy`` to its end without a model; its cost does not depend on the orders it receives."""
     sizes: list[list[int]] = []
     orders: Sequence[Order] | None = None
     try:

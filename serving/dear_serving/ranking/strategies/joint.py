@@ -1,4 +1,4 @@
-"""Overlapping blocks, all at once."""
+"""Overlapping blocks, all in one round."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from dear_serving.types import Order
 
 
 def joint(sizes: Sizes, *, looks: int = 3, final: bool = False) -> Strategy:
-    """Every passage in ``looks`` blocks, each time among others; best is who won the largest share of its
-    comparisons, ties stand by first-stage position.
+    """Show every passage in ``looks`` blocks, each time with other passages. Passages are ordered by the
+    share of comparisons they won, ties by first-stage position.
 
-    ``looks * ceil(count / window)`` calls in 1 round, 1 call while the passages fit one window, none for
-    fewer than two. ``final`` adds 1 call and 1 round over the best ``window`` passages, whose order then
-    stands.
+    ``looks * ceil(count / window)`` calls in 1 round; 1 call if the passages fit one window; none for fewer
+    than two. ``final`` adds 1 call and 1 round that ranks the best ``window`` passages again; that order
+    replaces theirs.
 
-    A block decides twice its share of the ``top_n``, and 6 more; those below count as level in it. In
-    simulation that is enough: 10 of 20 give the same nDCG@10 for 100 passages as all 20.
+    A block decides twice its share of the ``top_n``, plus 6; the ranks below count as ties. In simulation
+    that is enough: for 100 passages, 10 of 20 give the same nDCG@10 as all 20.
 
     Args:
-        sizes: what to plan for.
+        sizes: the sizes to plan for.
         looks: how often each passage is shown, >= 1 (some of the last passages once more, to fill blocks).
-        final: whether the best are ranked once more. In simulation that costs quality, since one noisy
-            window replaces the mean of three: it is here to be measured on a real model.
+        final: whether to rank the best passages again. In simulation this costs quality, because one noisy
+            window replaces the mean of three; the option exists to measure it on a real model.
 
     Raises:
         ValueError: illegal sizes or fewer than 1 look.
 
-    Source: JointRank, arXiv 2506.22262, aggregation by win-rate. The design is ours: see _blocks.
+    Source: JointRank, arXiv 2506.22262, aggregation by win rate. The block design is our own: see _blocks.
     """
     check_sizes(sizes)
     if looks < 1:
@@ -63,14 +63,14 @@ def _run(sizes: Sizes, looks: int, final: bool) -> Strategy:
 
 
 def _blocks(sizes: Sizes, look: int) -> Iterator[Order]:
-    """Blocks of one size that show every passage: each holds one of the first G passages, one of the next G,
-    and so on (G blocks), shown in first-stage order.
+    """G equal blocks that show every passage: each holds one of the first G passages, one of the next G, and
+    so on, in first-stage order.
 
-    So every block spans the first-stage order, a share of wins means the same in each, and any two blocks of
-    different looks share ``count / G ** 2`` passages on average: no part of the list is judged apart. Look 0
-    is plain stripes; the others deal by a seeded shuffle, which serves every G, whereas a lattice of shifts
-    needs G to be prime to spread pairs evenly, and does no better in simulation. The last few passages fill
-    the last row more than once.
+    So every block spans the first-stage order, and win rates are comparable between blocks. Two blocks of
+    different looks share ``count / G ** 2`` passages on average, so the comparisons connect all passages.
+    Look 0 deals passages in stripes, the other looks by a seeded shuffle, which works for every G. A lattice
+    of shifts spreads pairs evenly only for prime G, and is not better in simulation. Passages of the last row
+    are used more than once if they are too few to fill it.
     """
     groups = -(-sizes.count // sizes.window)
     generator = random.Random(look)

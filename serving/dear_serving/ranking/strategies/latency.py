@@ -1,4 +1,4 @@
-"""How long rounds take, learned from those that ran."""
+"""Estimates how long rounds take, from observed rounds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dear_serving.ranking.strategies.cost import Cost
 
 
 class LatencyModel:
-    """Exponentially smoothed seconds of rounds, as an estimate for the rounds to come.
+    """Estimates the seconds of future rounds by exponential smoothing. Not thread-safe.
 
-    Rounds of one window and rounds of many are kept apart: windows side by side share the engines, so a
-    round of many takes less than the sum of its windows and more than one. Not safe across threads.
+    Rounds of one window and rounds of many windows are smoothed separately: parallel windows share the
+    engines, so a round of many takes longer than one window and less than the sum of its windows.
 
     Args:
-        weight: of the newest round, over 0 and at most 1.
+        weight: weight of the newest round, in (0, 1].
     """
 
     def __init__(self, weight: float = 0.2) -> None:
@@ -27,7 +27,7 @@ class LatencyModel:
         return self._lone_s is not None or self._many_s is not None
 
     def observe(self, windows: int, wall_s: float) -> None:
-        """Learn from a round of ``windows`` windows that took ``wall_s`` seconds."""
+        """Add a round of ``windows`` windows that took ``wall_s`` seconds."""
         if windows == 1:
             self._lone_s = self._smooth(self._lone_s, wall_s)
         else:
@@ -35,10 +35,10 @@ class LatencyModel:
             self._each_s = self._smooth(self._each_s, wall_s / windows)
 
     def estimate_s(self, cost: Cost) -> float:
-        """Seconds that a strategy of this cost takes; 0 while nothing was observed.
+        """Estimated seconds for a strategy of this cost; 0 while nothing was observed.
 
-        Where only one kind of round was observed, the other is put at its upper bound: many windows as if
-        they ran one after another, one window as long as many together.
+        If only one kind of round was observed, the other is estimated by its upper bound: many windows as if
+        run one after another, one window as if it took as long as a round of many.
         """
         lone_s = self._many_s if self._lone_s is None else self._lone_s
         each_s = self._lone_s if self._each_s is None else self._each_s

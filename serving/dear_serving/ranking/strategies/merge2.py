@@ -1,4 +1,4 @@
-"""Groups side by side, then one window over the best of each."""
+"""Groups in parallel, then one window over the best of each group."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dear_serving.ranking.windows import Sizes, Strategy
 
 
 def merge2(sizes: Sizes) -> Strategy:
-    """``groups = ceil(count / window)`` striped groups at once, then the best ``window // groups`` of each in
-    one final window.
+    """Rank ``groups = ceil(count / window)`` striped groups in parallel, then the best ``window // groups``
+    of each in one final window.
 
-    ``groups + 1`` calls in 2 rounds for up to ``window ** 2`` passages, 1 call in 1 round while they fit one
-    window, none for fewer than two. Over ``window ** 2`` passages the best one of each group goes on and the
-    rule starts again: ``ceil(log(count, window))`` rounds, a stage of n passages making
-    ``min(ceil(n / window), n // 2)`` calls (a group of one passage needs none).
+    ``groups + 1`` calls in 2 rounds for up to ``window ** 2`` passages; 1 call in 1 round if they fit one
+    window; none for fewer than two. With more than ``window ** 2`` passages the best one of each group
+    advances and the rule applies again: ``ceil(log(count, window))`` rounds, where a stage of n passages
+    makes ``min(ceil(n / window), n // 2)`` calls (a group of one passage needs none). Drawback: a group with
+    more good passages than places loses some.
 
     Raises:
         ValueError: illegal sizes.
 
-    Source: our own, the fewest calls in two rounds. Independent windows whose winners meet are TDPart's
-    (arXiv 2405.14589), which finds its pivot in one more round first; striped groups with a fixed number of
-    places are TourRank's (arXiv 2406.11678). The price is that a group with more good passages than places
-    loses some.
+    Source: our own, the fewest calls in two rounds. Independent windows and a window of their winners are
+    from TDPart (arXiv 2405.14589), which first finds a pivot in one more round; striped groups with a fixed
+    number of places are from TourRank (arXiv 2406.11678).
     """
     check_sizes(sizes)
     return knockout(stages(sizes.count, sizes.window), sizes.top_n)

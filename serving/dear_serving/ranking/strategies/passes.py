@@ -1,4 +1,4 @@
-"""The same strategy several times over, on differently shuffled passages."""
+"""Runs the same strategy several times, on differently shuffled passages."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from dear_serving.types import Order
 def self_consistent(
     make: Callable[[], Strategy], count: int, passes: int, seed: int = 0, *, top_n: int | None = None
 ) -> Strategy:
-    """``passes`` strategies in lockstep, the first on the given order, the others on seeded shuffles;
-    passages by their mean rank over the passes.
+    """Run ``passes`` strategies in lockstep, the first on the given order, the others on seeded shuffles, and
+    order the passages by their mean rank over the passes.
 
-    ``passes`` times the calls of one, in as many rounds. Ranks from ``top_n`` on all count as ``top_n``,
-    since strategies planned for it only guess them; equal means stand as in the first pass.
+    Makes ``passes`` times the calls of one pass in the same number of rounds. Ranks from ``top_n`` on all
+    count as ``top_n``, because the strategies only guess them. Ties are ordered as in the first pass.
 
     A window that could not be ranked in time comes back as it was shown. In the first pass that is the
-    first-stage order; in a shuffled one it would be a random vote, so a shuffled pass of which every window
-    came back as shown (as far as it had to be decided) has no vote. One that lost only some of its windows
-    votes, with noise.
+    first-stage order; in a shuffled pass it is a random order. So a shuffled pass is ignored if all its
+    windows came back as shown (in their first ``needed`` ranks). If it lost only some windows, it counts,
+    with noise.
 
     Args:
-        make: builds the strategy of one pass; all must go through the same rounds.
+        make: builds the strategy of one pass; all passes must have the same rounds.
         count: passages to order, >= 0.
-        passes: >= 1; 1 is the strategy itself.
-        seed: of the shuffles.
-        top_n: what the strategies are planned for (None: all of ``count``).
+        passes: >= 1; 1 returns the strategy itself.
+        seed: seed of the shuffles.
+        top_n: the top_n of the strategies' sizes (None: ``count``).
 
     Raises:
         ValueError: fewer than 1 pass.
@@ -43,7 +43,7 @@ def self_consistent(
 
 
 def _shuffles(count: int, passes: int, seed: int) -> list[Order]:
-    """For each pass, the passages in the order it is given them."""
+    """For each pass, the order of the passages it starts with."""
     generator = random.Random(seed)
     given = list(range(count))
     return [tuple(given)] + [tuple(generator.sample(given, count)) for _ in range(passes - 1)]
@@ -76,18 +76,18 @@ def _run(strategies: Sequence[Strategy], given: Sequence[Order], top_n: int) -> 
         for final, order, vote in zip(finals, given, votes, strict=True)
         if vote
     ]
-    # The capped ranks one after the other settle what any pass has seen, the first pass the rest.
+    # Sort by the sum of capped ranks, then by the capped ranks of each pass, then by the first pass.
     first = {passage: rank for rank, passage in enumerate(finals[0])}
 
     def key(passage: int) -> tuple[int, list[int], int]:
-        seen = [of_pass[passage] for of_pass in ranks]
-        return sum(seen), seen, first[passage]
+        capped = [ranks_of_pass[passage] for ranks_of_pass in ranks]
+        return sum(capped), capped, first[passage]
 
     return tuple(sorted(first, key=key))
 
 
 def _moved(window: Window, order: Order) -> bool:
-    """Whether what had to be decided differs from what was shown."""
+    """Whether the needed ranks differ from the order shown."""
     return order[: window.needed] != tuple(range(window.needed))
 
 

@@ -1,4 +1,4 @@
-"""One window for all."""
+"""One window for all passages."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dear_serving.ranking.windows import Batch, Sizes, Strategy, Window
 
 
 def single(sizes: Sizes) -> Strategy:
-    """All passages in one window, however many they are: 1 call in 1 round, none for fewer than two.
+    """Rank all passages in one window, however many: 1 call in 1 round, none for fewer than two.
 
-    The only strategy that does not keep to ``sizes.window``: for a model that was trained on the longer
-    list, or to measure that it was not.
+    The only strategy that ignores ``sizes.window``: for models trained on longer lists, or to measure the
+    loss on others.
 
     Raises:
         ValueError: illegal sizes.

@@ -1,4 +1,4 @@
-"""What a strategy can be planned for."""
+"""Checks the sizes that a strategy is planned for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dear_serving.ranking.windows import Sizes
 
 
 def check_sizes(sizes: Sizes) -> None:
-    """Let legal sizes pass.
+    """Check sizes.
 
     Raises:
-        ValueError: naming the number that is out of range. For no passages, ``top_n`` may be 0 or 1.
+        ValueError: a number is out of range; the message names it. For no passages, ``top_n`` may be 0 or 1.
     """
     if sizes.count < 0:
         raise ValueError(f"count must be at least 0, got {sizes.count}")

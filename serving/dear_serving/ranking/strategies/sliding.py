@@ -7,17 +7,18 @@ from dear_serving.ranking.windows import Batch, Sizes, Strategy, Window
 
 
 def sliding(sizes: Sizes) -> Strategy:
-    """A window that moves from the last passages to the first and carries the best ones along.
+    """Move a window from the last passages to the first, carrying the best passages along.
 
-    ``1 + max(0, ceil((count - window) / step))`` calls, each a round of its own; none for fewer than two
-    passages. The last window is moved to start at passage 0 instead of being left out or cut short, so
-    every passage is seen for every count. What two windows share is decided one by one, and so are ranks
-    below ``top_n`` that no later window can change.
+    ``1 + max(0, ceil((count - window) / step))`` calls, one per round; none for fewer than two passages. The
+    last window always starts at passage 0, so every passage is seen for every count. A window decides one by
+    one the ranks that the next window takes over, and the ranks within ``top_n`` that no later window can
+    change.
 
     Raises:
-        ValueError: illegal sizes; a step over the window would leave passages unseen.
+        ValueError: illegal sizes; a step larger than the window would leave passages unseen.
 
-    Source: RankGPT, arXiv 2304.09542, whose published loop skips the head where the step does not divide.
+    Source: RankGPT, arXiv 2304.09542. Its published loop skips the first passages if the step does not divide
+    the list.
     """
     check_sizes(sizes)
     return _run(sizes)

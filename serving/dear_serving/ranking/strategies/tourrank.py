@@ -1,4 +1,4 @@
-"""A tournament in stages."""
+"""A tournament in several stages."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dear_serving.ranking.windows import Sizes, Strategy
 
 
 def tourrank(sizes: Sizes) -> Strategy:
-    """A tournament: each stage lets the best of every group go on, and a passage's points are the stages it
-    survived. Ties stand by rank in the last group, then by first-stage position.
+    """Run a tournament: in each stage the best of every group advance, and a passage's points are the stages
+    it survived. Ties are ordered by rank in the last group, then by first-stage position.
 
-    100 passages with a window of 20 go 100, 50, 20, 10, 5, 2 in 13 calls and 5 rounds, as published. In
-    general:
+    100 passages with a window of 20 are reduced to 50, 20, 10, 5, 2 in 13 calls and 5 rounds, as published.
+    In general:
 
-    - more passages than three windows are halved, fewer are cut to one window, a window is halved until
-      two or fewer are left;
-    - a stage keeps the number of groups of the stage before (the first: ``ceil(count / window)``) while they
-      hold half a window and two passages each; else it has as many as it needs, ``ceil(entrants / window)``.
+    - more than three windows of passages are halved, fewer are reduced to one window, one window is halved
+      until two or fewer are left;
+    - a stage has the number of groups of the stage before (the first: ``ceil(count / window)``) as long as
+      each holds at least half a window and two passages; else ``ceil(entrants / window)``.
 
-    A stage is one round; it makes a call for every group of two passages or more.
+    A stage is one round, with one call for every group of two passages or more.
 
     Raises:
         ValueError: illegal sizes.
 
-    Source: TourRank, arXiv 2406.11678, which fixes the stages for 100 passages only, shuffles each group, and
-    adds the points of several tournaments: self_consistent runs those side by side.
+    Source: TourRank, arXiv 2406.11678. The paper gives the stages for 100 passages only, shuffles each group,
+    and adds the points of several tournaments; here self_consistent runs several.
     """
     check_sizes(sizes)
     return knockout(stages(sizes.count, sizes.window), sizes.top_n)
