@@ -295,13 +295,13 @@ async def test_a_byte_at_a_time_does_not_outlast_the_total(
         start = start.replace(b"application/json", b"text/event-stream")
     stopped = threading.Event()
     server = serve(dripping(start, stopped))
-    client = connect(server.url, timeout=Timeout(answer_s=5, total_s=0.4))
-    late = f"no answer from {server.url}/v2/rerank within 0.4 s"
+    client = connect(server.url, timeout=Timeout(answer_s=5, total_s=0.8))
+    late = f"no answer from {server.url}/v2/rerank within 0.8 s"
     kind: type[ClientError] = AnswerTimeout
     if b"event-stream" in start:
         late = f"{server.url}/v2/rerank sent nothing more in time before the ranking was whole"
         kind = ConnectionFailed
-    await failing(client(method, "q", TEXTS), kind, late, within_s=1.5)
+    await failing(client(method, "q", TEXTS), kind, late, within_s=3)
     stopped.set()
 
 
@@ -544,16 +544,17 @@ async def test_a_stream_is_read_inside_its_with(connect: Connect, serve: Serve) 
 async def test_cancelling_a_call_on_asyncio_closes_its_connection(serve: Serve) -> None:
     from dear_client import AsyncClient
 
-    gone = threading.Event()
+    came, gone = threading.Event(), threading.Event()
 
     def script(asked: Asked, on: socket.socket) -> bool:
+        came.set()
         if on.recv(1) == b"":
             gone.set()
         return False
 
     async with AsyncClient(serve(script).url) as client:
         task: asyncio.Task[Any] = asyncio.create_task(client.rerank("q", TEXTS))
-        await asyncio.sleep(0.1)
+        assert await asyncio.to_thread(came.wait, 5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
