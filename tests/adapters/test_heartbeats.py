@@ -130,7 +130,7 @@ def test_a_version_is_adopted_and_an_older_one_left_once_all_gateways_did() -> N
 
     assert alive((5, 3), (4, 4)).adopted(4)
     assert not alive((5, 3), (4, 4)).adopted(5)
-    assert alive((5, 3), (4, 4)).left(3)
-    assert not alive((5, 3), (4, 4)).left(4)
+    assert alive((5, 3), (4, 4)).all_began_at(3)
+    assert not alive((5, 3), (4, 4)).all_began_at(4)
     assert alive().adopted(9)
     assert alive().all_began_at(9)
