@@ -20,7 +20,7 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An example list: ``model`` ranks it (None: the base model), ``order`` is the expected result."""
+    """A list worth looking at; ``model`` None is the base model, ``order`` the one it is made to give."""
 
     model: str | None
     notion: str
@@ -76,7 +76,7 @@ def show_examples(settings: Settings, command: list[str]) -> int:
     """Run ``command`` (the server), rank the examples whose model it serves, print them.
 
     Returns:
-        0, or the server's exit code if it did not start.
+        0, or the server's exit code where it did not start.
     """
     console = Console()
     base_url = f"http://{settings.http.host}:{settings.http.port}"
@@ -107,7 +107,7 @@ def _wait_until_ready(client: Client, server: subprocess.Popen[bytes], timeout_s
 
 
 def _show(console: Console, client: Client, base: str, model: str, example: Example) -> None:
-    """Print one example. For an adapter, a column shows the base model's ranks."""
+    """One example. With an adapter, a column says where the base model had the passage."""
     started_s = time.perf_counter()
     ranking = client.rerank(example.query, example.passages, model=model)
     wall_ms = (time.perf_counter() - started_s) * 1e3
@@ -118,14 +118,14 @@ def _show(console: Console, client: Client, base: str, model: str, example: Exam
     if model != base:
         order = client.rerank(example.query, example.passages, model=base).order
         base_ranks = {index: rank for rank, index in enumerate(order, start=1)}
-        table.add_column(f"rank by {base}", justify="right")
+        table.add_column(f"{base} had it at", justify="right")
     table.add_column("passage")
     for rank, result in enumerate(ranking.results, start=1):
         cells = [str(rank), f"{result.relevance_score:.2f}"]
         cells += [str(base_ranks[result.index])] if base_ranks else []
         table.add_row(*cells, f"\\[{result.index}] {result.text}")
     details, usage = ranking.details, ranking.usage
-    assert details is not None  # this server always returns details
+    assert details is not None  # this server says how it ranked
     console.print(f"\nQuery: [bold]{example.query}[/bold]", highlight=False)
     console.print(f"ranked by {details.revision} ({example.notion})", highlight=False)
     console.print(table)

@@ -39,7 +39,7 @@ _MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "wrong": "
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of a check, with ``advice`` if there is something to do.
+    """What a check found; ``advice`` says what to do, where there is something to do.
 
     ``wrong`` stops a server from starting or answering, a ``note`` does not.
     """

@@ -29,7 +29,7 @@ class Supervised:
 
     def __enter__(self) -> subprocess.Popen[bytes]:
         adopt_orphans()
-        # In its own session, so that Ctrl-C in a terminal reaches only the supervisor.
+        # A session of its own: Ctrl-C in a terminal reaches the supervisor alone.
         self._child = subprocess.Popen(self._command, start_new_session=True, preexec_fn=_stop_with_parent)
         return self._child
 
