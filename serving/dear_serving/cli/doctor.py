@@ -1,4 +1,4 @@
-"""``dear doctor``: what stands in the way of running or reaching a server, and what to do about it."""
+"""``dear doctor``: finds problems with running or reaching a server, and gives advice."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def doctor(
 
 
 def examine(config: Path | None, url: str | None, api_key: str | None) -> Iterator[Finding]:
-    """Every check, one after the other; none changes anything or loads a model."""
+    """Run every check; none changes anything or loads a model."""
     yield check_python(sys.version_info[:2])
     if config is None and not DEFAULT_CONFIG.exists():
         yield Finding(
@@ -61,7 +61,7 @@ def examine(config: Path | None, url: str | None, api_key: str | None) -> Iterat
 
 
 def check_settings(config: Path) -> Iterator[Finding]:
-    """A settings file, and whether this machine can run a server by it."""
+    """Check a settings file, and whether this machine can run a server with it."""
     try:
         settings = load_settings(config)
     except DearError as error:
@@ -79,7 +79,7 @@ def check_settings(config: Path) -> Iterator[Finding]:
 
 
 def check_python(version: tuple[int, int]) -> Finding:
-    """The interpreter's version."""
+    """Check the version of Python."""
     found = f"{platform.python_version()} ({sys.executable})"
     if version in _PYTHONS:
         return Finding("Python", "ok", found)
@@ -87,7 +87,7 @@ def check_python(version: tuple[int, int]) -> Finding:
 
 
 def check_packages(accelerator: str) -> Finding:
-    """What the server is made of; a client needs none of it."""
+    """Check the packages that a server needs; a client needs none of them."""
     versions = {name: _version(name) for name in _ENGINES[accelerator]}
     if missing := [name for name, version in versions.items() if version is None]:
         advice = f"to run a server: make setup, or pip install dear-serving[{accelerator}]"
@@ -103,7 +103,7 @@ def _version(package: str) -> str | None:
 
 
 def check_machine(folder: Path) -> Iterator[Finding]:
-    """Cores, memory, disk and open files."""
+    """Check memory, disk space and the limit of open files."""
     cores = len(os.sched_getaffinity(0))
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
     found = f"{cores} cores, {memory_gib:.0f} GiB of memory, {platform.system()} {platform.machine()}"
@@ -122,7 +122,7 @@ def check_machine(folder: Path) -> Iterator[Finding]:
 
 
 def gpu_names() -> list[str] | None:
-    """The GPUs that the driver shows; None where there is no driver."""
+    """The GPUs that the driver reports; None without a driver."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
@@ -132,7 +132,7 @@ def gpu_names() -> list[str] | None:
 
 
 def check_gpus(settings: Settings, names: list[str] | None) -> Finding:
-    """Whether there are as many GPUs as the engines want."""
+    """Check that there are enough GPUs for the engines."""
     each = 1
     for name in ("tensor_parallel_size", "pipeline_parallel_size"):
         each *= int(settings.engine.engine_kwargs.get(name, 1))
@@ -152,7 +152,7 @@ def check_gpus(settings: Settings, names: list[str] | None) -> Finding:
 
 
 def check_files(settings: Settings) -> Finding:
-    """The base model's files, templates, and every adapter against the base."""
+    """Check the base model's files, the templates, and every adapter."""
     try:
         from dear_serving.adapters.preflight import check_models
     except ModuleNotFoundError as error:
@@ -168,13 +168,13 @@ def check_files(settings: Settings) -> Finding:
 
 
 def check_registry(settings: Settings) -> Finding:
-    """Whether the registry's file can be written; a database elsewhere is asked when the server starts."""
+    """Check that the registry's SQLite file can be written; other databases are opened at server start."""
     url = settings.registry.url
     prefix = "sqlite:///"
     if not url.startswith(prefix):
         return Finding("registry", "ok", f"{url.partition(':')[0]}, asked when the server starts")
     path = Path(url.removeprefix(prefix))
-    place = next(one for one in (path, *path.parents) if one.exists())
+    place = next(parent for parent in (path, *path.parents) if parent.exists())
     if not os.access(place, os.W_OK):
         advice = "give another in registry.url or DEAR_REGISTRY_URL"
         return Finding("registry", "wrong", f"{place} cannot be written", advice)
@@ -182,7 +182,7 @@ def check_registry(settings: Settings) -> Finding:
 
 
 def check_keys(settings: Settings) -> Finding:
-    """Who may come in."""
+    """Check which keys are set in the environment."""
     has_admin = bool(os.environ.get(ADMIN_KEY_VARIABLE))
     given = [name for name in (API_KEYS_VARIABLE, ADMIN_KEY_VARIABLE) if os.environ.get(name)]
     found = f"set: {', '.join(given)}" if given else "no keys in the environment: open to this machine"
@@ -191,7 +191,7 @@ def check_keys(settings: Settings) -> Finding:
 
 
 def check_port(host: str, port: int) -> Finding:
-    """Whether a server could listen."""
+    """Check that a server can listen on the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

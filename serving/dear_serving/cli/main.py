@@ -106,7 +106,7 @@ def main() -> NoReturn:
 
 
 def check(config: Path, host: str | None, port: int | None) -> Settings:
-    """Settings with the command line's host and port, everything checked that needs no engine.
+    """Load settings, apply the command line's host and port, and check all that needs no engine.
 
     Raises:
         StartupError: one sentence about the settings, a model folder, an adapter or the port.
@@ -125,6 +125,6 @@ def check(config: Path, host: str | None, port: int | None) -> Settings:
 
 
 def server_command(config: Path, settings: Settings) -> list[str]:
-    """The command line of the server process itself, which cli.serve supervises."""
+    """The command line of the server process, which ``dear serve`` supervises."""
     where = [str(config.resolve()), settings.http.host, str(settings.http.port)]
     return [sys.executable, "-c", "from dear_serving.process.runtime import main; main()", *where]

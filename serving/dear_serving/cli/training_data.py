@@ -1,4 +1,4 @@
-"""Training examples for a domain adapter, in the very words the server will ask it with."""
+"""Training examples for a domain adapter, with the exact prompts of the server."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class RankedList(BaseModel):
 
 
 def examples(lines: Iterable[str], template: Template, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Ranked lists as conversations, in LLaMA-Factory's ``sharegpt`` form with OpenAI's roles.
+    """Convert ranked lists to conversations, in LLaMA-Factory's ``sharegpt`` form with OpenAI's roles.
 
     Args:
         lines: JSON Lines of ``RankedList``; empty lines are skipped.
-        template: the prompt template that the adapter is to serve with.
-        seed: of the order in which passages are shown: shown best first, a model learns to copy.
+        template: the prompt template that the adapter will be served with.
+        seed: seed of the shuffled order of the passages; with the best first, a model would learn to copy.
 
     Yields:
-        ``{"messages": [...]}``, the last one the ranking.
+        ``{"messages": [...]}``; the last message is the ranking.
 
     Raises:
-        InvalidRequest: a line is no ranked list; names the line.
+        InvalidRequest: a line is not a ranked list; the message names the line.
     """
     shuffle = random.Random(seed)
     for number, line in enumerate(lines, start=1):
@@ -53,12 +53,12 @@ def examples(lines: Iterable[str], template: Template, seed: int = 0) -> Iterato
 def _conversation(template: Template, ranked: RankedList, shown: Sequence[int]) -> list[dict[str, str]]:
     turns: list[dict[str, str]] = []
 
-    def keep(given: Sequence[dict[str, str]]) -> str:
-        turns.extend(given)
+    def collect(rendered: Sequence[dict[str, str]]) -> str:
+        turns.extend(rendered)
         return ""
 
     passages = [_as_shown(template, ranked.passages[place]) for place in shown]
-    text = template.render(neutralise(ranked.query).strip(), passages, keep)
+    text = template.render(neutralise(ranked.query).strip(), passages, collect)
     if not turns:
         turns.append({"role": "user", "content": text})
     place_of = {passage: place for place, passage in enumerate(shown)}

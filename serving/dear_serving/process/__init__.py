@@ -1,1 +1,1 @@
-"""The foreground server: starts Ray and the application, and ends every process it started."""
+"""The foreground server: starts Ray and the application, and ends every process that it started."""

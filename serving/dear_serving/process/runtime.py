@@ -1,4 +1,4 @@
-"""The server process: a local Ray, Serve on it, our application, until told to stop."""
+"""The server process: starts a local Ray, Serve and our application, and runs until SIGINT."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dear_serving.errors import DearError, StartupError
 from dear_serving.process.supervisor import adopt_orphans, end_descendants
 from dear_serving.settings import Settings, load_settings
 
-# Before ray is imported. Mostly quiet: a user reads our lines; Ray's and vLLM's own are in its log folder.
+# Set before ray is imported. Ray and vLLM print little on the terminal; their logs are in Ray's log folder.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")  # as in api.ingress: a millisecond less a request
+os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")  # as in http.ingress: saves 1 ms per request
 os.environ.setdefault("RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
@@ -31,13 +31,13 @@ _RAY_MEMORY_BYTES = 256 * 1024 * 1024
 
 
 def run(settings: Settings) -> int:
-    """Start everything, say when it answers, and wait for SIGINT.
+    """Start everything, print when the server is ready, and wait for SIGINT.
 
     Returns:
-        The exit code: 0 after a signal, 1 where the start failed (one sentence on standard error).
+        The exit code: 0 after a signal, 1 if the start failed (one sentence on standard error).
     """
     adopt_orphans()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us so
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start us with SIGINT ignored
     try:
         with _Progress() as progress:
             _start(settings, progress)
@@ -54,23 +54,23 @@ def run(settings: Settings) -> int:
 
 
 def main() -> NoReturn:
-    """The server's process: settings file, host and port come as arguments."""
+    """Entry point of the server process; its arguments are settings file, host and port."""
     _, config, host, port = sys.argv
     settings = load_settings(Path(config))
     http = settings.http.model_copy(update={"host": host, "port": int(port)})
     code = run(settings.model_copy(update={"http": http}))
     sys.stderr.flush()
-    os._exit(code)  # Ray's threads may outlive a half-finished start
+    os._exit(code)  # after a failed start, Ray's threads may still run
 
 
 def say(text: str) -> None:
-    """One line to the person who started the server."""
+    """Print one line for the person who started the server."""
     sys.stderr.write(f"dear: {text}\n")
     sys.stderr.flush()
 
 
 class _Progress:
-    """Says every few seconds what is being waited for; a spinner's worth of life, also in logs."""
+    """Prints the current stage every few seconds."""
 
     def __init__(self) -> None:
         self._started_s = time.monotonic()
@@ -87,7 +87,7 @@ class _Progress:
         self._thread.join()
 
     def stage(self, text: str) -> None:
-        """Enter a stage and say so."""
+        """Enter a stage and print it."""
         self._stage = text
         say(f"[{self.elapsed_s():3.0f} s] {text}")
 
@@ -124,7 +124,7 @@ def _start(settings: Settings, progress: _Progress) -> None:
         logging_level=logging.ERROR,
         **({} if address else local),
     )
-    # Ours are metrics: a line a request in three processes costs as much as the routing.
+    # We have metrics instead of access logs: a line per request in three processes costs as much as routing.
     serve.start(http_options=http_options(settings), logging_config={"enable_access_log": False})
     count = len(settings.adapters.serve)
     progress.stage(f"starting vLLM with {settings.model.id} and {count} adapters")
@@ -139,7 +139,7 @@ def _start(settings: Settings, progress: _Progress) -> None:
 
 
 def _reason(error: str, messages: list[str]) -> str:
-    """The last exception in Serve's reports, which nest the tracebacks of several processes, as one line."""
+    """The last exception in Serve's reports, as one line. Reports nest tracebacks of several processes."""
     report = "\n".join((error, *messages)).replace("\\n", "\n")
     raised = re.split(r"^\s*(?=[\w.]*(?:Error|Exception): )", report, flags=re.MULTILINE)[-1]
     reason = " ".join(raised.split())[:_REASON_CHARS]
@@ -147,10 +147,10 @@ def _reason(error: str, messages: list[str]) -> str:
 
 
 def _shut_down() -> None:
-    """Let Serve finish the requests in flight for a moment, then end every process we started."""
+    """Give Serve a few seconds to finish requests in flight, then end every process that we started."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     silence = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):  # Ray's threads report their own end
+    for stream in (sys.stdout, sys.stderr):  # hide messages of Ray's threads when they end
         os.dup2(silence, stream.fileno())
     closing = threading.Thread(target=_close_serve, daemon=True)
     closing.start()
@@ -162,5 +162,5 @@ def _close_serve() -> None:
     if "ray" in sys.modules:
         from ray import serve
 
-        with contextlib.suppress(Exception):  # half-started Ray fails in many ways, and is killed anyway
+        with contextlib.suppress(Exception):  # a half-started Ray fails in many ways; it is killed anyway
             serve.shutdown()

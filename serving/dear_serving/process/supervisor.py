@@ -1,7 +1,8 @@
-"""Runs the server as a child and answers for every process it starts.
+"""Runs the server as a child process and ends every process that it started.
 
-Ray and vLLM start a dozen processes, some in sessions of their own. A supervisor makes itself their
-subreaper, so that orphans become its children, and ends what is left when the server ends, however it ends.
+Ray and vLLM start a dozen processes, some in their own sessions. The supervisor makes itself their subreaper,
+so that orphans become its children. When the server ends, for whatever reason, it ends the remaining
+processes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Supervised:
-    """A command that runs while the ``with`` block does; no descendant of it outlives the block."""
+    """Runs a command during a ``with`` block; all its descendants are ended at the end of the block."""
 
     def __init__(self, command: list[str]) -> None:
         self._command = command
@@ -38,7 +39,7 @@ class Supervised:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ask with SIGINT, wait six seconds (a second Ctrl-C ends the wait), kill what is left."""
+        """Send SIGINT, wait six seconds (a second Ctrl-C ends the wait), kill the remaining processes."""
         try:
             if self._child.poll() is None:
                 self._child.send_signal(signal.SIGINT)
@@ -50,16 +51,16 @@ class Supervised:
 
 
 def supervise(command: list[str]) -> int:
-    """Run ``command`` until it ends or SIGINT or SIGTERM comes, then end every descendant.
+    """Run ``command`` until it ends or SIGINT or SIGTERM arrives, then end every descendant.
 
     Returns:
-        The command's exit code; 0 when it was ended by our signal.
+        The command's exit code; 0 after a signal.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    # SIGINT too: a shell that starts us in the background has it ignored.
+    # SIGINT too, because shells start background processes with SIGINT ignored.
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with Supervised(command) as child:
@@ -77,7 +78,7 @@ def adopt_orphans() -> None:
 
 
 def end_descendants() -> None:
-    """Kill until none is left: killing a parent can hand us new children."""
+    """Kill all descendants. Repeats, because killing a parent can give us new children."""
     deadline_s = time.monotonic() + _GRACE_S
     while descendants := psutil.Process().children(recursive=True):
         for process in descendants:
@@ -96,6 +97,6 @@ def stop_with_parent() -> None:
 
 
 def _prctl(option: int, value: int) -> None:
-    """Linux only; elsewhere orphans of a crashed server have to be ended by hand."""
+    """Call prctl. Linux only: on other systems, orphans of a crashed server have to be killed manually."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)

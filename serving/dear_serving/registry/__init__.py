@@ -1,1 +1,1 @@
-"""The durable truth about tenants, their keys and what was done to them: one SQL database."""
+"""The registry: one SQL database with tenants, keys, adapters and the audit trail."""

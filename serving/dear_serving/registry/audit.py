@@ -1,4 +1,4 @@
-"""The audit trail: who changed what, written in the transaction of the change itself."""
+"""The audit trail: who changed what. An entry is written in the same transaction as its change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Change:
 def note(
     session: Session, at_s: float, actor: str, action: str, subject: str, detail: Mapping[str, Any]
 ) -> None:
-    """Add an entry to the transaction at hand."""
+    """Add an entry to the current transaction."""
     session.add(AuditRow(at_s=at_s, actor=actor, action=action, subject=subject, detail=dict(detail)))
 
 

@@ -1,4 +1,4 @@
-"""Opens the registry's database, brings its tables up to date, and runs transactions on it."""
+"""Opens the registry's database, migrates its tables, and runs transactions on it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from sqlalchemy.orm import Session
 
 from dear_serving.errors import InvalidRequest, RegistryUnavailable, SettingsError
 
-# It tells at every start which database it found.
+# Alembic logs the kind of database at every start.
 logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
 
 _MIGRATIONS = "dear_serving.registry:migrations"
 _WRITES = "dear_writes"
 _BUSY_TIMEOUT_MS = 5000
 _RETRY_AFTER_S = 2.0
-# Any number will do, as long as every server of this kind locks the same one.
+# Any number works, if every server uses the same one.
 _UPGRADE_LOCK = zlib.crc32(b"dear-serving registry upgrade")
 
 
 class Database:
-    """A registry that is open. Safe in many threads; every call is one transaction, or none.
+    """An open registry. Thread-safe.
 
     Args:
-        engine: of an up-to-date database; see ``open_database``.
+        engine: engine of an up-to-date database; see ``open_database``.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -40,7 +40,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A transaction that changes nothing.
+        """A read-only transaction.
 
         Raises:
             RegistryUnavailable: the database does not answer.
@@ -50,9 +50,9 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A transaction that is kept whole at the end of the block, or not at all where it raises.
+        """A transaction that commits at the end of the block, or rolls back if the block raises.
 
-        On SQLite one runs at a time, others wait for it.
+        On SQLite writing transactions run one at a time.
 
         Raises:
             RegistryUnavailable: the database does not answer; nothing was changed.
@@ -72,13 +72,13 @@ class Database:
 
 
 def open_database(url: str) -> Database:
-    """Open the registry, made or brought up to date where need be. Several servers may do so at once.
+    """Open the registry; create or migrate its tables if needed. Several servers may do so at once.
 
     Args:
-        url: as SQLAlchemy's, ``sqlite:////absolute/registry.db`` or ``postgresql+psycopg://user@host/name``.
+        url: an SQLAlchemy URL: ``sqlite:////absolute/registry.db``, ``postgresql+psycopg://user@host/name``.
 
     Raises:
-        SettingsError: no database can be had there; one sentence without the password.
+        SettingsError: the database cannot be opened; one sentence without the password.
     """
     engine = _create_engine(url)
     shown = engine.url.render_as_string(hide_password=True)
@@ -114,13 +114,13 @@ def _create_engine(url: str) -> Engine:
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves
+    connection.isolation_level = None  # _begin_sqlite sends BEGIN
     for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {setting}").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Writers take their turn at the start: a reader that turns writer later could only fail."""
+    """Take the write lock at the start: SQLite may refuse to upgrade a read transaction later."""
     writes = connection.get_execution_options().get(_WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -138,7 +138,7 @@ def _upgrade(connection: Connection) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except DataError:  # such as a NUL in a text, which PostgreSQL does not keep
+    except DataError:  # for example a NUL in a text, which PostgreSQL refuses
         raise InvalidRequest("a value is none that the registry can keep") from None
     except DBAPIError as error:
         if error.connection_invalidated or type(error).__name__ in {"OperationalError", "InterfaceError"}:

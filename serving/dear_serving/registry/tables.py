@@ -1,4 +1,4 @@
-"""What the registry keeps. Times are seconds since the epoch, UTC."""
+"""The registry's tables. Times are seconds since the epoch, UTC."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _NAMES = {
 
 
 class Table(DeclarativeBase):
-    """Base of all tables; constraints have names, so that migrations can speak of them."""
+    """Base of all tables; constraints have names, so that migrations can refer to them."""
 
     metadata = MetaData(naming_convention=_NAMES)
 
 
 class TenantRow(Table):
-    """A customer of the server. Limits that are None do not bind."""
+    """A customer of the server. A limit of None is no limit."""
 
     __tablename__ = "tenants"
 
@@ -47,7 +47,7 @@ class TenantRow(Table):
 
 
 class KeyRow(Table):
-    """An API key: its public id, and what proves its secret."""
+    """An API key: its public id, and the salted hash of its secret."""
 
     __tablename__ = "keys"
 
@@ -62,7 +62,7 @@ class KeyRow(Table):
 
 
 class GrantRow(Table):
-    """A tenant that may use an adapter which is not shared with all."""
+    """Lets a tenant use an adapter that is not shared."""
 
     __tablename__ = "grants"
 
@@ -71,9 +71,9 @@ class GrantRow(Table):
 
 
 class AdapterRow(Table):
-    """A public name, and the digest of the revision that answers to it; None while it is out of service.
+    """A public name, and the digests of its ``active`` revision (None: retired) and the ``previous`` one.
 
-    ``seeded``: the digest that the settings file named last, None where it names none.
+    ``seeded``: the digest of the adapter in the settings file at the last start, None if it was not there.
     """
 
     __tablename__ = "adapters"
@@ -87,10 +87,10 @@ class AdapterRow(Table):
 
 
 class RevisionRow(Table):
-    """Weights and settings of an adapter, by their digest, and where they are in their life.
+    """A revision of an adapter, by its digest, with its state.
 
-    ``activate``: it takes the name over by itself once it is staged. ``version``: the registry's version that
-    its state is of.
+    ``activate``: it becomes active as soon as it is staged. ``version``: the registry's version at the last
+    change of its state.
     """
 
     __tablename__ = "revisions"
@@ -110,7 +110,7 @@ class RevisionRow(Table):
 
 
 class VersionRow(Table):
-    """One row: grows with every change of what gateways and engine replicas have to know."""
+    """The registry's version: one row; grows with every change that gateways and replicas have to adopt."""
 
     __tablename__ = "version"
 
@@ -119,8 +119,8 @@ class VersionRow(Table):
 
 
 class GatewayRow(Table):
-    """A gateway replica that lives: the version it goes by, and the oldest one that a request of it began
-    with."""
+    """The last heartbeat of a gateway replica: the version that it uses, and the oldest version that one of
+    its running requests uses."""
 
     __tablename__ = "gateways"
 
@@ -131,7 +131,7 @@ class GatewayRow(Table):
 
 
 class ReplicaRow(Table):
-    """An engine replica that lives, and the version of the registry that it has brought itself to."""
+    """The last heartbeat of an engine replica: the registry version that it is in sync with."""
 
     __tablename__ = "replicas"
 
@@ -151,7 +151,7 @@ class HoldingRow(Table):
 
 
 class AuditRow(Table):
-    """Who changed what, written in the transaction of the change itself."""
+    """Who changed what; written in the same transaction as the change."""
 
     __tablename__ = "audit"
     __table_args__ = (Index("ix_audit_at_s", "at_s"),)

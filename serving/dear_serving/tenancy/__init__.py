@@ -1,1 +1,1 @@
-"""Who may use the server, and how much at once."""
+"""Tenants with their API keys, limits and grants."""

@@ -1,7 +1,7 @@
-"""API keys: ``dear_ID_SECRET``. The id finds the key's row, the secret proves it and is stored nowhere.
+"""API keys: ``dear_ID_SECRET``. The id finds the key's row; the secret is not stored, only its hash.
 
-A secret has 256 random bits, so that one salted SHA-256 guards it: there is nothing to guess, and slow hashes
-are for secrets that people choose.
+A secret has 256 random bits, which cannot be guessed, so one salted SHA-256 is enough. Slow hashes are for
+secrets that people choose.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SALT_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key as it is made: ``text`` goes to its owner and is then forgotten, the rest is kept."""
+    """A new key: ``text`` goes to its owner and is not stored; the other fields are."""
 
     id: str
     text: str
@@ -27,19 +27,19 @@ class NewKey:
 
 
 def new_key() -> NewKey:
-    """A key that nobody had before."""
+    """Create a random key."""
     key_id, secret, salt = secrets.token_hex(6), secrets.token_urlsafe(32), secrets.token_bytes(_SALT_BYTES)
     return NewKey(key_id, f"dear_{key_id}_{secret}", salt, _digest(secret, salt))
 
 
 def split_key(text: str) -> tuple[str, str] | None:
-    """The id and the secret; None for what no server of this kind ever gave out."""
+    """The id and the secret; None if the text does not have the form of a key."""
     match = _KEY.fullmatch(text)
     return (match["id"], match["secret"]) if match else None
 
 
 def proves(secret: str, salt: bytes, digest: bytes) -> bool:
-    """Whether this is the key's secret, in a time that does not tell how much of it is right."""
+    """Whether this is the key's secret; compares in constant time."""
     return hmac.compare_digest(_digest(secret, salt), digest)
 
 

@@ -1,4 +1,4 @@
-"""Tenants, their keys, limits and grants, as the registry keeps them."""
+"""Tenants, their keys, limits and grants in the registry."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from dear_serving.registry.tables import GrantRow, KeyRow, TenantRow
 from dear_serving.tenancy.keys import new_key
 
 DEFAULT_TENANT = "default"
-"""The tenant of callers without a key of their own: of an open server, and of keys from the environment."""
+"""The tenant of callers without a key (on an open server) or with a key from the environment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a tenant may ask of each gateway replica; None does not bind. Tokens are those of all windows."""
+    """A tenant's limits; None: no limit. They hold per gateway replica; with ``tenancy.limits_url`` the
+    replicas count requests and tokens per minute together. Tokens are predicted, for all windows."""
 
     requests_in_flight: int | None = None
     requests_per_minute: int | None = None
@@ -33,14 +34,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Who a request is for.
+    """A customer of the server.
 
     Args:
         id: its name, in metrics and messages.
-        weight: share of a saturated engine, in proportion to the other tenants'.
+        weight: its share of saturated engines, relative to the other tenants' weights.
         limits: see Limits.
-        cache_salt: keeps its prompts' cached prefixes to itself; None shares them with all who have none.
-        granted: adapters beside the shared ones that it may use.
+        cache_salt: separates its cached prefixes from other tenants'; tenants with None share theirs.
+        granted: names of the adapters that it may use besides the shared ones.
     """
 
     id: str = DEFAULT_TENANT
@@ -62,13 +63,13 @@ class Key:
     revoked_s: float | None
 
     def is_valid(self, now_s: float) -> bool:
-        """Whether it opens the door now."""
+        """Whether the key is neither revoked nor expired."""
         return self.revoked_s is None and (self.expires_s is None or now_s < self.expires_s)
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """A key just made, with the only copy of its text."""
+    """A new key with the only copy of its text."""
 
     key: Key
     text: str
@@ -76,7 +77,7 @@ class IssuedKey:
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """What a gateway needs to let a caller in."""
+    """What a gateway needs to verify a key: its tenant, salt and digest."""
 
     key: Key
     tenant: Tenant
@@ -99,10 +100,10 @@ class Tenants:
         self._now_s = now_s
 
     def create(self, tenant: str, *, weight: float, limits: Limits, actor: str) -> Tenant:
-        """A new tenant.
+        """Create a tenant.
 
         Raises:
-            AlreadyThere: there is one of that id.
+            AlreadyThere: the id exists.
         """
         row = TenantRow(
             id=tenant,
@@ -121,13 +122,15 @@ class Tenants:
             raise AlreadyThere(f'there is a tenant "{tenant}" already', param="id") from None
 
     def change(self, tenant: str, changes: Mapping[str, Any], *, actor: str) -> Tenant:
-        """Set weight and limits, those given.
+        """Change a tenant's weight and limits.
 
         Args:
-            changes: of ``weight`` and the fields of Limits.
+            tenant: the tenant's id.
+            changes: new values of ``weight`` and fields of Limits; others stay unchanged.
+            actor: who makes the change, for the audit trail.
 
         Raises:
-            UnknownSubject: there is no such tenant.
+            UnknownSubject: no such tenant.
         """
         with self._database.writing() as session:
             row = _find(session, tenant)
@@ -137,16 +140,16 @@ class Tenants:
             return _tenant(row, _granted(session, tenant))
 
     def get(self, tenant: str) -> Tenant:
-        """The tenant of that id.
+        """The tenant with this id.
 
         Raises:
-            UnknownSubject: there is none.
+            UnknownSubject: no such tenant.
         """
         with self._database.reading() as session:
             return _tenant(_find(session, tenant), _granted(session, tenant))
 
     def list(self, *, after: str = "", limit: int = 100) -> Sequence[Tenant]:
-        """At most ``limit`` tenants by id, those behind ``after``."""
+        """At most ``limit`` tenants in order of their ids, from the first id after ``after``."""
         chosen = select(TenantRow).where(TenantRow.id > after).order_by(TenantRow.id).limit(limit)
         with self._database.reading() as session:
             rows = session.scalars(chosen).all()
@@ -156,10 +159,10 @@ class Tenants:
             return [_tenant(row, frozenset(granted[row.id])) for row in rows]
 
     def grant(self, tenant: str, adapter: str, *, actor: str) -> Tenant:
-        """Let the tenant use an adapter that is not shared; nothing changes where it may already.
+        """Let a tenant use an adapter that is not shared; an existing grant stays.
 
         Raises:
-            UnknownSubject: there is no such tenant.
+            UnknownSubject: no such tenant.
         """
         with self._database.writing() as session:
             row = _find(session, tenant)
@@ -170,10 +173,10 @@ class Tenants:
             return _tenant(row, _granted(session, tenant))
 
     def revoke_grant(self, tenant: str, adapter: str, *, actor: str) -> Tenant:
-        """Take the adapter from the tenant again.
+        """Remove a tenant's grant of an adapter.
 
         Raises:
-            UnknownSubject: there is no such tenant, or it did not have the adapter.
+            UnknownSubject: no such tenant or grant.
         """
         with self._database.writing() as session:
             row = _find(session, tenant)
@@ -186,10 +189,10 @@ class Tenants:
             return _tenant(row, _granted(session, tenant))
 
     def delete(self, tenant: str, *, actor: str) -> None:
-        """Remove the tenant with its keys and grants; its entries in the audit trail stay.
+        """Remove a tenant with its keys and grants; its entries in the audit trail stay.
 
         Raises:
-            UnknownSubject: there is no such tenant.
+            UnknownSubject: no such tenant.
         """
         with self._database.writing() as session:
             _find(session, tenant)
@@ -199,27 +202,27 @@ class Tenants:
     def create_key(
         self, tenant: str, *, label: str = "", expires_s: float | None = None, actor: str
     ) -> IssuedKey:
-        """A new key of a tenant, beside those it has.
+        """Create another key for a tenant.
 
         Raises:
-            UnknownSubject: there is no such tenant.
+            UnknownSubject: no such tenant.
         """
         with self._database.writing() as session:
             _find(session, tenant)
             return self._add_key(session, tenant, label, expires_s, actor, "key.create", {})
 
     def rotate_key(self, key_id: str, *, overlap_s: float, actor: str) -> IssuedKey:
-        """A new key in place of one, which goes on working for ``overlap_s`` seconds.
+        """Replace a key by a new one; the old key works for ``overlap_s`` more seconds.
 
         Raises:
-            UnknownSubject: there is no such key, or it is revoked or expired.
+            UnknownSubject: no such key, or it is revoked or expired.
         """
         now_s = self._now_s()
         with self._database.writing() as session:
             row = session.get(KeyRow, key_id)
             if row is None or not _key(row).is_valid(now_s):
                 raise UnknownSubject(f'there is no valid key "{key_id}"', param="key")
-            # A key given for a time is not made to last by rotating it.
+            # The new key has the same lifetime, so that rotation does not make a temporary key permanent.
             lifetime_s = None if row.expires_s is None else row.expires_s - row.created_s
             expires_s = None if lifetime_s is None else now_s + lifetime_s
             ends_s = now_s + overlap_s
@@ -229,10 +232,10 @@ class Tenants:
             )
 
     def revoke_key(self, key_id: str, *, actor: str) -> Key:
-        """Shut the key out, for good.
+        """Revoke a key permanently.
 
         Raises:
-            UnknownSubject: there is no such key.
+            UnknownSubject: no such key.
         """
         with self._database.writing() as session:
             row = session.get(KeyRow, key_id)
@@ -244,10 +247,10 @@ class Tenants:
             return _key(row)
 
     def keys(self, tenant: str) -> Sequence[Key]:
-        """The tenant's keys, oldest first, revoked and expired ones too.
+        """The tenant's keys, oldest first, including revoked and expired ones.
 
         Raises:
-            UnknownSubject: there is no such tenant.
+            UnknownSubject: no such tenant.
         """
         chosen = select(KeyRow).where(KeyRow.tenant_id == tenant).order_by(KeyRow.created_s, KeyRow.id)
         with self._database.reading() as session:
@@ -255,7 +258,7 @@ class Tenants:
             return [_key(row) for row in session.scalars(chosen)]
 
     def find_key(self, key_id: str) -> KnownKey | None:
-        """The key of that id with its tenant, valid or not; None where there is none."""
+        """The key with this id and its tenant, valid or not; None if there is no such key."""
         with self._database.reading() as session:
             row = session.get(KeyRow, key_id)
             if row is None:

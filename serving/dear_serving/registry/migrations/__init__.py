@@ -1,1 +1,1 @@
-"""The registry's tables, step by step. Alembic runs what a database lacks when a server opens it."""
+"""Migrations of the registry's tables. Alembic runs the missing ones when a server opens the database."""

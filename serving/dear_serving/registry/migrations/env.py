@@ -1,4 +1,4 @@
-"""Alembic's entry point: runs on the connection, and in the transaction, that opens the registry."""
+"""Alembic's entry point: uses the connection and transaction of ``open_database``."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Adapters, their revisions, and who holds and uses them."""
+"""Adapters, their revisions, and the heartbeats of gateways and replicas."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.create_table(
         "adapters",
         sa.Column("name", sa.String(128), nullable=False),
