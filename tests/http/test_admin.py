@@ -265,6 +265,7 @@ async def test_metrics_name_tenants_and_want_a_key_unless_opened(with_tenants: G
         assert (await http.get("/metrics")).status_code == 200
 
 
+@pytest.mark.integration
 async def test_a_thousand_unknown_adapters_leave_nothing_behind(with_tenants: GatewayState) -> None:
     async with client_of(with_tenants) as http:
         key = await key_of(http, "acme")

@@ -322,6 +322,7 @@ def test_a_cut_never_splits_a_character(either: BaseTokenizer, text: str, limit:
 
 
 @pytest.mark.parametrize("piece", ["🙂", "東", "é", "🙂a", "👩‍👩‍👧‍👦"])
+@pytest.mark.integration
 def test_a_cut_prompt_brings_no_replacement_character(either: BaseTokenizer, piece: str) -> None:
     for max_model_len in range(600, 612):
         ids = build(UNCUT, either, [piece * 2000, "b"], piece * 500, max_model_len)
