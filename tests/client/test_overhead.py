@@ -67,15 +67,15 @@ def test_a_share_is_refused_as_overload(share: str, refused: int) -> None:
 
 
 def test_answers_are_held_back_beside_each_other() -> None:
-    with trivial_server("--delay-ms", "100") as url, Client(url) as client:
+    with trivial_server("--delay-ms", "400") as url, Client(url) as client:
         client.rerank("q", ["a"])
         started_s = time.monotonic()
         client.rerank_many([{"query": "q", "documents": ["a"]}] * 8, concurrency=8)
         took_s = time.monotonic() - started_s
-        assert 0.1 <= took_s < 0.5
+        assert 0.4 <= took_s < 2
         started_s = time.monotonic()
         client.ready()
-        assert time.monotonic() - started_s < 0.1
+        assert time.monotonic() - started_s < 0.4
 
 
 def test_pairs_take_turns() -> None:
