@@ -7,7 +7,7 @@ clients: ; @$(PYTHON) configs/locks/install.py clients
 demo: setup ; @.venv/bin/dear demo --config $(CONFIG)
 serve: setup ; @exec .venv/bin/dear serve --config $(CONFIG)
 test: setup clients ; @.venv/bin/python -m pytest -n 3 --no-loadscope-reorder -m "not long"
-test-unit: setup ; @.venv/bin/python -m pytest -n 2 -m "not (e2e or integration or long)" --ignore tests/test_app.py --ignore tests/inside_vllm/test_cpu_lora.py
+test-unit: setup ; @.venv/bin/python -m pytest -n 3 -m "not (e2e or integration or long)" --ignore tests/test_app.py --ignore tests/inside_vllm/test_cpu_lora.py
 test-long: setup clients ; @.venv/bin/python -m pytest --hypothesis-profile long -m "long or hypothesis"
 check: setup ; @.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/python -m pytest -q tests/test_layers.py \
 	&& .venv/bin/python -m dear_serving.http | diff --unified configs/openapi.json -

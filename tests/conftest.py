@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -45,6 +46,11 @@ hypothesis.settings.load_profile("ci")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need a server first: it starts while other processes run the other tests."""
     items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what lives to the end: modules and tests."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

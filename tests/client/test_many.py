@@ -296,6 +296,7 @@ async def test_a_server_that_goes_away_half_way_fails_the_rest_one_by_one(
     assert len({one.request_id for one in ranked[5:]}) == 7
 
 
+@pytest.mark.integration
 async def test_every_request_has_a_time_of_its_own(connect: Connect, serve: Serve) -> None:
     """The total is a call's, not the run's."""
     client = connect(serve(Counting(lambda number: 0.1)).url, timeout=Timeout(total_s=0.35))

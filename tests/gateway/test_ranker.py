@@ -326,6 +326,7 @@ class StallsWhileTelling(FakeEngine):
 
 
 @pytest.mark.parametrize("strategy", ["single", "sliding"])
+@pytest.mark.integration
 async def test_what_was_told_stands_when_the_deadline_passes(plain: PromptBuilder, strategy: str) -> None:
     engine = StallsWhileTelling(lambda _: "", engine_of(plain).prefer)
     told, head = listening()
@@ -383,6 +384,7 @@ def stalling_after(builder: PromptBuilder, windows: int) -> FakeEngine:
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])
 @every_scoring
+@pytest.mark.integration
 async def test_rounds_that_come_too_late_keep_the_order_they_were_shown(
     plain: PromptBuilder, rounds: int, scoring: Scoring
 ) -> None:

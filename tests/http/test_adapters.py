@@ -147,6 +147,7 @@ async def test_the_admin_key_is_needed(http: httpx.AsyncClient, path: str) -> No
         assert (await http.post(path, json={}, headers=headers)).status_code == 401
 
 
+@pytest.mark.integration
 async def test_what_an_engine_refuses_fails_with_its_reason(http: httpx.AsyncClient, replica: Engine) -> None:
     digest = LEGAL.partition("@")[2]
     replica.refuses[f"new@{digest}"] = "too odd"
