@@ -198,7 +198,9 @@ async def test_ranks_are_told_as_they_are_decided(engine: Engine) -> None:
 
 
 async def test_a_deadline_gives_what_was_decided(engine: Engine) -> None:
-    whole = await engine.rank(window_of(20, 11))
+    # The fastest of several, its prompt cached: half of its time is never enough for all ranks.
+    wholes = [await engine.rank(window_of(20, 11)) for _ in range(4)]
+    whole = min(wholes, key=lambda window: window.usage.engine_ms)
     window = await engine.rank(window_of(20, 11, deadline_s=whole.usage.engine_ms / 2e3))
     assert 0 < window.decided < 20
     assert window.order[: window.decided] == whole.order[: window.decided]
