@@ -181,7 +181,7 @@ class AsyncClient(_Awaiting[Calls]):
         ranks = Ranks(documents, options.get("top_n"), self.base_url + call.path, call.request_id)
         async with self._driver.open(call) as body:
             stream = AsyncRankStream(self._driver.wire, body, ranks)
-            async with aclosing(stream.told):
+            async with aclosing(stream.decided):
                 yield stream
 
     async def rerank_iter(
@@ -261,7 +261,7 @@ class AsyncRankStream:
 
     def __init__(self, wire: Wire, body: AsyncIterator[bytes], ranks: Ranks) -> None:
         self._ranks = ranks
-        self.told = self._read(wire, body)
+        self.decided = self._read(wire, body)
 
     @property
     def ranking(self) -> Ranking:
@@ -269,7 +269,7 @@ class AsyncRankStream:
         return self._ranks.ranking
 
     def __aiter__(self) -> AsyncIterator[RankedDocument]:
-        return self.told  # as RankStream's
+        return self.decided  # as RankStream's
 
     async def _read(self, wire: Wire, body: AsyncIterator[bytes]) -> AsyncGenerator[RankedDocument, None]:
         with wire.reading(self._ranks):

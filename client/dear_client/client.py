@@ -261,7 +261,7 @@ class RankStream:
 
     def __init__(self, wire: Wire, body: Iterator[bytes], ranks: Ranks) -> None:
         self._ranks = ranks
-        self._told = self._read(wire, body)
+        self._decided = self._read(wire, body)
 
     @property
     def ranking(self) -> Ranking:
@@ -269,7 +269,7 @@ class RankStream:
         return self._ranks.ranking
 
     def __iter__(self) -> Iterator[RankedDocument]:
-        return self._told  # one for all: a loop goes on where the one before it broke off
+        return self._decided  # one for all: a loop goes on where the one before it broke off
 
     def _read(self, wire: Wire, body: Iterator[bytes]) -> Iterator[RankedDocument]:
         with wire.reading(self._ranks):

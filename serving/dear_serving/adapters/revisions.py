@@ -33,7 +33,7 @@ _REASON_CHARS = 500
 _SHORT_DIGEST = 12
 _DIGEST = re.compile(r"[0-9a-f]{6,64}")
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 class State(Enum):
@@ -367,7 +367,7 @@ class Adapters:
             version = session.scalars(select(VersionRow.number)).one()
             return version, [_revision(row) for row in session.scalars(chosen)]
 
-    def _change(self, change: Callable[[Session, int], Answer]) -> Answer:
+    def _change(self, change: Callable[[Session, int], T]) -> T:
         """Run a change in one transaction, with the next version of the registry."""
         with self._database.writing() as session:
             counter = session.get_one(VersionRow, 1, with_for_update=True)

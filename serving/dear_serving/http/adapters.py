@@ -37,7 +37,7 @@ from dear_serving.http.admin import ACTOR, After, PageLimit, require_admin
 from dear_serving.http.body import BodyReader
 from dear_serving.http.openapi import errors
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 _RETRY_S = 5.0
 _VLLM_WAIT_S = 120.0
@@ -206,6 +206,6 @@ def _gateway(request: Request) -> GatewayState:
     return gateway
 
 
-async def _call(request: Request, action: Callable[[Adapters], Answer]) -> Answer:
+async def _call(request: Request, action: Callable[[Adapters], T]) -> T:
     """Run a blocking registry call outside the event loop."""
     return await asyncio.to_thread(action, _gateway(request).lifecycle.adapters)

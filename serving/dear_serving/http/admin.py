@@ -37,7 +37,7 @@ from dear_serving.http.tenant_replies import (
 from dear_serving.settings import ADMIN_KEY_VARIABLE
 from dear_serving.tenancy.tenants import DEFAULT_TENANT, IssuedKey, Limits, Tenants
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 ACTOR = "admin"
 
@@ -214,6 +214,6 @@ def _issued(issued: IssuedKey, response: Response) -> IssuedKeyReply:
     return IssuedKeyReply.of(issued.key, key=issued.text)
 
 
-async def _call(request: Request, action: Callable[[Tenants], Answer]) -> Answer:
+async def _call(request: Request, action: Callable[[Tenants], T]) -> T:
     """Run a blocking registry call outside the event loop."""
     return await asyncio.to_thread(action, request.app.state.gateway.tenants)
