@@ -321,13 +321,13 @@ async def test_attempts_and_waits_share_the_total(connect: Connect, serve: Serve
 
     server = serve(script)
     client = connect(
-        server.url, timeout=Timeout(total_s=0.8), retry=Retry(attempts=50, first_s=0.1, most_s=0.1)
+        server.url, timeout=Timeout(total_s=3), retry=Retry(attempts=50, first_s=0.1, most_s=0.1)
     )
     started_s = time.monotonic()
     with pytest.raises(ClientError):
         await client("ready")
-    assert time.monotonic() - started_s < 5  # 50 attempts and waits would take 12
-    assert 2 <= len(server.asked) <= 4
+    assert time.monotonic() - started_s < 8  # 50 attempts and waits would take 12
+    assert 2 <= len(server.asked) <= 13
 
 
 async def test_retry_after_is_waited_for(connect: Connect, serve: Serve) -> None:
