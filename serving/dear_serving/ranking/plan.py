@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from dear_serving.errors import InvalidRequest
 from dear_serving.ranking.prompts import TaskPrompts
-from dear_serving.ranking.strategies import STRATEGIES
-from dear_serving.ranking.strategies.auto import choose, cost_of
+from dear_serving.ranking.strategies.auto import choose, cost_of, start
 from dear_serving.ranking.strategies.cost import Cost
 from dear_serving.ranking.strategies.latency import LatencyModel
-from dear_serving.ranking.strategies.passes import self_consistent
 from dear_serving.ranking.windows import Sizes, Strategy
 from dear_serving.types import RankTask, StrategyName
 
@@ -38,8 +35,7 @@ class RankingPlan:
 
     def start(self) -> Strategy:
         """A new run of the strategy."""
-        make = partial(STRATEGIES[self.strategy], self.sizes)
-        return self_consistent(make, self.sizes.count, self.passes, top_n=self.sizes.top_n)
+        return start(self.strategy, self.sizes, self.passes)
 
 
 def plan_ranking(

@@ -9,7 +9,7 @@ from dear_serving.ranking.strategies import STRATEGIES
 from dear_serving.ranking.strategies.cost import Cost, cost
 from dear_serving.ranking.strategies.latency import LatencyModel
 from dear_serving.ranking.strategies.passes import self_consistent
-from dear_serving.ranking.windows import Sizes
+from dear_serving.ranking.windows import Sizes, Strategy
 from dear_serving.types import StrategyName
 
 PREFERENCE: tuple[StrategyName, ...] = ("joint", "sliding", "tourrank", "merge2")
@@ -64,7 +64,13 @@ def choose(sizes: Sizes, deadline_s: float | None, latency: LatencyModel, passes
 @lru_cache(maxsize=1024)
 def cost_of(name: StrategyName, sizes: Sizes, passes: int = 1) -> Cost:
     """The cost of a strategy, by its public name, for all passes together."""
-    return cost(self_consistent(partial(STRATEGIES[name], sizes), sizes.count, passes))
+    return cost(start(name, sizes, passes))
+
+
+def start(name: StrategyName, sizes: Sizes, passes: int = 1) -> Strategy:
+    """A new run of a strategy, repeated over ``passes`` shuffled orders."""
+    make = partial(STRATEGIES[name], sizes)
+    return self_consistent(make, sizes.count, passes, top_n=sizes.top_n)
 
 
 def _words(cost: Cost) -> str:
