@@ -80,8 +80,8 @@ def test_the_cpu_application_needs_no_gpu(tmp_path: Path) -> None:
     assert deployment.max_ongoing_requests == 512
 
 
-CPU_SCHEDULER = "dear_serving.inside_vllm.scheduler.WindowScheduler"
-GPU_SCHEDULER = "dear_serving.inside_vllm.scheduler.AsyncWindowScheduler"
+CPU_SCHEDULER = "dear_serving.inside_vllm.resumable_scheduler.WindowScheduler"
+GPU_SCHEDULER = "dear_serving.inside_vllm.resumable_scheduler.AsyncWindowScheduler"
 CPU_WORKER = "dear_serving.inside_vllm.cpu_lora.GroupedLoraWorker"
 
 

@@ -23,8 +23,8 @@ ENGINE_NAME = "Engine"
 GATEWAY_NAME = "Gateway"
 
 _SCHEDULERS = {
-    "cpu": "dear_serving.inside_vllm.scheduler.WindowScheduler",
-    "gpu": "dear_serving.inside_vllm.scheduler.AsyncWindowScheduler",
+    "cpu": "dear_serving.inside_vllm.resumable_scheduler.WindowScheduler",
+    "gpu": "dear_serving.inside_vllm.resumable_scheduler.AsyncWindowScheduler",
 }
 
 

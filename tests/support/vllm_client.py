@@ -79,7 +79,7 @@ class Client:
             yield _output([await self._step(self.model, tokens, parameters.allowed_token_ids)])
 
     async def _window(self, tokens: list[int], parameters: Any) -> AsyncGenerator[Any, None]:
-        from dear_serving.inside_vllm.scheduler import WINDOW  # imports vLLM
+        from dear_serving.inside_vllm.resumable_scheduler import WINDOW  # imports vLLM
 
         path = answer_path(*parameters.extra_args[WINDOW])
         choice = next(path)

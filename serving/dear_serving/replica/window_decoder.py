@@ -35,11 +35,11 @@ all tokens allowed at the first choice. Closing it aborts its work in the engine
 
 
 async def window_steps(client: AsyncLLM, request: PermutationRequest, lora: LoRARequest | None) -> Outputs:
-    """The window as one resumable request; inside_vllm.scheduler appends the tokens between choices."""
+    """The window as one resumable request; inside_vllm.resumable_scheduler appends the tokens between choices."""
     from vllm.engine.protocol import StreamingInput
     from vllm.inputs import tokens_input
 
-    from dear_serving.inside_vllm.scheduler import window_arguments
+    from dear_serving.inside_vllm.resumable_scheduler import window_arguments
 
     choice = next(answer_path(request.identifiers, request.separator, request.needed))
     parameters = _parameters(choice)
