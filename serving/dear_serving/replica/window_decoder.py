@@ -35,7 +35,7 @@ all tokens allowed at the first choice. Closing it aborts its work in the engine
 
 
 async def window_steps(client: AsyncLLM, request: PermutationRequest, lora: LoRARequest | None) -> Outputs:
-    """The window as one resumable request; inside_vllm.resumable_scheduler appends the tokens between choices."""
+    """The window as one resumable request; inside_vllm.resumable_scheduler appends tokens after a choice."""
     from vllm.engine.protocol import StreamingInput
     from vllm.inputs import tokens_input
 
