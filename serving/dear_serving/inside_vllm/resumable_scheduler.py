@@ -15,7 +15,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus, StreamingUpdate
 
-from dear_serving.inside_vllm.answer_path import AnswerPath, answer_path
+from dear_serving.inside_vllm.answer import Answer
 
 WINDOW = "dear_window"
 """Key in SamplingParams.extra_args that makes a resumable request a window; see ``window_arguments``."""
@@ -55,19 +55,20 @@ class AsyncWindowScheduler(_WindowScheduler, AsyncScheduler):  # type: ignore[mi
 
 def _next_chunk(request: Request) -> StreamingUpdate | None:
     parameters = request.sampling_params
-    path: AnswerPath | None = getattr(request, "dear_path", None)
-    first = path is None
-    if path is None:
-        path = request.dear_path = answer_path(*parameters.extra_args[WINDOW])
-        next(path)
-    try:
-        choice = path.send(request.output_token_ids[-1])
-    except StopIteration:
+    answer: Answer | None = getattr(request, "dear_answer", None)
+    first = answer is None
+    if answer is None:
+        answer = request.dear_answer = Answer(*parameters.extra_args[WINDOW])
+        answer.forced_tokens()
+    token = request.output_token_ids[-1]
+    answer.advance(token)
+    append = [token, *answer.forced_tokens()]
+    if answer.done:
         return None
     following = copy.copy(parameters)
-    following.allowed_token_ids = choice.allowed
+    following.allowed_token_ids = answer.allowed()
     # vLLM returns a step's log probabilities only if the request asks for some after the step. So the second
     # chunk asks for one, to get those of the first.
-    following.logprob_token_ids = choice.allowed[:1] if first else None
+    following.logprob_token_ids = following.allowed_token_ids[:1] if first else None
     # All chunks of a window keep its arrival time, and so its place in the queue.
-    return StreamingUpdate(None, choice.append, 1, request.arrival_time, following)
+    return StreamingUpdate(None, append, 1, request.arrival_time, following)
