@@ -72,9 +72,9 @@ class RankTask:
 class Usage:
     """Tokens and milliseconds of work in an engine. Token counts are the engine's own.
 
-    Of a window decoded choice by choice, ``completion_tokens`` counts the tokens that the model chose; forced
-    ones are not counted. ``passes`` are the forward passes that gave tokens, ``drafted`` the forced and guessed
-    tokens that were verified in them, ``accepted`` those that held.
+    Of a window decoded choice by choice, ``completion_tokens`` counts the tokens that the model chose, no
+    forced ones. ``passes`` are the forward passes that gave tokens, ``drafted`` the forced and guessed tokens
+    that were verified in them, ``accepted`` those that held.
     """
 
     prompt_tokens: int = 0
