@@ -64,9 +64,9 @@ class DraftedScheduler(Scheduler):  # type: ignore[misc]  # vllm is not typed he
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         manager = self.structured_output_manager
-        vocabulary = self.vllm_config.model_config.get_vocab_size()
+        self._vocabulary = self.vllm_config.model_config.get_vocab_size()
         # vLLM makes a backend on first use; one that is there already is kept.
-        manager.backend = PermutationBackend(self.vllm_config, manager.tokenizer, vocabulary)
+        manager.backend = PermutationBackend(self.vllm_config, manager.tokenizer, self._vocabulary)
         self._policy = DraftPolicy.of(self.vllm_config.additional_config)
         self._acceptance = Acceptance()
 
@@ -75,7 +75,7 @@ class DraftedScheduler(Scheduler):  # type: ignore[misc]  # vllm is not typed he
         arguments = ((request.sampling_params and request.sampling_params.extra_args) or {}).get(WINDOW)
         if arguments is not None:
             try:
-                grammar = PermutationGrammar.parse(arguments)
+                grammar = PermutationGrammar.parse(arguments, self._vocabulary)
             except ValueError:
                 self._end(request)
             else:

@@ -162,6 +162,10 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                 )
         except TimeoutError:
             problem = f"no answer in {_SELF_CHECK_S:.0f} s"
+        except EngineUnavailable as error:
+            if self._client().errored:
+                raise
+            problem = str(error)
         if problem is not None:
             logger.warning(
                 "windows are decoded with a request for each choice, which is several times slower; "
