@@ -18,6 +18,7 @@ from ray.serve.llm import LLMConfig, LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
 from dear_serving.adapters.heartbeats import Heartbeats
+from dear_serving.adapters.hub_tokens import VARIABLES, HubTokens
 from dear_serving.adapters.revisions import Adapters
 from dear_serving.adapters.store import Store
 from dear_serving.errors import (
@@ -41,6 +42,7 @@ from dear_serving.replica.adapter_slots import AdapterSlots
 from dear_serving.replica.adapter_sync import AdapterSync
 from dear_serving.replica.kv_admission import KvAdmission
 from dear_serving.replica.self_check import compare, small_window
+from dear_serving.replica.start_deadline import start_deadline
 from dear_serving.replica.window_decoder import Decoder, ordinary_steps
 from dear_serving.settings import AdaptersSettings, describe
 from dear_serving.types import Usage
@@ -64,15 +66,27 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
-        self, llm_config: LLMConfig, *, registry_url: str, adapters: AdaptersSettings
+        self,
+        llm_config: LLMConfig,
+        *,
+        registry_url: str,
+        adapters: AdaptersSettings,
+        start_timeout_s: float,
+        hub_tokens: HubTokens,
     ) -> None:
         """Start the engine and load the adapters that the registry wants."""
+        hub_tokens.use()
+        keep_tokens_out_of_runtime_envs()
+        async with start_deadline(start_timeout_s):
+            await self._start(llm_config, registry_url, adapters)
+
+    async def _start(self, llm_config: LLMConfig, registry_url: str, adapters: AdaptersSettings) -> None:
         await super().__init__(llm_config)
         self._in_use: Counter[str] = Counter()
         self._metrics = EngineMetrics()
         lora = self._client().vllm_config.lora_config
         self._slots = AdapterSlots(lora.max_loras if lora else 1)
-        self._decoder = Decoder(self._client(), self._kv_admission())
+        self._decoder = Decoder(self._client(), await self._kv_admission())
         await self._check_decoder(None)
         held: Sequence[str] = ()
         if adapters.capacity:
@@ -128,13 +142,15 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             await self._client().remove_lora(request.lora_int_id)
         return True
 
-    def _kv_admission(self) -> KvAdmission:
+    async def _kv_admission(self) -> KvAdmission:
         """Admission for the engine's batch and KV cache; 5 % of the cache is left to other requests."""
         config = self._client().vllm_config
+        groups = await self._client().engine_core.call_utility_async("get_kv_cache_group_metadata")
         return KvAdmission(
             max_open=config.scheduler_config.max_num_seqs,
             blocks=int(config.cache_config.num_gpu_blocks * 0.95),
             block_size=config.cache_config.block_size,
+            groups=len(groups),
         )
 
     async def _check_decoder(self, adapter: str | None) -> None:
@@ -300,6 +316,16 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             raise EngineUnavailable(
                 "the adapter is not on this engine now", retry_after_s=_NOT_HELD_S
             ) from None
+
+
+def keep_tokens_out_of_runtime_envs() -> None:
+    """Ray Serve LLM copies tokens into runtime environments, which Ray writes into its logs in plain text.
+
+    What it does there is download from object stores, which needs none of them.
+    """
+    from ray.llm._internal.serve.constants import ENV_VARS_TO_PROPAGATE
+
+    ENV_VARS_TO_PROPAGATE.difference_update(VARIABLES)
 
 
 def _restarting() -> EngineUnavailable:
