@@ -36,9 +36,9 @@ class _Settings(BaseModel):
 class ModelSettings(_Settings):
     """The base model.
 
-    ``source`` is a folder (relative to the settings file) or a Hugging Face id; default: the first adapter's
-    ``base_model_name_or_path``. ``template`` is the prompt template when the base model itself ranks.
-    ``chat_template`` is a Jinja file for a tokenizer without a chat template.
+    ``source`` is a folder (relative to the settings file), a URL such as ``s3://models/base`` or a Hugging
+    Face id; default: the first adapter's ``base_model_name_or_path``. ``template`` is the prompt template where
+    the base model itself ranks. ``chat_template`` is a Jinja file for a tokenizer without a chat template.
     """
 
     id: Name
@@ -324,7 +324,7 @@ def _keys_in(variable: str) -> tuple[str, ...]:
 
 
 def _resolve_paths(settings: Settings, folder: Path) -> Settings:
-    """Make paths absolute. A source that is not a folder is a Hugging Face id and stays unchanged."""
+    """Make paths absolute. A source that is no folder is a URL or a Hugging Face id and stays unchanged."""
     model, adapters, ranking = settings.model, settings.adapters, settings.ranking
     source = model.source
     if source is not None and (source.startswith((".", "/")) or (folder / source).is_dir()):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -43,7 +42,7 @@ async def test_a_start_in_time_keeps_its_processes_and_its_errors() -> None:
         with pytest.raises(ValueError, match="own"):
             async with start_deadline(0.2):
                 raise ValueError("own")
-        time.sleep(0.3)
+        await asyncio.sleep(0.3)
         assert child.poll() is None
     finally:
         child.kill()

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from dear_serving.adapters.base_files import is_url, read_config
 from dear_serving.adapters.template_files import load_template
 from dear_serving.errors import InvalidAdapterFiles, SettingsError
 from dear_serving.settings import AdapterSettings, Settings
@@ -118,7 +119,9 @@ def base_shape(source: str, bases: tuple[str, ...] = ()) -> BaseShape:
 
 
 def _base_config(source: str) -> dict[str, Any]:
-    """The base model's config.json, from its folder, the Hugging Face cache or the hub."""
+    """The base model's config.json, from its folder or URL, the Hugging Face cache or the hub."""
+    if is_url(source):
+        return read_config(source)
     if source.startswith(("/", ".")) and not Path(source).is_dir():
         raise SettingsError(f"model.source: no such folder {source}")
     if Path(source).is_dir():
@@ -139,7 +142,7 @@ def _base_config(source: str) -> dict[str, Any]:
 
 
 def base_source(settings: Settings) -> str:
-    """Folder or Hugging Face id of the base model: the setting, else the first adapter's base model.
+    """Folder, URL or Hugging Face id of the base model: the setting, else the first adapter's base model.
 
     Raises:
         InvalidAdapterFiles: the adapter does not name its base model.
