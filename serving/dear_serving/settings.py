@@ -36,9 +36,9 @@ class _Settings(BaseModel):
 class ModelSettings(_Settings):
     """The base model.
 
-    ``source`` is a folder (relative to the settings file), a URL such as ``s3://models/base`` or a Hugging
-    Face id; default: the first adapter's ``base_model_name_or_path``. ``template`` is the prompt template where
-    the base model itself ranks. ``chat_template`` is a Jinja file for a tokenizer without a chat template.
+    ``source`` is a folder (relative to the settings file), a URL such as ``s3://models/base``, or a Hugging
+    Face id; default: the first adapter's ``base_model_name_or_path``. ``template`` is the prompt template
+    when the base model itself ranks. ``chat_template`` is a Jinja file for a tokenizer without a chat template.
     """
 
     id: Name
