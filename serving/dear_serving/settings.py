@@ -38,7 +38,7 @@ class ModelSettings(_Settings):
 
     ``source`` is a folder (relative to the settings file), a URL such as ``s3://models/base``, or a Hugging
     Face id; default: the first adapter's ``base_model_name_or_path``. ``template`` is the prompt template
-    when the base model itself ranks. ``chat_template`` is a Jinja file for a tokenizer without a chat template.
+    when the base model itself ranks. ``chat_template`` is a Jinja file for a tokenizer without one.
     """
 
     id: Name

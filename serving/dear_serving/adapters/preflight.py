@@ -150,12 +150,19 @@ def base_source(settings: Settings) -> str:
     if settings.model.source is not None:
         return settings.model.source
     adapter = settings.adapters.serve[0]
-    folder = adapter_folder(settings, adapter)
-    config = _read_config(adapter.name, folder, str(folder))
-    source = config.get("base_model_name_or_path")
+    return adapters_base(adapter.name, adapter_folder(settings, adapter))
+
+
+def adapters_base(name: str, folder: Path) -> str:
+    """The base model that an adapter names in its settings.
+
+    Raises:
+        InvalidAdapterFiles: it names none.
+    """
+    source = _read_config(name, folder, str(folder)).get("base_model_name_or_path")
     if not isinstance(source, str) or not source:
         raise InvalidAdapterFiles(
-            f'adapter "{adapter.name}" does not name its base model; set model.source ({CONFIG_FILE})'
+            f'adapter "{name}" does not name its base model; set model.source ({CONFIG_FILE})'
         )
     return source
 
