@@ -101,10 +101,10 @@ class EngineSettings(_Settings):
     """vLLM replicas. ``engine_kwargs`` go to vLLM unchanged; vLLM validates them.
 
     ``kv_cache_gib`` sizes the CPU engine's KV cache; on GPUs use vLLM's gpu_memory_utilization.
-    ``start_timeout_s`` bounds loading. ``max_ongoing_requests`` is per replica. A replica works on at most
-    ``max_tokens`` tokens of windows at once, or ``max_shared_tokens`` while several tenants send requests;
-    other windows wait in the gateway. Lower values give a new request less latency, higher values give more
-    throughput.
+    ``start_timeout_s`` bounds an engine's start, weights and adapters included. ``max_ongoing_requests`` is
+    per replica. A replica works on at most ``max_tokens`` tokens of windows at once, or ``max_shared_tokens``
+    while several tenants send requests; other windows wait in the gateway. Lower values give a new request
+    less latency, higher values give more throughput.
     """
 
     accelerator: Literal["cpu", "gpu"] = "cpu"
