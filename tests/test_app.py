@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ray.llm._internal.serve.engines.vllm import vllm_models
 from ray.serve._private.build_app import build_app
 from ray.serve.llm import LLMConfig
 
+from dear_serving.adapters.hub_tokens import VARIABLES, HubTokens
 from dear_serving.adapters.revisions import Adapters
 from dear_serving.app import build, build_application, http_options, llm_config
 from dear_serving.errors import InvalidAdapterFiles, SettingsError
 from dear_serving.inside_vllm.drafts import DraftPolicy
 from dear_serving.registry.database import open_database
-from dear_serving.replica.server import RerankServer
+from dear_serving.replica.server import RerankServer, keep_tokens_out_of_runtime_envs
 from dear_serving.settings import Settings, load_settings
 from dear_serving.types import Decoding
 from tests.conftest import CPU_CONFIG, ROOT
@@ -195,6 +198,50 @@ def test_the_batch_has_the_settings_slots_and_memory_has_room_for_all() -> None:
     kwargs = llm_config(settings.model_copy(update={"adapters": adapters})).engine_kwargs
     assert kwargs["max_loras"] == 4
     assert kwargs["max_cpu_loras"] >= 100
+
+
+def test_hub_tokens_reach_gateway_and_engine_beside_the_logged_runtime_environment(
+    a100: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
+    built = build_app(build_application(a100), name="dear")
+    assert len(built.deployments) == 2
+    for deployment in built.deployments:
+        arguments = [*deployment.init_args, *deployment.init_kwargs.values()]
+        assert HubTokens({"HF_TOKEN": "hf_secret"}) in arguments
+        assert "hf_secret" not in repr((arguments, deployment, deployment.ray_actor_options))
+        variables = deployment.ray_actor_options["runtime_env"]["env_vars"]
+        assert variables["HF_ENDPOINT"] == "https://hub.example"
+
+
+def test_a_process_takes_the_tokens_that_it_has_not_and_ray_is_kept_from_copying_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_own")
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "gone after the test")
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN")
+    HubTokens({"HF_TOKEN": "hf_given", "HUGGING_FACE_HUB_TOKEN": "hf_given"}).use()
+    assert (os.environ["HF_TOKEN"], os.environ["HUGGING_FACE_HUB_TOKEN"]) == ("hf_own", "hf_given")
+    engine = llm_config(load_settings(CPU_CONFIG)).get_engine_config()
+    propagated = set(vllm_models.ENV_VARS_TO_PROPAGATE)
+    assert propagated == set(VARIABLES)
+    keep_tokens_out_of_runtime_envs()
+    assert not {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"} & set(
+        engine.get_runtime_env_with_local_env_vars()["env_vars"]
+    )
+
+
+def test_the_engines_start_has_the_settings_limit() -> None:
+    settings = load_settings(CPU_CONFIG)
+    engine = settings.engine.model_copy(update={"start_timeout_s": 7200.5})
+    settings = settings.model_copy(update={"engine": engine})
+    built = build_app(build_application(settings), name="dear")
+    deployment = next(one for one in built.deployments if one.name == "Engine")
+    assert deployment.init_kwargs["engine"].start_timeout_s == 7200.5
+    variables = deployment.ray_actor_options["runtime_env"]["env_vars"]
+    assert variables["RAYLLM_ENGINE_START_TIMEOUT_S"] == "7201"
 
 
 def test_the_listener_is_the_settings_host_and_port(a100: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from dear_serving.adapters.configured import register_configured
+from dear_serving.adapters.hub_tokens import HubTokens
 from dear_serving.adapters.preflight import base_source, check_models
 from dear_serving.errors import SettingsError
 from dear_serving.gateway.authenticator import hash_keys
@@ -55,6 +57,7 @@ def build_application(settings: Settings) -> Application:
         SettingsError: the server would be open to a network.
     """
     check_open_access(settings)
+    hub_tokens = HubTokens.from_environment()
     options: dict[str, Any] = {"name": ENGINE_NAME, "max_constructor_retry_count": 1}
     engine = build_llm_deployment(
         llm_config(settings),
@@ -63,6 +66,7 @@ def build_application(settings: Settings) -> Application:
             "registry_url": settings.registry.url,
             "adapters": settings.adapters,
             "engine": settings.engine,
+            "hub_tokens": hub_tokens,
         },
         override_serve_options=options,
     )
@@ -70,7 +74,10 @@ def build_application(settings: Settings) -> Application:
         name=GATEWAY_NAME,
         num_replicas=settings.gateway.replicas,
         max_ongoing_requests=settings.gateway.max_ongoing_requests,
-        ray_actor_options={"num_cpus": settings.gateway.cpus},
+        ray_actor_options={
+            "num_cpus": settings.gateway.cpus,
+            "runtime_env": {"env_vars": hub_environment()},
+        },
     )
     application: Application = gateway.bind(
         engine,
@@ -78,6 +85,7 @@ def build_application(settings: Settings) -> Application:
         base_source(settings),
         hash_keys(accepted_api_keys()),
         hash_keys(admin_keys()),
+        hub_tokens,
     )
     return application
 
@@ -176,4 +184,11 @@ def engine_environment(settings: Settings) -> dict[str, str]:
         if settings.engine.engine_kwargs.get("enforce_eager"):
             # vLLM still compiles its sampler, which needs a C++ compiler that a laptop may not have.
             variables["TORCHDYNAMO_DISABLE"] = "1"
-    return {name: os.environ.get(name, value) for name, value in variables.items()}
+    # Ray Serve LLM has a limit of its own; settings.engine.start_timeout_s is the one that counts.
+    variables["RAYLLM_ENGINE_START_TIMEOUT_S"] = str(math.ceil(settings.engine.start_timeout_s))
+    return {name: os.environ.get(name, value) for name, value in variables.items()} | hub_environment()
+
+
+def hub_environment() -> dict[str, str]:
+    """Where the Hugging Face hub is, for processes on other machines. Tokens travel as HubTokens."""
+    return {name: os.environ[name] for name in ("HF_ENDPOINT", "HF_HUB_OFFLINE") if name in os.environ}

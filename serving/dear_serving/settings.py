@@ -37,9 +37,9 @@ class _Settings(BaseModel):
 class ModelSettings(_Settings):
     """The base model.
 
-    ``source`` is a folder (relative to the settings file) or a Hugging Face id; default: the first adapter's
-    ``base_model_name_or_path``. ``template`` is the prompt template when the base model itself ranks.
-    ``chat_template`` is a Jinja file for a tokenizer without a chat template.
+    ``source`` is a folder (relative to the settings file), a URL such as ``s3://models/base``, or a Hugging
+    Face id; default: the first adapter's ``base_model_name_or_path``. ``template`` is the prompt template
+    when the base model itself ranks. ``chat_template`` is a Jinja file for a tokenizer without one.
     """
 
     id: Name
@@ -102,10 +102,10 @@ class EngineSettings(_Settings):
     """vLLM replicas. ``engine_kwargs`` go to vLLM unchanged; vLLM validates them.
 
     ``kv_cache_gib`` sizes the CPU engine's KV cache; on GPUs use vLLM's gpu_memory_utilization.
-    ``start_timeout_s`` bounds loading. ``max_ongoing_requests`` is per replica. A replica works on at most
-    ``max_tokens`` tokens of windows at once, or ``max_shared_tokens`` while several tenants send requests;
-    other windows wait in the gateway. Lower values give a new request less latency, higher values give more
-    throughput.
+    ``start_timeout_s`` bounds an engine's start, weights and adapters included. ``max_ongoing_requests`` is
+    per replica. A replica works on at most ``max_tokens`` tokens of windows at once, or ``max_shared_tokens``
+    while several tenants send requests; other windows wait in the gateway. Lower values give a new request
+    less latency, higher values give more throughput.
 
     ``decoding`` is how windows are decoded (see Decoding); drafted windows verify at most ``max_drafts``
     tokens in a forward pass. A window of which nothing is heard for ``stall_timeout_s`` is ranked again, one
@@ -332,7 +332,7 @@ def _keys_in(variable: str) -> tuple[str, ...]:
 
 
 def _resolve_paths(settings: Settings, folder: Path) -> Settings:
-    """Make paths absolute. A source that is not a folder is a Hugging Face id and stays unchanged."""
+    """Make paths absolute. A source that is no folder is a URL or a Hugging Face id and stays unchanged."""
     model, adapters, ranking = settings.model, settings.adapters, settings.ranking
     source = model.source
     if source is not None and (source.startswith((".", "/")) or (folder / source).is_dir()):

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from dear_serving.adapters.base_files import local_files
 from dear_serving.adapters.preflight import (
     BaseShape,
     adapter_folder,
@@ -396,3 +398,51 @@ def test_a_digest_changes_with_weights_and_with_settings_alone(tmp_path: Path) -
     tensors[Q0A][0, 0] = 1
     assert digest(write(tmp_path / "weights", tensors=tensors)) != first
     assert digest(write(tmp_path / "alpha", good_config() | {"lora_alpha": 5})) != first
+
+
+# A base model in an object store, or on the hub.
+
+
+def put(url: str, *files: Path) -> None:
+    for file in files:
+        filesystem, path = fsspec.core.url_to_fs(f"{url}/{file.name}")
+        filesystem.put_file(str(file), path)
+
+
+def test_a_base_in_a_bucket_passes_and_its_shapes_are_checked(whole: Path, s3: str) -> None:
+    source = f"{s3}models/base"
+    put(source, whole / "base" / "config.json")
+    check_models(settings_of(whole / "adapters", source=source))
+    put(source, DEMO / "base" / "config.json")
+    with pytest.raises(InvalidAdapterFiles, match="the base model needs"):
+        check_models(settings_of(whole / "adapters", source=f"{source}/"))
+
+
+def test_a_base_that_is_not_in_its_bucket_is_named(whole: Path, s3: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^model\.source: {s3}base has no config\.json$"):
+        check_models(settings_of(whole / "adapters", source=f"{s3}base"))
+
+
+def test_a_bucket_that_does_not_answer_is_named(whole: Path, unreachable_s3: str) -> None:
+    said = rf"^model\.source: {unreachable_s3}base/config\.json cannot be read \(\w+\)$"
+    with pytest.raises(SettingsError, match=said):
+        check_models(settings_of(whole / "adapters", source=f"{unreachable_s3}base"))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"), [("gs://bucket/base", "gcsfs"), ("nonsense://bucket/base", "nonsense")]
+)
+def test_a_url_without_its_driver_says_what_to_install(source: str, said: str, whole: Path) -> None:
+    with pytest.raises(SettingsError, match=rf"^model\.source: .*{said}"):
+        check_models(settings_of(whole / "adapters", source=source))
+
+
+def test_the_small_files_of_a_base_in_a_bucket_are_copied_for_a_while(s3: str) -> None:
+    base = DEMO / "base"
+    put(f"{s3}base", *(file for file in base.iterdir() if file.name != "config.json"))
+    with local_files(f"{s3}base") as folder:
+        copied = {file.name for file in Path(folder).iterdir()}
+    assert copied == {"generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert not Path(folder).exists()
+    with local_files(str(base)) as folder:
+        assert folder == str(base)

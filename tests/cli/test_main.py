@@ -47,7 +47,19 @@ def dear(*arguments: str, hidden: list[str] | None = None, **env: str) -> subpro
 def test_it_says_its_version_and_what_it_can_do() -> None:
     assert dear("--version").stdout == f"{__version__}\n"
     shown = dear("--help").stdout
-    for name in ("rerank", "load", "eval", "doctor", "serve", "demo", "tenants", "keys", "adapters", "audit"):
+    for name in (
+        "rerank",
+        "load",
+        "eval",
+        "doctor",
+        "serve",
+        "demo",
+        "merge",
+        "tenants",
+        "keys",
+        "adapters",
+        "audit",
+    ):
         assert f" {name} " in shown
 
 
@@ -65,6 +77,14 @@ def test_without_the_servers_packages_serve_says_where_they_are() -> None:
         done.stderr
         == "dear: psutil is not installed: pip install dear-serving[cpu], or [gpu], for a server\n"
     )
+
+
+def test_merging_without_peft_says_how_to_get_it(tmp_path: Path) -> None:
+    demo = ROOT / "configs" / "demo"
+    done = dear("merge", f"{demo}/adapters/legal", str(tmp_path / "merged"), hidden=["peft"])
+    assert done.returncode == 1
+    assert done.stderr == "dear: peft is not installed: pip install dear-serving[bench], to merge\n"
+    assert not any(tmp_path.iterdir())
 
 
 def test_with_the_library_alone_the_command_says_where_the_tools_are() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from tests.conftest import CPU_CONFIG, ROOT
 
 STOP_TIMEOUT_S = 10
 ADMIN_KEY = "the-administrators"
+HUB_TOKEN = "hf_TheTokenOfTheTests"
 
 
 class Server(BackgroundServer):
@@ -36,6 +38,12 @@ class Server(BackgroundServer):
     def descendants(self) -> list[psutil.Process]:
         """Every process the server started, itself left out."""
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    def ray_logs(self) -> Path:
+        """The folder of the logs of Ray, Serve and vLLM."""
+        commands = (" ".join(process.cmdline()) for process in self.descendants())
+        found = next(filter(None, (re.search(r"\S*/session_[^/\s]+/logs", one) for one in commands)))
+        return Path(found[0].partition("=")[2] or found[0])
 
     def check_stop(self, number: int = signal.SIGINT) -> None:
         """Send a signal: within ten seconds it has ended well, and nothing that it started is left."""
@@ -93,7 +101,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[Server]:
     """The server of all tests that leave it as it was. Its stop is checked as well."""
     log = tmp_path_factory.mktemp("server") / "output.log"
-    server = Server(config, log, {"DEAR_ADMIN_KEY": ADMIN_KEY})
+    server = Server(config, log, {"DEAR_ADMIN_KEY": ADMIN_KEY, "HF_TOKEN": HUB_TOKEN})
     server.start()
     try:
         yield server

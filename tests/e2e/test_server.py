@@ -19,7 +19,7 @@ from configs.demo.maker import examples as demo_examples
 from configs.demo.maker.metrics import pair_counts
 from configs.demo.maker.relevance import NOTIONS
 from dear_serving.cli.demo import EXAMPLES, Example
-from tests.e2e.conftest import Server
+from tests.e2e.conftest import HUB_TOKEN, Server
 
 pytestmark = pytest.mark.e2e
 
@@ -461,3 +461,13 @@ def test_the_server_says_little_and_no_passage_text(server: Server) -> None:
     assert f"ready at {server.url}" in output
     assert "Edison" not in output
     assert "Traceback" not in output
+
+
+def test_the_hub_token_reaches_the_engine_and_no_log(server: Server) -> None:
+    holders = [one.environ().get("HF_TOKEN") for one in server.descendants() if "Engine" in one.name()]
+    assert holders
+    assert set(holders) == {HUB_TOKEN}
+    assert HUB_TOKEN not in server.output()
+    logs = [file for file in server.ray_logs().rglob("*") if file.is_file()]
+    assert any(file.name == "runtime_env_agent.log" for file in logs)
+    assert [file.name for file in logs if HUB_TOKEN.encode() in file.read_bytes()] == []

@@ -95,6 +95,17 @@ async def test_blocks_are_shared_by_the_tokens_asked_for(tokens: int, fit: int) 
     assert await is_free(sessions, 10)
 
 
+async def test_each_group_of_the_cache_takes_blocks_of_its_own() -> None:
+    """A model with two kinds of attention holds every token in two blocks of one pool."""
+    sessions = KvAdmission(max_open=100, blocks=12, block_size=BLOCK, groups=2)
+    holders = [Holder(sessions, 2 * BLOCK) for _ in range(4)]
+    await settle()
+    assert sum(one.holds for one in holders) == 2
+    for one in holders:
+        await one.cancel()
+    assert await is_free(sessions, 12)
+
+
 async def test_the_lower_priority_comes_in_first_and_then_the_earlier() -> None:
     sessions = of(max_open=1)
     first = Holder(sessions)

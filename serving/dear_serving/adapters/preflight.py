@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from dear_serving.adapters.base_files import is_url, read_config
 from dear_serving.adapters.template_files import load_template
 from dear_serving.errors import InvalidAdapterFiles, SettingsError
 from dear_serving.settings import AdapterSettings, Settings
@@ -118,7 +119,9 @@ def base_shape(source: str, bases: tuple[str, ...] = ()) -> BaseShape:
 
 
 def _base_config(source: str) -> dict[str, Any]:
-    """The base model's config.json, from its folder, the Hugging Face cache or the hub."""
+    """The base model's config.json, from its folder or URL, the Hugging Face cache or the hub."""
+    if is_url(source):
+        return read_config(source)
     if source.startswith(("/", ".")) and not Path(source).is_dir():
         raise SettingsError(f"model.source: no such folder {source}")
     if Path(source).is_dir():
@@ -139,7 +142,7 @@ def _base_config(source: str) -> dict[str, Any]:
 
 
 def base_source(settings: Settings) -> str:
-    """Folder or Hugging Face id of the base model: the setting, else the first adapter's base model.
+    """Folder, URL or Hugging Face id of the base model: the setting, else the first adapter's base model.
 
     Raises:
         InvalidAdapterFiles: the adapter does not name its base model.
@@ -147,12 +150,19 @@ def base_source(settings: Settings) -> str:
     if settings.model.source is not None:
         return settings.model.source
     adapter = settings.adapters.serve[0]
-    folder = adapter_folder(settings, adapter)
-    config = _read_config(adapter.name, folder, str(folder))
-    source = config.get("base_model_name_or_path")
+    return adapters_base(adapter.name, adapter_folder(settings, adapter))
+
+
+def adapters_base(name: str, folder: Path) -> str:
+    """The base model that an adapter names in its settings.
+
+    Raises:
+        InvalidAdapterFiles: it names none.
+    """
+    source = _read_config(name, folder, str(folder)).get("base_model_name_or_path")
     if not isinstance(source, str) or not source:
         raise InvalidAdapterFiles(
-            f'adapter "{adapter.name}" does not name its base model; set model.source ({CONFIG_FILE})'
+            f'adapter "{name}" does not name its base model; set model.source ({CONFIG_FILE})'
         )
     return source
 

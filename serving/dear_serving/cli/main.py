@@ -95,6 +95,26 @@ def training_data(
         raise SettingsError(f"{file.name}: {error.message}") from None
 
 
+@app.command(rich_help_panel=_OPERATORS)
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="Folder of a LoRA adapter, as PEFT saves it.")],
+    output: Annotated[Path, typer.Argument(help="Folder to make; it may not exist.")],
+    base: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hugging Face id of the base. [default: what the adapter names]"),
+    ] = None,
+    other_base: Annotated[
+        list[str] | None,
+        typer.Option(help="Another model whose adapters fit the base, by its id; repeatable."),
+    ] = None,
+) -> None:
+    """Merge an adapter into its base model, to serve the full model without LoRA (configs/merged.yaml)."""
+    from dear_serving.adapters.merge import merge as merge_adapter
+
+    merge_adapter(adapter, output, base, other_base or ())
+    typer.echo(f"{output}: {adapter.resolve().name} merged into its base; serve it with adapters.capacity: 0")
+
+
 def main() -> NoReturn:
     """Entry point of the ``dear`` script."""
     try:

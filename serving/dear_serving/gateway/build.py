@@ -45,7 +45,7 @@ def build_gateway(
         settings: the loaded settings.
         engine: the engines, shared by all gateways.
         tokenizer: the base model's tokenizer.
-        base_source: folder or Hugging Face id of the base model.
+        base_source: folder, URL or Hugging Face id of the base model.
         key_digests: digests of the default tenant's keys; see gateway.authenticator.hash_keys.
         admin_digests: digests of the admin keys.
 

@@ -9,6 +9,8 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from dear_serving.adapters.base_files import local_files
+from dear_serving.adapters.hub_tokens import HubTokens
 from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.engine_client import EngineClient
 from dear_serving.gateway.tokenizer import load_tokenizer
@@ -34,11 +36,14 @@ class Gateway:
         base_source: str,
         key_digests: tuple[bytes, ...],
         admin_digests: tuple[bytes, ...],
+        hub_tokens: HubTokens,
     ) -> None:
+        hub_tokens.use()
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # else a log line for every request
         # By value: one gRPC call instead of objects in Ray's store, which costs milliseconds a window.
         engines = EngineClient(engine.options(_by_reference=False), lambda: running_replicas(engine))
-        tokenizer = load_tokenizer(base_source, settings.model.chat_template)
+        with local_files(base_source) as files:
+            tokenizer = load_tokenizer(files, settings.model.chat_template)
         self._state = build_gateway(settings, engines, tokenizer, base_source, key_digests, admin_digests)
         await self._state.catalog.refresh()
 

@@ -19,20 +19,23 @@ class KvAdmission:
     Args:
         max_open: maximum requests at once, >= 1.
         blocks: KV cache blocks that they share.
-        block_size: tokens per block, >= 1.
+        block_size: tokens per block, >= 1; where groups differ, the smallest.
+        groups: KV cache groups of the model, >= 1. Each takes blocks of its own for the same tokens, out of
+            the same ``blocks``. Groups with larger blocks or a sliding window take fewer than is reserved.
     """
 
-    def __init__(self, *, max_open: int, blocks: int, block_size: int) -> None:
+    def __init__(self, *, max_open: int, blocks: int, block_size: int, groups: int = 1) -> None:
         self._open_left = max_open
         self._blocks = self._blocks_left = blocks
         self._block_size = block_size
+        self._groups = groups
         self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
         self._arrivals = itertools.count()
 
     @asynccontextmanager
     async def hold(self, tokens: int, priority: int) -> AsyncIterator[None]:
         """Reserve room for ``tokens`` (prompt and answer), at most the whole cache, until the block ends."""
-        blocks = min(self._blocks, -(-tokens // self._block_size) + 1)
+        blocks = min(self._blocks, self._groups * (-(-tokens // self._block_size) + 1))
         admitted = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (priority, next(self._arrivals), blocks, admitted))
         self._admit()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -18,6 +17,7 @@ from ray.serve.llm import LLMConfig, LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
 from dear_serving.adapters.heartbeats import Heartbeats
+from dear_serving.adapters.hub_tokens import VARIABLES, HubTokens
 from dear_serving.adapters.revisions import Adapters
 from dear_serving.adapters.store import Store
 from dear_serving.errors import (
@@ -43,7 +43,8 @@ from dear_serving.replica.adapter_slots import AdapterSlots
 from dear_serving.replica.adapter_sync import AdapterSync
 from dear_serving.replica.kv_admission import KvAdmission
 from dear_serving.replica.self_check import check_burst, small_window
-from dear_serving.replica.window_decoder import Decoder
+from dear_serving.replica.start_deadline import start_deadline
+from dear_serving.replica.window_decoder import Decoder, Undecodable
 from dear_serving.settings import AdaptersSettings, EngineSettings, describe
 from dear_serving.types import Decoding, Usage
 
@@ -66,18 +67,32 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
-        self, llm_config: LLMConfig, *, registry_url: str, adapters: AdaptersSettings, engine: EngineSettings
+        self,
+        llm_config: LLMConfig,
+        *,
+        registry_url: str,
+        adapters: AdaptersSettings,
+        engine: EngineSettings,
+        hub_tokens: HubTokens,
     ) -> None:
         """Start the engine and load the adapters that the registry wants."""
+        hub_tokens.use()
+        keep_tokens_out_of_runtime_envs()
+        async with start_deadline(engine.start_timeout_s):
+            await self._start(llm_config, registry_url, adapters, engine)
+
+    async def _start(
+        self, llm_config: LLMConfig, registry_url: str, adapters: AdaptersSettings, settings: EngineSettings
+    ) -> None:
         await super().__init__(llm_config)
         self._in_use: Counter[str] = Counter()
         self._metrics = EngineMetrics()
         lora = self._client().vllm_config.lora_config
         self._slots = AdapterSlots(lora.max_loras if lora else 1)
-        self._admission = self._kv_admission()
-        self._stall_s = engine.stall_timeout_s
-        self._configured = engine.decoding
-        self._use(engine.decoding)
+        self._admission = await self._kv_admission()
+        self._stall_s = settings.stall_timeout_s
+        self._configured = settings.decoding
+        self._use(settings.decoding)
         await self._check_decoder([None])
         if adapters.capacity:
             held = await self._start_sync(registry_url, adapters)
@@ -123,13 +138,12 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                 raise _restarting() from None
             raise AdapterNotLoadable(f"vLLM does not load it: {error}") from None
         try:
-            window = await self.permute(small_window(f"load-{uuid.uuid4().hex}", revision))
-        except EngineUnavailable:
+            await self.permute(small_window(f"load-{uuid.uuid4().hex}", revision))
+        except EngineUnavailable as error:
             await self.unload(revision)
+            if isinstance(error, Undecodable):
+                raise AdapterNotLoadable("with it, the model gives no finite probabilities") from None
             raise
-        if not all(map(math.isfinite, window.log_probs)):
-            await self.unload(revision)
-            raise AdapterNotLoadable("with it, the model gives no finite probabilities")
 
     async def unload(self, revision: str) -> bool:
         """See AdapterLoader. vLLM frees the slot only on remove_lora, not when the name is removed."""
@@ -142,16 +156,18 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             await self._client().remove_lora(request.lora_int_id)
         return True
 
-    def _kv_admission(self) -> KvAdmission:
+    async def _kv_admission(self) -> KvAdmission:
         """Admission for the engine's batch and KV cache; 5 % of the cache is left over.
 
         An OpenAI request's tokens are an estimate. What it takes beyond it, vLLM preempts.
         """
         config = self._client().vllm_config
+        groups = await self._client().engine_core.call_utility_async("get_kv_cache_group_metadata")
         return KvAdmission(
             max_open=config.scheduler_config.max_num_seqs,
             blocks=int(config.cache_config.num_gpu_blocks * 0.95),
             block_size=config.cache_config.block_size,
+            groups=len(groups),
         )
 
     async def _check_decoder(self, adapters: Sequence[str | None]) -> None:
@@ -335,6 +351,16 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             raise EngineUnavailable(
                 "the adapter is not on this engine now", retry_after_s=_NOT_HELD_S
             ) from None
+
+
+def keep_tokens_out_of_runtime_envs() -> None:
+    """Ray Serve LLM copies tokens into runtime environments, which Ray writes into its logs in plain text.
+
+    What it does there is download from object stores, which needs none of them.
+    """
+    from ray.llm._internal.serve.constants import ENV_VARS_TO_PROPAGATE
+
+    ENV_VARS_TO_PROPAGATE.difference_update(VARIABLES)
 
 
 def _restarting() -> EngineUnavailable:

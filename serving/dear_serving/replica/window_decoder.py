@@ -236,7 +236,7 @@ class Decoder:
                 else:
                     completion = step.output.outputs[0]
                     if completion.finish_reason == "error":
-                        raise EngineUnavailable("the engine could not decode the window")
+                        raise Undecodable("the engine could not decode the window")
                     if not log_probs:
                         log_probs = _normalised(completion.logprobs[0], first_tokens)
                         scheduled_s = step.output.metrics.scheduled_ts
@@ -252,6 +252,10 @@ class Decoder:
                     accepted=step.accepted,
                 )
                 yield _window(request, answer, log_probs, usage), is_last
+
+
+class Undecodable(EngineUnavailable):
+    """The model gives no finite probabilities for the window, or tokens that are not allowed."""
 
 
 class _Stalled(Exception):
@@ -282,7 +286,9 @@ def _prompt(request: PermutationRequest) -> list[int]:
 
 def _normalised(log_probs: Mapping[int, Logprob], tokens: Sequence[int]) -> tuple[float, ...]:
     """The log probability of each of ``tokens`` among them all; tokens may repeat."""
-    raw = {token: log_probs[token].logprob for token in tokens}
+    raw = {token: log_probs[token].logprob if token in log_probs else math.nan for token in tokens}
+    if not all(map(math.isfinite, raw.values())):
+        raise Undecodable("the model gives no finite probabilities for the window")
     most = max(raw.values())
     total = most + math.log(sum(math.exp(one - most) for one in raw.values()))
     return tuple(raw[token] - total for token in tokens)

@@ -99,6 +99,21 @@ def test_an_engine_that_cannot_start_ends_with_one_sentence_and_no_process(tmp_p
 
 
 @pytest.mark.e2e
+def test_an_engine_that_takes_too_long_to_start_ends_with_one_sentence_and_no_process(tmp_path: Path) -> None:
+    config = variant(tmp_path, ("  accelerator: cpu", "  accelerator: cpu\n  start_timeout_s: 6"))
+    server = Server(config, tmp_path / "output.log")
+    server.spawn()
+    server.wait_for_line("starting vLLM")
+    time.sleep(5)  # until the replica has started vLLM
+    started = server.descendants()
+    assert server.process.wait(60) == 1
+    last = server.output().splitlines()[-1]
+    assert "cannot start: " in last
+    assert "the engine did not start within 6 s (engine.start_timeout_s)" in last
+    assert running(started) == []
+
+
+@pytest.mark.e2e
 @pytest.mark.long
 @pytest.mark.parametrize("moment", ["starting Ray", "starting vLLM"])
 def test_ctrl_c_while_starting_leaves_no_process(tmp_path: Path, moment: str) -> None:

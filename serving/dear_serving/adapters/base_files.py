@@ -1,0 +1,72 @@
+"""The small files of a base model that lies in an object store: its config and its tokenizer."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from dear_serving.errors import SettingsError
+
+_SMALL = (".json", ".jinja", ".model", ".txt")
+_NOT_SMALL = ".safetensors.index.json"
+
+
+def is_url(source: str) -> bool:
+    """Whether a base model's source is a URL, such as ``s3://bucket/model``."""
+    return "://" in source
+
+
+def read_config(source: str) -> dict[str, Any]:
+    """The ``config.json`` of the base model at a URL.
+
+    Raises:
+        SettingsError: there is none, it cannot be read, or the URL's driver is not installed.
+    """
+    url = source.rstrip("/")
+    files, path = _opened(url)
+    try:
+        config: dict[str, Any] = json.loads(files.cat_file(f"{path}/config.json"))
+    except FileNotFoundError:
+        raise SettingsError(f"model.source: {url} has no config.json") from None
+    except Exception as error:  # remote filesystems raise errors of their own kinds
+        kind = type(error).__name__
+        raise SettingsError(f"model.source: {url}/config.json cannot be read ({kind})") from None
+    return config
+
+
+@contextmanager
+def local_files(source: str) -> Iterator[str]:
+    """A folder with the base model's config and tokenizer: a copy that ends with the block, for a URL.
+
+    Any other source, a folder or a Hugging Face id, is given back as it is.
+
+    Raises:
+        SettingsError: the files cannot be read, or the URL's driver is not installed.
+    """
+    if not is_url(source):
+        yield source
+        return
+    files, path = _opened(source.rstrip("/"))
+    with tempfile.TemporaryDirectory(prefix="dear-base-") as folder:
+        try:
+            for file in files.ls(path, detail=False):
+                name = Path(file).name
+                if name.endswith(_SMALL) and not name.endswith(_NOT_SMALL):
+                    files.get_file(file, f"{folder}/{name}")
+        except Exception as error:  # remote filesystems raise errors of their own kinds
+            raise SettingsError(f"model.source: {source} cannot be read ({type(error).__name__})") from None
+        yield folder
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    try:
+        files, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise SettingsError(f"model.source: {' '.join(str(error).split())}") from None
+    return files, str(path)
