@@ -1,0 +1,157 @@
+"""Random traffic for the stub engine, and what must hold whatever comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hypothesis import strategies as st
+
+from benchmarks.stub_engine import Answer, Limits, StubEngine, Text, Window
+from benchmarks.stub_runner import StubModel
+from benchmarks.stub_ways import Naive, Way, naive, naive_text
+
+MODEL = StubModel()
+VOCABULARY = 3350
+SHARED = list(range(500, 600))
+"""How many prompts begin."""
+PRIORITIES = (-(2**31), -1, 0, 0, 0, 1, 2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request that comes after ``at`` steps; it is cancelled ``cancelled`` steps later, if not None."""
+
+    at: int
+    request: Window | Text
+    cancelled: int | None = None
+    in_flight: bool = False
+    broken: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """An engine's settings and all that happens to it."""
+
+    limits: Limits
+    arrivals: tuple[Arrival, ...]
+
+
+@st.composite
+def identifiers(draw: st.DrawFn) -> tuple[tuple[int, ...], ...]:
+    """Up to eight identifiers of one to three tokens, as digits are tokens, or of one token each."""
+    count = draw(st.integers(2, 8))
+    if draw(st.booleans()):
+        return tuple((token,) for token in range(10, 10 + count))
+    # Many beginnings in common, and some that others continue.
+    one = st.lists(st.integers(10, 13), min_size=1, max_size=3).map(tuple)
+    return tuple(draw(st.lists(one, min_size=count, max_size=count, unique=True)))
+
+
+@st.composite
+def schedules(draw: st.DrawFn, *, ahead: bool, runner: int, faults: bool = False) -> Schedule:
+    """Traffic that presses: little memory, few slots, many requests at once."""
+    limits = Limits(
+        max_num_seqs=draw(st.integers(2, 4)),
+        max_num_batched_tokens=draw(st.sampled_from([8, 16, 64])),
+        max_model_len=256,
+        block_size=4,
+        # The longest request has 30 tokens of prompt and 7 * 6 of answer.
+        num_blocks=draw(st.sampled_from([20, 24, 40, 200])),
+        max_loras=draw(st.integers(1, 2)),
+        prefix_cache=draw(st.booleans()),
+        ahead=ahead,
+        runner=runner,
+    )
+    arrivals = []
+    for number in range(draw(st.integers(1, 9))):
+        start = draw(st.integers(0, 20)) if draw(st.booleans()) else 0
+        prompt = [*SHARED[:start], *[600 + number, 700 + draw(st.integers(0, 9))] * draw(st.integers(1, 5))]
+        adapter, priority = draw(st.integers(0, 3)), draw(st.sampled_from(PRIORITIES))
+        request: Window | Text
+        if draw(st.integers(0, 3)):
+            answer = draw(identifiers())
+            needed = draw(st.integers(1, len(answer)))
+            separator = draw(st.sampled_from([(90,), (90, 91, 92)]))
+            request = Window(f"w{number}", prompt, answer, separator, needed, adapter, priority)
+        else:
+            request = Text(f"t{number}", prompt, draw(st.integers(1, 20)), adapter, priority)
+        arrivals.append(
+            Arrival(
+                at=draw(st.integers(0, 25)),
+                request=request,
+                cancelled=draw(st.integers(0, 12)) if draw(st.integers(0, 4)) == 0 else None,
+                in_flight=draw(st.booleans()),
+                broken=draw(st.integers(1, 4)) if faults and isinstance(request, Window) else None,
+            )
+        )
+    return Schedule(limits, tuple(sorted(arrivals, key=lambda arrival: arrival.at)))
+
+
+def play(schedule: Schedule, way: Way) -> StubEngine:
+    """Let it all happen; fails if a request has no end after far more steps than any order of them takes."""
+    engine = way.start(schedule.limits, MODEL)
+    waiting, cancels = list(schedule.arrivals), list[tuple[int, Arrival]]()
+    enough = 200 + 40 * sum(_work(arrival.request) for arrival in schedule.arrivals)
+    for step in range(enough):
+        while waiting and waiting[0].at <= step:
+            arrival = waiting.pop(0)
+            if arrival.broken is not None:
+                engine.runner.broken[arrival.request.request_id] = arrival.broken
+            if arrival.cancelled is not None:
+                cancels.append((step + arrival.cancelled, arrival))
+            send(engine, way, arrival.request)
+        for due, arrival in cancels:
+            if due == step:
+                engine.abort([arrival.request.request_id], in_flight=arrival.in_flight)
+        worked = engine.step()
+        if not worked and not waiting:
+            return engine
+    unfinished = [name for name, answer in engine.answers.items() if not answer.ended]
+    raise AssertionError(f"{unfinished} not done after {enough} steps")
+
+
+def send(engine: StubEngine, way: Way, request: Window | Text) -> None:
+    """Hand a request to the engine."""
+    engine.add(way.request(engine, request) if isinstance(request, Window) else engine.text(request))
+
+
+def check(schedule: Schedule, engine: StubEngine) -> None:
+    """Nothing lost, nothing kept, and every answer the one of its request alone."""
+    assert engine.free_blocks() == schedule.limits.num_blocks - 1
+    assert not engine.scheduler.requests
+    assert engine.runner.most <= schedule.limits.max_num_seqs
+    for arrival in schedule.arrivals:
+        answer = engine.answers[arrival.request.request_id]
+        assert answer.ended, arrival.request
+        check_answer(arrival, answer)
+
+
+def check_answer(arrival: Arrival, answer: Answer) -> None:
+    """What one request got."""
+    request = arrival.request
+    if isinstance(request, Window):
+        expected = expected_of(replace(request, request_id="", priority=0))
+        tokens = expected.chosen
+    else:
+        tokens = naive_text(request, MODEL, VOCABULARY)
+    if answer.finish == "abort":
+        assert arrival.cancelled is not None
+        assert answer.tokens == tokens[: len(answer.tokens)]
+    elif arrival.broken is not None and arrival.broken < len(tokens):
+        assert answer.finish == "error"
+        assert answer.tokens[: arrival.broken] == tokens[: arrival.broken]
+    else:
+        assert answer.finish in ("length", "stop"), answer
+        assert answer.tokens == tokens
+        assert answer.outputs == len(tokens)
+
+
+def expected_of(window: Window) -> Naive:
+    """The window's answer, decoded alone."""
+    return naive(window, MODEL)
+
+
+def _work(request: Window | Text) -> int:
+    """About how many steps it takes alone."""
+    answer = sum(map(len, request.identifiers)) if isinstance(request, Window) else request.length
+    return len(request.prompt) // 8 + answer + 1
