@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -228,7 +230,9 @@ class StubEngine:
         return int(self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
 
 
+@functools.cache
 def _config(limits: Limits, speculative: Any) -> VllmConfig:
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # which tells of each setting
     model = ModelConfig(
         model=str(MODEL),
         tokenizer=str(MODEL),
