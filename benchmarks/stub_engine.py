@@ -10,26 +10,38 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm.config import CacheConfig, LoRAConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.config import (
+    CacheConfig,
+    LoRAConfig,
+    ModelConfig,
+    ParallelConfig,
+    SchedulerConfig,
+    SpeculativeConfig,
+    VllmConfig,
+)
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 from benchmarks.server import ROOT
 from benchmarks.stub_runner import StubModel, StubRunner
+from dear_serving.inside_vllm.drafts import CONFIG
 
 MODEL = ROOT / "configs" / "demo" / "base"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The engine's settings, under vLLM's names; ``ahead`` is async scheduling, ``runner`` 1 or 2."""
+    """The engine's settings, under vLLM's names; ``ahead`` is async scheduling, ``runner`` 1 or 2.
+
+    ``drafts`` tokens are verified a step at most, by ``policy``, the fields of DraftPolicy.
+    """
 
     max_num_seqs: int = 4
     max_num_batched_tokens: int = 64
@@ -40,6 +52,8 @@ class Limits:
     prefix_cache: bool = True
     ahead: bool = False
     runner: int = 1
+    drafts: int = 0
+    policy: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +82,15 @@ class Text:
 
 @dataclass(slots=True)
 class Answer:
-    """What came out for a request; ``finish`` is its finish reason, None while it runs."""
+    """What came out for a request; ``finish`` is its finish reason, None while it runs.
+
+    ``log_probs`` are those of its first token; ``counts`` what a drafted window tells of its passes.
+    """
 
     tokens: list[int] = field(default_factory=list)
     outputs: int = 0
     log_probs: Any = None
+    counts: Any = None
     finish: str | None = None
     ended: bool = False
 
@@ -93,18 +111,16 @@ class StubEngine:
         scheduler: the scheduler's class.
         limits: settings.
         model: where logits come from.
-        speculative: vLLM's speculative_config, for windows with drafts.
     """
 
     def __init__(
         self,
         scheduler: type[Any],
         limits: Limits,
-        model: StubModel = StubModel(),
-        speculative: Any = None,
+        model: StubModel,
     ) -> None:
         self.limits = limits
-        config = _config(limits, speculative)
+        config = _config(limits)
         spec = FullAttentionSpec(
             block_size=limits.block_size, num_kv_heads=1, head_size=1, dtype=config.model_config.dtype
         )
@@ -204,8 +220,6 @@ class StubEngine:
             for one in of_client.outputs:
                 self._take(one)
         if self._depth == 1 and scheduled.total_num_scheduled_tokens and self.scheduler.num_spec_tokens:
-            from vllm.v1.outputs import DraftTokenIds
-
             ids = list(output.req_ids)
             self.scheduler.update_draft_token_ids(DraftTokenIds(ids, [[] for _ in ids]))
 
@@ -216,6 +230,7 @@ class StubEngine:
         answer.outputs += 1
         if answer.log_probs is None:
             answer.log_probs = output.new_logprobs
+        answer.counts = output.kv_transfer_params or answer.counts
         if output.finish_reason is not None:
             answer.finish = str(output.finish_reason)
             answer.ended = output.request_id not in self.scheduler.requests
@@ -231,14 +246,14 @@ class StubEngine:
 
 
 @functools.cache
-def _config(limits: Limits, speculative: Any) -> VllmConfig:
+def _config(limits: Limits) -> VllmConfig:
     logging.getLogger("vllm").setLevel(logging.ERROR)  # which tells of each setting
     model = ModelConfig(
         model=str(MODEL),
         tokenizer=str(MODEL),
         dtype="float32",
-        skip_tokenizer_init=True,
         max_model_len=limits.max_model_len,
+        max_logprobs=128,
     )
     scheduling = SchedulerConfig(
         max_num_seqs=limits.max_num_seqs,
@@ -256,8 +271,19 @@ def _config(limits: Limits, speculative: Any) -> VllmConfig:
             block_size=limits.block_size, enable_prefix_caching=limits.prefix_cache
         ),
         lora_config=LoRAConfig(max_loras=limits.max_loras, max_cpu_loras=8, lora_dtype="auto"),
-        **({"speculative_config": speculative(model)} if speculative else {}),
+        speculative_config=_drafts(limits, model) if limits.drafts else None,
+        additional_config={CONFIG: dict(limits.policy)},
     )
     config.cache_config.num_gpu_blocks = limits.num_blocks
     scheduling.async_scheduling = limits.ahead  # which the CPU platform turns off
     return config
+
+
+def _drafts(limits: Limits, model: ModelConfig) -> SpeculativeConfig:
+    return SpeculativeConfig(
+        method="custom_class",
+        model="dear_serving.inside_vllm.drafted_scheduler.NoDrafts",
+        num_speculative_tokens=limits.drafts,
+        target_model_config=model,
+        target_parallel_config=ParallelConfig(),
+    )

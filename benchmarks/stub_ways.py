@@ -10,7 +10,8 @@ from vllm.v1.request import Request
 
 from benchmarks.stub_engine import Limits, StubEngine, Text, Window
 from benchmarks.stub_runner import StubModel, with_adapter
-from dear_serving.inside_vllm.answer_path import TokenChoice, answer_path
+from dear_serving.inside_vllm import drafted_scheduler
+from dear_serving.inside_vllm.answer import Answer
 from dear_serving.inside_vllm.resumable_scheduler import (
     AsyncWindowScheduler,
     WindowScheduler,
@@ -22,34 +23,36 @@ Order = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way of decoding: ``start`` makes its engine, ``request`` a window's request."""
+    """A way of decoding: ``start`` makes its engine, ``request`` a window's request.
+
+    Its outputs hold all tokens of the answer if ``gives_all``, else the chosen ones.
+    """
 
     name: str
     start: Callable[[Limits, StubModel], StubEngine]
     request: Callable[[StubEngine, Window], Request]
+    gives_all: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Naive:
-    """A window decoded choice by choice: positions ranked, the tokens chosen, and log probabilities asked."""
+    """A window decoded choice by choice: positions ranked, the tokens chosen, and all from the first on."""
 
     order: Order
     chosen: list[int]
-    answer: list[int]
+    tokens: list[int]
 
 
 def naive(window: Window, model: StubModel) -> Naive:
     """One choice after another, each from the whole history."""
-    path = answer_path(window.identifiers, window.separator, window.needed)
-    history, chosen = list(window.prompt), []
-    try:
-        choice: TokenChoice = next(path)
-        while True:
-            history += choice.append
-            chosen.append(_best(model, history, window.adapter, choice.allowed))
-            choice = path.send(chosen[-1])
-    except StopIteration as done:
-        return Naive(done.value, chosen, [*history[len(window.prompt) :], *chosen[-1:]])
+    answer = Answer(window.identifiers, window.separator, window.needed)
+    history, chosen = [*window.prompt, *answer.forced_tokens()], list[int]()
+    begun = len(history)
+    while not answer.done:
+        chosen.append(_best(model, history, window.adapter, answer.allowed()))
+        answer.advance(chosen[-1])
+        history += [chosen[-1], *answer.forced_tokens()]
+    return Naive(answer.decided, chosen, history[begun:])
 
 
 def naive_text(text: Text, model: StubModel, vocabulary: int) -> list[int]:
@@ -70,18 +73,39 @@ def _resumable_engine(limits: Limits, model: StubModel) -> StubEngine:
 
 
 def _resumable_request(engine: StubEngine, window: Window) -> Request:
-    choice = next(answer_path(window.identifiers, window.separator, window.needed))
+    answer = Answer(window.identifiers, window.separator, window.needed)
+    prompt = [*window.prompt, *answer.forced_tokens()]
     parameters = SamplingParams(
         temperature=0.0,
         max_tokens=1,
-        allowed_token_ids=choice.allowed,
-        logprob_token_ids=choice.allowed,
+        allowed_token_ids=answer.allowed(),
+        logprob_token_ids=answer.allowed(),
         output_kind=RequestOutputKind.DELTA,
         skip_clone=True,
         extra_args=window_arguments(window.identifiers, window.separator, window.needed),
     )
-    prompt = [*window.prompt, *choice.append]
     return engine.request(window.request_id, prompt, parameters, window.adapter, window.priority, True)
 
 
-RESUMABLE = Way("resumable", _resumable_engine, _resumable_request)
+def _drafted_engine(limits: Limits, model: StubModel) -> StubEngine:
+    return StubEngine(drafted_scheduler.DraftedScheduler, limits, model)
+
+
+def _drafted_request(engine: StubEngine, window: Window) -> Request:
+    answer = Answer(window.identifiers, window.separator, window.needed)
+    prompt = [*window.prompt, *answer.forced_tokens()]
+    parameters = SamplingParams(
+        temperature=0.0,
+        max_tokens=sum(len(one) + len(window.separator) for one in window.identifiers),
+        logprobs=len(answer.allowed()),
+        output_kind=RequestOutputKind.DELTA,
+        skip_clone=True,
+        extra_args=drafted_scheduler.window_arguments(
+            window.identifiers, window.separator, max(1, window.needed)
+        ),
+    )
+    return engine.request(window.request_id, prompt, parameters, window.adapter, window.priority)
+
+
+RESUMABLE = Way("resumable", _resumable_engine, _resumable_request, False)
+DRAFTED = Way("drafted", _drafted_engine, _drafted_request, True)

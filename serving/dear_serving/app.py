@@ -16,16 +16,22 @@ from dear_serving.errors import SettingsError
 from dear_serving.gateway.authenticator import hash_keys
 from dear_serving.http.ingress import Gateway
 from dear_serving.replica.server import RerankServer
-from dear_serving.settings import Settings, accepted_api_keys, admin_keys, check_open_access, load_settings
+from dear_serving.settings import (
+    EngineSettings,
+    Settings,
+    accepted_api_keys,
+    admin_keys,
+    check_open_access,
+    load_settings,
+)
+from dear_serving.types import MAX_IDENTIFIERS
 
 APP_NAME = "dear"
 ENGINE_NAME = "Engine"
 GATEWAY_NAME = "Gateway"
 
-_SCHEDULERS = {
-    "cpu": "dear_serving.inside_vllm.resumable_scheduler.WindowScheduler",
-    "gpu": "dear_serving.inside_vllm.resumable_scheduler.AsyncWindowScheduler",
-}
+_INSIDE = "dear_serving.inside_vllm"
+_RESUMABLE = {"cpu": "WindowScheduler", "gpu": "AsyncWindowScheduler"}
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -53,7 +59,11 @@ def build_application(settings: Settings) -> Application:
     engine = build_llm_deployment(
         llm_config(settings),
         deployment_cls=RerankServer,
-        bind_kwargs={"registry_url": settings.registry.url, "adapters": settings.adapters},
+        bind_kwargs={
+            "registry_url": settings.registry.url,
+            "adapters": settings.adapters,
+            "engine": settings.engine,
+        },
         override_serve_options=options,
     )
     gateway = Gateway.options(  # type: ignore[attr-defined]  # added by serve.deployment
@@ -79,8 +89,7 @@ def llm_config(settings: Settings) -> LLMConfig:
         "enable_prefix_caching": True,
         # Requests carry a priority, as in Cohere's API.
         "scheduling_policy": "priority",
-        "scheduler_cls": _SCHEDULERS[engine.accelerator],
-    }
+    } | _decoding_kwargs(engine)
     if settings.adapters.capacity:
         engine_kwargs |= {
             "enable_lora": True,
@@ -117,6 +126,26 @@ def llm_config(settings: Settings) -> LLMConfig:
         runtime_env={"env_vars": engine_environment(settings)},
         **hardware,
     )
+
+
+def _decoding_kwargs(engine: EngineSettings) -> dict[str, Any]:
+    """What vLLM needs to know for the way windows are decoded."""
+    if engine.decoding == "ordinary":
+        return {}
+    if engine.decoding == "resumable":
+        return {"scheduler_cls": f"{_INSIDE}.resumable_scheduler.{_RESUMABLE[engine.accelerator]}"}
+    on_gpu = {"free_tokens": 256, "free_chance": 0.0, "uniform": True}
+    return {
+        "scheduler_cls": f"{_INSIDE}.drafted_scheduler.DraftedScheduler",
+        "speculative_config": {
+            "method": "custom_class",
+            "model": f"{_INSIDE}.drafted_scheduler.NoDrafts",
+            "num_speculative_tokens": engine.max_drafts,
+        },
+        # A window's first step gives the log probabilities of all its identifiers.
+        "max_logprobs": MAX_IDENTIFIERS,
+        "additional_config": {"dear_drafts": on_gpu if engine.accelerator == "gpu" else {}},
+    }
 
 
 def http_options(settings: Settings) -> HTTPOptions:

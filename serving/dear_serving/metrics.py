@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import get_args
 
 from prometheus_client import (
     REGISTRY,
     CollectorRegistry,
     Counter,
+    Enum,
     Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
 )
 
-from dear_serving.types import Ranking
+from dear_serving.types import Decoding, Ranking
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -81,6 +83,18 @@ class Metrics:
             by_revision,
             registry=self.registry,
         )
+        self.passes = Counter(
+            "dear_forward_passes",
+            "Forward passes that chose identifiers.",
+            by_revision,
+            registry=self.registry,
+        )
+        self.drafts = Counter(
+            "dear_draft_tokens",
+            "Guessed and forced tokens that were verified in forward passes, by outcome.",
+            (*by_revision, "outcome"),
+            registry=self.registry,
+        )
         self.repairs = Counter(
             "dear_repairs",
             "Repairs of models' answers, by kind.",
@@ -117,6 +131,9 @@ class Metrics:
         self.windows.labels(*labels).inc(ranking.windows)
         self.tokens.labels(*labels, "prompt").inc(usage.prompt_tokens)
         self.tokens.labels(*labels, "completion").inc(usage.completion_tokens)
+        self.passes.labels(*labels).inc(usage.passes)
+        self.drafts.labels(*labels, "accepted").inc(usage.accepted)
+        self.drafts.labels(*labels, "rejected").inc(usage.drafted - usage.accepted)
         self.queue_seconds.labels(*labels).inc(usage.queue_ms / 1e3)
         self.engine_seconds.labels(*labels).inc(usage.engine_ms / 1e3)
         for kind in ("repeated", "missing", "out_of_range", "unparseable"):
@@ -135,6 +152,8 @@ class Metrics:
                 self.tokens,
                 self.queue_seconds,
                 self.engine_seconds,
+                self.passes,
+                self.drafts,
                 self.repairs,
             ):
                 metric.remove_by_labels({"revision": revision})
@@ -163,13 +182,19 @@ class EngineMetrics:
     """Prometheus metrics of one engine replica, beside vLLM's own in the process-wide registry."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self.resumable = Gauge(
-            "dear_decoder_resumable",
-            "1 while a window is one request to vLLM, 0 while every choice is one.",
+        self.decoding = Enum(
+            "dear_decoder",
+            "How windows are decoded: drafted, resumable, or ordinary, which is several times slower.",
+            states=get_args(Decoding),
+            registry=registry,
+        )
+        self.stalled = Counter(
+            "dear_decoder_stalled_windows",
+            "Windows of which nothing was heard for too long; they were ranked again, choice by choice.",
             registry=registry,
         )
         self.self_check_failures = Counter(
             "dear_decoder_self_check_failures",
-            "Starts at which the two ways to decode a window disagreed.",
+            "Starts at which the decoder and naive decoding disagreed, or the engine died or hung.",
             registry=registry,
         )

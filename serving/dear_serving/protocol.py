@@ -54,7 +54,7 @@ class PermutationRequest:
     """One window to rank. ``tokens`` is at most the model's length.
 
     ``token_ids`` is the prompt up to the first identifier. ``identifiers[i]`` holds the tokens of position
-    i's identifier: at most MAX_IDENTIFIERS identifiers, all different. ``separator`` holds the tokens between
+    i's identifier: 2 to MAX_IDENTIFIERS identifiers, all different. ``separator`` holds the tokens between
     two identifiers. The first ``needed`` positions are decided one by one, the rest are ordered by their
     first-step log probabilities; 0 orders all by these, in one forward pass. After ``deadline_s`` seconds the
     decided ranks are returned, but never before the first step is done. ``adapter``, ``priority`` and
@@ -84,9 +84,9 @@ class DecodedWindow:
 
     ``order`` holds positions in the window, best first. The first ``decided`` were decoded one by one (for
     free text: all). The rest are ordered by their first-step log probabilities, ties as shown.
-    ``log_probs[i]`` is the natural log of the probability that the model names position i first (its
-    identifier's first token), before anything is masked; empty for free text. ``repairs`` counts the repairs
-    of a free-text answer; ``reasoning`` is the text the model wrote before the ranking.
+    ``log_probs[i]`` is the natural log of the probability that the model names position i first (by the first
+    token at which the identifiers differ), among the identifiers; empty for free text. ``repairs`` counts
+    the repairs of a free-text answer; ``reasoning`` is the text the model wrote before the ranking.
     """
 
     order: Order

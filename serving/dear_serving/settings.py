@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dear_serving.errors import SettingsError
+from dear_serving.types import Decoding
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 """A public model or adapter name: letters, digits, ``. _ / -``, at most 128 characters."""
@@ -105,6 +106,10 @@ class EngineSettings(_Settings):
     ``max_tokens`` tokens of windows at once, or ``max_shared_tokens`` while several tenants send requests;
     other windows wait in the gateway. Lower values give a new request less latency, higher values give more
     throughput.
+
+    ``decoding`` is how windows are decoded (see Decoding); drafted windows verify at most ``max_drafts``
+    tokens in a forward pass. A window of which nothing is heard for ``stall_timeout_s`` is ranked again, one
+    choice at a time.
     """
 
     accelerator: Literal["cpu", "gpu"] = "cpu"
@@ -115,6 +120,9 @@ class EngineSettings(_Settings):
     kv_cache_gib: Annotated[int, Field(ge=1)] = 1
     max_tokens: Annotated[int, Field(ge=1)] = 262_144
     max_shared_tokens: Annotated[int, Field(ge=1)] = 65_536
+    decoding: Decoding = "drafted"
+    max_drafts: Annotated[int, Field(ge=1, le=64)] = 11
+    stall_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, validate_default=True)
 
     @property

@@ -9,6 +9,11 @@ from typing import Literal
 Order = tuple[int, ...]
 """Passage indices, best first; always a permutation of ``range(len(order))``."""
 
+Decoding = Literal["drafted", "resumable", "ordinary"]
+"""How an engine decodes a window, always with the same result. ``drafted``: one request, whose forced and
+guessed tokens are verified together, in less than a forward pass a passage. ``resumable``: one request that
+vLLM continues choice by choice. ``ordinary``: a request for each choice, the slowest."""
+
 Scoring = Literal["permutation", "generate", "first_token"]
 """How a window is decoded: identifier by identifier, as free text, or from one forward pass."""
 
@@ -65,12 +70,20 @@ class RankTask:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and milliseconds of work in an engine. Token counts are the engine's own."""
+    """Tokens and milliseconds of work in an engine. Token counts are the engine's own.
+
+    Of a window decoded choice by choice, ``completion_tokens`` counts the tokens that the model chose, no
+    forced ones. ``passes`` are the forward passes that gave tokens, ``drafted`` the forced and guessed tokens
+    that were verified in them, ``accepted`` those that held.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     queue_ms: float = 0.0
     engine_ms: float = 0.0
+    passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
     def __add__(self, after: Usage) -> Usage:
         """Usage of two pieces of work done one after the other: all fields add up."""
@@ -79,6 +92,9 @@ class Usage:
             self.completion_tokens + after.completion_tokens,
             self.queue_ms + after.queue_ms,
             self.engine_ms + after.engine_ms,
+            self.passes + after.passes,
+            self.drafted + after.drafted,
+            self.accepted + after.accepted,
         )
 
     @staticmethod
@@ -90,6 +106,9 @@ class Usage:
             sum(part.completion_tokens for part in parts),
             max((part.queue_ms for part in parts), default=0.0),
             max((part.engine_ms for part in parts), default=0.0),
+            sum(part.passes for part in parts),
+            sum(part.drafted for part in parts),
+            sum(part.accepted for part in parts),
         )
 
 

@@ -20,7 +20,7 @@ KINDS = [(False, 1), (False, 2), (True, 2)]
 @given(data=st.data())
 def test_whatever_comes_every_window_gets_its_order(data: st.DataObject, ahead: bool, runner: int) -> None:
     schedule = data.draw(schedules(ahead=ahead, runner=runner))
-    check(schedule, play(schedule, RESUMABLE))
+    check(schedule, play(schedule, RESUMABLE), RESUMABLE)
 
 
 @pytest.mark.hypothesis
@@ -30,4 +30,4 @@ def test_a_token_that_is_not_allowed_ends_its_window_alone(
     data: st.DataObject, ahead: bool, runner: int
 ) -> None:
     schedule = data.draw(schedules(ahead=ahead, runner=runner, faults=True))
-    check(schedule, play(schedule, RESUMABLE))
+    check(schedule, play(schedule, RESUMABLE), RESUMABLE)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from benchmarks.stub_engine import Answer, Limits, StubEngine, Text, Window
 from benchmarks.stub_runner import StubModel
-from benchmarks.stub_ways import Naive, Way, naive, naive_text
+from benchmarks.stub_ways import Way, naive, naive_text
 
 MODEL = StubModel()
 VOCABULARY = 3350
@@ -48,7 +48,9 @@ def identifiers(draw: st.DrawFn) -> tuple[tuple[int, ...], ...]:
 
 
 @st.composite
-def schedules(draw: st.DrawFn, *, ahead: bool, runner: int, faults: bool = False) -> Schedule:
+def schedules(
+    draw: st.DrawFn, *, ahead: bool = False, runner: int = 1, drafts: bool = False, faults: bool = False
+) -> Schedule:
     """Traffic that presses: little memory, few slots, many requests at once."""
     limits = Limits(
         max_num_seqs=draw(st.integers(2, 4)),
@@ -60,6 +62,8 @@ def schedules(draw: st.DrawFn, *, ahead: bool, runner: int, faults: bool = False
         prefix_cache=draw(st.booleans()),
         ahead=ahead,
         runner=runner,
+        drafts=draw(st.sampled_from([1, 3, 7, 11])) if drafts else 0,
+        policy=(("free_tokens", draw(st.sampled_from([8, 32, 256]))), ("uniform", draw(st.booleans()))),
     )
     arrivals = []
     for number in range(draw(st.integers(1, 9))):
@@ -118,7 +122,7 @@ def send(engine: StubEngine, way: Way, request: Window | Text) -> None:
     engine.add(way.request(engine, request) if isinstance(request, Window) else engine.text(request))
 
 
-def check(schedule: Schedule, engine: StubEngine) -> None:
+def check(schedule: Schedule, engine: StubEngine, way: Way) -> None:
     """Nothing lost, nothing kept, and every answer the one of its request alone."""
     assert engine.free_blocks() == schedule.limits.num_blocks - 1
     assert not engine.scheduler.requests
@@ -126,32 +130,32 @@ def check(schedule: Schedule, engine: StubEngine) -> None:
     for arrival in schedule.arrivals:
         answer = engine.answers[arrival.request.request_id]
         assert answer.ended, arrival.request
-        check_answer(arrival, answer)
+        check_answer(arrival, answer, way)
 
 
-def check_answer(arrival: Arrival, answer: Answer) -> None:
+def check_answer(arrival: Arrival, answer: Answer, way: Way) -> None:
     """What one request got."""
     request = arrival.request
-    if isinstance(request, Window):
-        expected = expected_of(replace(request, request_id="", priority=0))
-        tokens = expected.chosen
-    else:
+    whole = False
+    if isinstance(request, Text):
         tokens = naive_text(request, MODEL, VOCABULARY)
+    else:
+        expected, whole = naive(request, MODEL), way.gives_all
+        tokens = expected.tokens if whole else expected.chosen
     if answer.finish == "abort":
         assert arrival.cancelled is not None
-        assert answer.tokens == tokens[: len(answer.tokens)]
     elif arrival.broken is not None and arrival.broken < len(tokens):
         assert answer.finish == "error"
+        if whole:
+            assert answer.tokens == tokens[: len(answer.tokens)]
+            return
         assert answer.tokens[: arrival.broken] == tokens[: arrival.broken]
+        return
     else:
         assert answer.finish in ("length", "stop"), answer
-        assert answer.tokens == tokens
-        assert answer.outputs == len(tokens)
-
-
-def expected_of(window: Window) -> Naive:
-    """The window's answer, decoded alone."""
-    return naive(window, MODEL)
+        assert len(answer.tokens) == len(tokens)
+    assert answer.tokens == tokens[: len(answer.tokens)]
+    assert answer.outputs <= len(tokens) if whole else answer.outputs == len(answer.tokens)
 
 
 def _length(request: Window | Text) -> int:

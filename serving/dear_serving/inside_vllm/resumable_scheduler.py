@@ -25,7 +25,7 @@ from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, Schedul
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus, StreamingUpdate
 
-from dear_serving.inside_vllm.answer_path import AnswerPath, answer_path
+from dear_serving.inside_vllm.answer import Answer
 
 _log = logging.getLogger(__name__)
 
@@ -145,23 +145,22 @@ def _next_chunk(request: Request, max_model_len: int) -> StreamingUpdate | None:
         ValueError: the token chosen is not an allowed one, as with NaN logits, or the answer is too long.
     """
     parameters, token = request.sampling_params, request.output_token_ids[-1]
-    if token not in parameters.allowed_token_ids:
+    answer: Answer | None = getattr(request, "dear_answer", None)
+    first = answer is None
+    if answer is None:
+        answer = request.dear_answer = Answer(*parameters.extra_args[WINDOW])
+        answer.forced_tokens()
+    if not answer.advance(token):
         raise ValueError(f"token {token} is not allowed here")
-    path: AnswerPath | None = getattr(request, "dear_path", None)
-    first = path is None
-    if path is None:
-        path = request.dear_path = answer_path(*parameters.extra_args[WINDOW])
-        next(path)
-    try:
-        choice = path.send(token)
-    except StopIteration:
+    append = [token, *answer.forced_tokens()]
+    if answer.done:
         return None
-    if request.num_computed_tokens + len(choice.append) >= max_model_len:
+    if request.num_computed_tokens + len(append) >= max_model_len:
         raise ValueError(f"the answer does not fit into {max_model_len} tokens")
     following = copy.copy(parameters)
-    following.allowed_token_ids = choice.allowed
+    following.allowed_token_ids = answer.allowed()
     # vLLM returns a step's log probabilities only if the request asks for some after the step. So the second
     # chunk asks for one, to get those of the first.
-    following.logprob_token_ids = choice.allowed[:1] if first else None
+    following.logprob_token_ids = following.allowed_token_ids[:1] if first else None
     # All chunks of a window keep its arrival time, and so its place in the queue.
-    return StreamingUpdate(None, choice.append, 1, request.arrival_time, following)
+    return StreamingUpdate(None, append, 1, request.arrival_time, following)

@@ -40,10 +40,10 @@ from dear_serving.registry.database import open_database
 from dear_serving.replica.adapter_slots import AdapterSlots
 from dear_serving.replica.adapter_sync import AdapterSync
 from dear_serving.replica.kv_admission import KvAdmission
-from dear_serving.replica.self_check import compare, small_window
-from dear_serving.replica.window_decoder import Decoder, ordinary_steps
-from dear_serving.settings import AdaptersSettings, describe
-from dear_serving.types import Usage
+from dear_serving.replica.self_check import check_burst, small_window
+from dear_serving.replica.window_decoder import Decoder
+from dear_serving.settings import AdaptersSettings, EngineSettings, describe
+from dear_serving.types import Decoding, Usage
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -64,7 +64,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
-        self, llm_config: LLMConfig, *, registry_url: str, adapters: AdaptersSettings
+        self, llm_config: LLMConfig, *, registry_url: str, adapters: AdaptersSettings, engine: EngineSettings
     ) -> None:
         """Start the engine and load the adapters that the registry wants."""
         await super().__init__(llm_config)
@@ -72,14 +72,25 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self._metrics = EngineMetrics()
         lora = self._client().vllm_config.lora_config
         self._slots = AdapterSlots(lora.max_loras if lora else 1)
-        self._decoder = Decoder(self._client(), self._kv_admission())
-        await self._check_decoder(None)
-        held: Sequence[str] = ()
+        self._admission = self._kv_admission()
+        self._stall_s = engine.stall_timeout_s
+        self._use(engine.decoding)
+        await self._check_decoder([None])
         if adapters.capacity:
             held = await self._start_sync(registry_url, adapters)
-        for adapter in held[:1]:
-            await self._check_decoder(adapter)
+            if held:
+                await self._check_decoder([None, *held[:2]])
+        logger.info("windows are decoded the %s way", self._decoder.decoding)
         await self._warm_up()
+
+    def _use(self, decoding: Decoding) -> None:
+        self._decoder = Decoder(self._client(), self._admission, decoding, self._stall_s, self._on_stall)
+        self._metrics.decoding.state(decoding)
+
+    def _on_stall(self) -> None:
+        logger.warning("nothing was heard of a window for %.0f s; it is ranked again slowly", self._stall_s)
+        self._metrics.stalled.inc()
+        self._metrics.decoding.state(self._decoder.decoding)
 
     async def _start_sync(self, registry_url: str, settings: AdaptersSettings) -> Sequence[str]:
         """Load the wanted revisions and start the sync task; returns the ids of the loaded ones."""
@@ -137,22 +148,29 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             block_size=config.cache_config.block_size,
         )
 
-    async def _check_decoder(self, adapter: str | None) -> None:
-        """Rank a small window with and without resuming; if they disagree, decode without from then on."""
-        problem = None
+    async def _check_decoder(self, adapters: Sequence[str | None]) -> None:
+        """Rank a burst of windows with free text beside it; if naive decoding disagrees, use that."""
+        if self._decoder.decoding == "ordinary":
+            return
+        length = self._client().vllm_config.model_config.max_model_len
+        text = GenerationRequest([32] * 32, min(64, length - 32), None, f"self-check-text-{len(adapters)}")
         try:
             async with asyncio.timeout(_SELF_CHECK_S):
-                request = small_window("self-check", adapter)
-                difference = await compare(self._decoder, self._client(), request, self._lora(adapter))
-            if difference is not None and not difference.near_tie:
-                problem = f"rank {difference.rank} differs by {difference.gap:.2f} nats"
+                loras = [self._lora(adapter) for adapter in adapters]
+                problem, _ = await asyncio.gather(
+                    check_burst(self._decoder, self._client(), loras, length), self.generate(text)
+                )
         except TimeoutError:
             problem = f"no answer in {_SELF_CHECK_S:.0f} s"
         if problem is not None:
-            logger.warning("using one request per choice, which is several times slower: %s", problem)
-            self._decoder.steps = ordinary_steps
+            logger.warning(
+                "windows are decoded with a request for each choice, which is several times slower; "
+                "%s decoding failed its check: %s",
+                self._decoder.decoding,
+                problem,
+            )
             self._metrics.self_check_failures.inc()
-        self._metrics.resumable.set(self._decoder.steps is not ordinary_steps)
+            self._use("ordinary")
 
     async def _warm_up(self) -> None:
         """Run every code path once, so that the first request does not wait for imports and kernels."""

@@ -1,9 +1,8 @@
-"""Permutation decoding: the model chooses identifiers; the separators are appended without generation.
+"""Permutation decoding: the model chooses identifiers; everything else in a ranking is forced.
 
-A listwise answer looks like ``[4] > [1] > [0]``. Only the identifiers carry a decision, so only they are
-sampled, each from the identifiers not ranked yet. This takes one forward pass per ranked passage instead of
-four, always gives a valid permutation, and stops when enough passages are ranked. The last identifier left
-is implied.
+A listwise answer looks like ``[4] > [1] > [0]``. Only the identifiers carry a decision, each among those not
+ranked yet. So the answer is always a valid permutation, and it stops when enough passages are ranked. There
+are three ways through it, all with the same result (see ``Decoding``).
 """
 
 from __future__ import annotations
@@ -12,92 +11,168 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from dear_serving.errors import EngineUnavailable
-from dear_serving.inside_vllm.answer_path import AnswerPath, TokenChoice, answer_path
+from dear_serving.inside_vllm.answer import Answer
 from dear_serving.protocol import DecodedWindow, PermutationRequest
 from dear_serving.replica.kv_admission import KvAdmission
-from dear_serving.types import Order, Usage
+from dear_serving.types import Decoding, Usage
 
 if TYPE_CHECKING:
     from vllm.engine.protocol import StreamingInput
+    from vllm.logprobs import Logprob
     from vllm.lora.request import LoRARequest
     from vllm.outputs import RequestOutput
     from vllm.sampling_params import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
-Outputs = AsyncGenerator["RequestOutput", None]
-Steps = Callable[["AsyncLLM", PermutationRequest, "LoRARequest | None"], Outputs]
-"""Decodes one window: yields one or more chosen tokens per item; the first item has the log probabilities of
-all tokens allowed at the first choice. Closing it aborts its work in the engine."""
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """News of a window: vLLM's output, and its forward passes and drafts so far."""
+
+    output: RequestOutput
+    passes: int
+    drafted: int = 0
+    accepted: int = 0
 
 
-async def window_steps(client: AsyncLLM, request: PermutationRequest, lora: LoRARequest | None) -> Outputs:
-    """The window as one resumable request; inside_vllm.resumable_scheduler appends tokens after a choice."""
+_MOST_STALLED = 3
+
+Steps = Callable[["AsyncLLM", PermutationRequest, "LoRARequest | None", Answer], AsyncGenerator[Step, None]]
+"""Decodes a window, and advances its Answer, which stands at its first choice. The first output has the log
+probabilities of all tokens allowed there. Closing it aborts its work in the engine."""
+
+
+async def drafted_steps(
+    client: AsyncLLM, request: PermutationRequest, lora: LoRARequest | None, answer: Answer
+) -> AsyncGenerator[Step, None]:
+    """The window as one ordinary request with drafts; see inside_vllm.drafted_scheduler."""
+    from dear_serving.inside_vllm.drafted_scheduler import step_counts, window_arguments
+
+    arguments = window_arguments(request.identifiers, request.separator, max(1, request.needed))
+    parameters = _greedy(
+        max_tokens=request.tokens - len(request.token_ids) if request.needed else 1,
+        logprobs=len(answer.allowed()),
+        extra_args=arguments,
+    )
+    outputs = _generate(client, request, lora, _prompt(request), parameters)
+    async with contextlib.aclosing(outputs):
+        async for output in outputs:
+            for token in output.outputs[0].token_ids:
+                answer.advance(token)
+            yield Step(output, *step_counts(output))
+
+
+async def resumable_steps(
+    client: AsyncLLM, request: PermutationRequest, lora: LoRARequest | None, answer: Answer
+) -> AsyncGenerator[Step, None]:
+    """The window as one resumable request; see inside_vllm.resumable_scheduler."""
     from vllm.engine.protocol import StreamingInput
     from vllm.inputs import tokens_input
 
     from dear_serving.inside_vllm.resumable_scheduler import window_arguments
 
-    choice = next(answer_path(request.identifiers, request.separator, request.needed))
-    parameters = _parameters(choice)
+    parameters = _choice(answer)
     parameters.extra_args = window_arguments(request.identifiers, request.separator, request.needed)
     never = asyncio.Event()
 
     async def chunks() -> AsyncGenerator[StreamingInput, None]:
-        tokens = [*request.token_ids, *choice.append]
-        yield StreamingInput(tokens_input(tokens, cache_salt=request.cache_salt), parameters)
+        yield StreamingInput(tokens_input(_prompt(request), cache_salt=request.cache_salt), parameters)
         await never.wait()  # returning would end the request
 
     outputs = client.generate(
         chunks(), parameters, request.request_id, lora_request=lora, priority=request.priority
     )
+    passes = 0
     async with contextlib.aclosing(outputs):
         async for output in outputs:
-            yield output
+            for token in output.outputs[0].token_ids:
+                answer.advance(token)
+                answer.forced_tokens()
+                passes += 1
+            yield Step(output, passes)
 
 
-async def ordinary_steps(client: AsyncLLM, request: PermutationRequest, lora: LoRARequest | None) -> Outputs:
+async def ordinary_steps(
+    client: AsyncLLM, request: PermutationRequest, lora: LoRARequest | None, answer: Answer
+) -> AsyncGenerator[Step, None]:
     """Every choice as an ordinary request that uses the prefix cache: several times slower."""
-    from vllm.inputs import tokens_input
+    async for step in _one_by_one(client, request, lora, answer, _choice):
+        yield step
 
-    path = answer_path(request.identifiers, request.separator, max(1, request.needed))
-    tokens, number = list(request.token_ids), 0
-    with contextlib.suppress(StopIteration):
-        choice = next(path)
-        while True:
-            tokens += choice.append
-            outputs = client.generate(
-                tokens_input(tokens.copy(), cache_salt=request.cache_salt),
-                _parameters(choice),
-                f"{request.request_id}-{number}",
-                lora_request=lora,
-                priority=request.priority,
-            )
-            async with contextlib.aclosing(outputs):
-                output = await anext(outputs, None)
-            if output is None:
-                return
-            yield output
-            number += 1
-            choice = path.send(output.outputs[0].token_ids[-1])
+
+async def masked_steps(
+    client: AsyncLLM, request: PermutationRequest, lora: LoRARequest | None, answer: Answer
+) -> AsyncGenerator[Step, None]:
+    """As ``ordinary_steps``, each request with a grammar of one choice.
+
+    For engines with drafted windows: vLLM dies of log probabilities of chosen tokens beside drafts.
+    """
+    from dear_serving.inside_vllm.drafted_scheduler import window_arguments
+
+    def parameters(answer: Answer) -> SamplingParams:
+        allowed = answer.allowed()
+        return _greedy(
+            max_tokens=1,
+            logprobs=len(allowed),
+            extra_args=window_arguments([[token] for token in allowed], [0], 1),
+        )
+
+    async for step in _one_by_one(client, request, lora, answer, parameters):
+        yield step
+
+
+async def _one_by_one(
+    client: AsyncLLM,
+    request: PermutationRequest,
+    lora: LoRARequest | None,
+    answer: Answer,
+    parameters: Callable[[Answer], SamplingParams],
+) -> AsyncGenerator[Step, None]:
+    tokens, passes = _prompt(request), 0
+    while not answer.done:
+        outputs = _generate(client, request, lora, tokens.copy(), parameters(answer), f"-{passes}")
+        async with contextlib.aclosing(outputs):
+            output = await anext(outputs, None)
+        if output is None:
+            return
+        passes += 1
+        for token in output.outputs[0].token_ids:
+            answer.advance(token)
+            tokens += [token, *answer.forced_tokens()]
+        yield Step(output, passes)
 
 
 class Decoder:
     """Ranks windows on one vLLM engine.
 
     Args:
-        client: the engine.
-        admission: bounds the windows in the engine.
-        steps: ``window_steps``, or ``ordinary_steps`` if the engine fails the self-check.
+        client: the engine, configured for ``decoding``.
+        admission: bounds the requests in the engine.
+        decoding: how windows are decoded. After several stalled windows in a row it becomes ``ordinary``.
+        stall_s: a window of which nothing is heard for so many seconds is aborted, and ranked again slowly.
+        on_stall: called for each such window.
     """
 
-    def __init__(self, client: AsyncLLM, admission: KvAdmission, steps: Steps = window_steps) -> None:
+    def __init__(
+        self,
+        client: AsyncLLM,
+        admission: KvAdmission,
+        decoding: Decoding,
+        stall_s: float = math.inf,
+        on_stall: Callable[[], None] = lambda: None,
+    ) -> None:
         self._client = client
         self._admission = admission
-        self.steps = steps
+        self._stall_s = stall_s
+        self._slow = masked_steps if decoding == "drafted" else ordinary_steps
+        self._on_stall = on_stall
+        self._stalled = 0
+        self.decoding = decoding
 
     async def decode(
         self, request: PermutationRequest, lora: LoRARequest | None, *, every_rank: bool = False
@@ -108,81 +183,150 @@ class Decoder:
         """
         arrived_s = time.monotonic()
         ends_s = math.inf if request.deadline_s is None else arrived_s + request.deadline_s
-        path = answer_path(request.identifiers, request.separator, max(1, request.needed))
-        depth = next(path).depth
-        steps = self.steps if request.needed else ordinary_steps
+        told = 0
+        async with self._admission.hold(request.tokens, request.priority):
+            for steps in (self._steps(request), self._slow):
+                windows = self._windows(steps, request, lora, arrived_s, ends_s)
+                with contextlib.suppress(_Stalled):
+                    async with contextlib.aclosing(windows):
+                        async for window, is_last in windows:
+                            if is_last or (every_rank and window.decided > told):
+                                told = window.decided
+                                yield window
+                            if is_last:
+                                self._stalled = 0
+                                return
+                self._stalled += 1
+                if self._stalled >= _MOST_STALLED:
+                    self.decoding = "ordinary"
+                self._on_stall()
+        raise EngineUnavailable("the engine does not answer")
+
+    def _steps(self, request: PermutationRequest) -> Steps:
+        if self.decoding == "drafted":
+            return drafted_steps
+        return resumable_steps if self.decoding == "resumable" and request.needed else self._slow
+
+    async def _windows(
+        self,
+        steps: Steps,
+        request: PermutationRequest,
+        lora: LoRARequest | None,
+        arrived_s: float,
+        ends_s: float,
+    ) -> AsyncGenerator[tuple[DecodedWindow, bool], None]:
+        """The window after each step, and whether it is the last; after the first step it ends in time."""
+        answer = _answer(request)
+        answer.forced_tokens()
+        first_tokens = [answer.token_of(position) for position in answer.choices]
         log_probs: tuple[float, ...] = ()
         scheduled_s = arrived_s
-        decided: Order = ()
-        passes, complete = 0, False
-        async with (
-            self._admission.hold(request.tokens, request.priority),
-            contextlib.aclosing(steps(self._client, request, lora)) as outputs,
-        ):
-            async for output in outputs:
-                completion = output.outputs[0]
-                if not passes:
-                    first = completion.logprobs[0]
-                    log_probs = tuple(first[tokens[depth]].logprob for tokens in request.identifiers)
-                    scheduled_s = output.metrics.scheduled_ts
-                passes += len(completion.token_ids)
-                before = len(decided)
-                decided, complete = _follow(path, completion.token_ids)
+        step: Step | None = None
+        async with contextlib.aclosing(steps(self._client, request, lora, answer)) as news:
+            while True:
+                left_s = ends_s - time.monotonic() if step else math.inf
+                try:
+                    async with asyncio.timeout(_finite(min(left_s, self._stall_s))):
+                        step = await anext(news)
+                except StopAsyncIteration:
+                    raise EngineUnavailable("the engine gave no answer") from None
+                except TimeoutError:
+                    if step is None or left_s > self._stall_s:
+                        raise _Stalled from None
+                else:
+                    completion = step.output.outputs[0]
+                    if completion.finish_reason == "error":
+                        raise EngineUnavailable("the engine could not decode the window")
+                    if not log_probs:
+                        log_probs = _normalised(completion.logprobs[0], first_tokens)
+                        scheduled_s = step.output.metrics.scheduled_ts
                 now_s = time.monotonic()
-                last = complete or not request.needed or now_s >= ends_s
-                if last or (every_rank and len(decided) > before):
-                    yield _window(request, decided, log_probs, passes, arrived_s, scheduled_s, now_s)
-                if last:
-                    return
-        raise EngineUnavailable("the engine gave no answer")
+                is_last = answer.done or not request.needed or now_s >= ends_s
+                usage = Usage(
+                    prompt_tokens=len(request.token_ids),
+                    completion_tokens=answer.chosen,
+                    queue_ms=max(0.0, scheduled_s - arrived_s) * 1e3,
+                    engine_ms=(now_s - scheduled_s) * 1e3,
+                    passes=step.passes,
+                    drafted=step.drafted,
+                    accepted=step.accepted,
+                )
+                yield _window(request, answer, log_probs, usage), is_last
+
+
+class _Stalled(Exception):
+    """Nothing was heard of a window for too long."""
 
 
 def _window(
-    request: PermutationRequest,
-    decided: Order,
-    log_probs: tuple[float, ...],
-    passes: int,
-    arrived_s: float,
-    scheduled_s: float,
-    now_s: float,
+    request: PermutationRequest, answer: Answer, log_probs: tuple[float, ...], usage: Usage
 ) -> DecodedWindow:
-    decided = decided[: request.needed] if request.needed < len(decided) else decided
+    decided = answer.decided[: request.needed]
     rest = set(range(len(log_probs))).difference(decided)
     return DecodedWindow(
         order=(*decided, *sorted(rest, key=lambda position: (-log_probs[position], position))),
         decided=len(decided),
         log_probs=log_probs,
-        usage=Usage(
-            prompt_tokens=len(request.token_ids),
-            completion_tokens=passes,
-            queue_ms=max(0.0, scheduled_s - arrived_s) * 1e3,
-            engine_ms=(now_s - scheduled_s) * 1e3,
-        ),
+        usage=usage,
     )
 
 
-def _follow(path: AnswerPath, tokens: Sequence[int]) -> tuple[tuple[int, ...], bool]:
-    """Apply chosen tokens to the path: the positions decided so far, and whether the path is complete."""
-    decided: tuple[int, ...] = ()
-    for token in tokens:
-        try:
-            decided = path.send(token).decided
-        except StopIteration as done:
-            return done.value, True
-    return decided, False
+def _answer(request: PermutationRequest) -> Answer:
+    return Answer(request.identifiers, request.separator, max(1, request.needed))
 
 
-def _parameters(choice: TokenChoice) -> SamplingParams:
-    """Greedy sampling of one allowed token, with the log probabilities of all allowed ones; no text."""
+def _prompt(request: PermutationRequest) -> list[int]:
+    """The prompt up to the first choice: with the tokens that all identifiers begin with."""
+    return [*request.token_ids, *_answer(request).forced_tokens()]
+
+
+def _normalised(log_probs: Mapping[int, Logprob], tokens: Sequence[int]) -> tuple[float, ...]:
+    """The log probability of each of ``tokens`` among them all; tokens may repeat."""
+    raw = {token: log_probs[token].logprob for token in tokens}
+    most = max(raw.values())
+    total = most + math.log(sum(math.exp(one - most) for one in raw.values()))
+    return tuple(raw[token] - total for token in tokens)
+
+
+def _finite(seconds: float) -> float | None:
+    return None if math.isinf(seconds) else seconds
+
+
+def _generate(
+    client: AsyncLLM,
+    request: PermutationRequest,
+    lora: LoRARequest | None,
+    tokens: list[int],
+    parameters: SamplingParams,
+    suffix: str = "",
+) -> AsyncGenerator[RequestOutput, None]:
+    from vllm.inputs import tokens_input
+
+    outputs: AsyncGenerator[RequestOutput, None] = client.generate(
+        tokens_input(tokens, cache_salt=request.cache_salt),
+        parameters,
+        request.request_id + suffix,
+        lora_request=lora,
+        priority=request.priority,
+    )
+    return outputs
+
+
+def _choice(answer: Answer) -> SamplingParams:
+    """One of the tokens allowed now, with the log probabilities of all of them, by vLLM's own means."""
+    allowed = answer.allowed()
+    return _greedy(max_tokens=1, allowed_token_ids=allowed, logprob_token_ids=allowed)
+
+
+def _greedy(**options: Any) -> SamplingParams:
+    """Greedy sampling without text."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
         temperature=0.0,
-        max_tokens=1,
-        allowed_token_ids=choice.allowed,
-        logprob_token_ids=choice.allowed,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
         skip_clone=True,
+        **options,
     )

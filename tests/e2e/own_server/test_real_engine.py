@@ -22,7 +22,7 @@ from dear_serving.protocol import DecodedWindow, PermutationRequest
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.replica.kv_admission import KvAdmission
 from dear_serving.replica.self_check import NEAR_TIE, compare
-from dear_serving.replica.window_decoder import Decoder, ordinary_steps
+from dear_serving.replica.window_decoder import Decoder, masked_steps
 from dear_serving.settings import Settings
 from dear_serving.types import RankTask
 
@@ -48,7 +48,7 @@ class Engine:
         self.sessions = KvAdmission(
             max_open=config.scheduler_config.max_num_seqs, blocks=self.blocks, block_size=self.block_size
         )
-        self.decoder = Decoder(client, self.sessions)
+        self.decoder = Decoder(client, self.sessions, settings.engine.decoding)
         self.loras: dict[str | None, Any] = {
             adapter.name: LoRARequest(adapter.name, number, str(settings.adapters.root / adapter.path))
             for number, adapter in enumerate(settings.adapters.serve, start=1)
@@ -136,7 +136,11 @@ async def test_windows_have_the_order_of_one_ordinary_request_a_choice(engine: E
     generator = random.Random(0)
     requests = [window_of(generator.randint(2, 12), seed, generator.choice(MODELS)) for seed in range(count)]
     differences = await in_groups(
-        [compare(engine.decoder, engine.client, one, engine.loras[one.adapter]) for one in requests], 20
+        [
+            compare(engine.decoder, engine.client, one, engine.loras[one.adapter], masked_steps)
+            for one in requests
+        ],
+        20,
     )
     found = [difference for difference in differences if difference is not None]
     assert all(difference.near_tie for difference in found), found
@@ -178,7 +182,8 @@ async def test_identifiers_of_several_tokens_are_chosen_token_by_token(
     identifiers = tuple(tuple(t for digit in str(i) for t in digits[int(digit)]) for i in range(12))
     request = window_of(12, 5)
     request = PermutationRequest(request.token_ids, identifiers, request.separator, 12, "legal", "digits")
-    naive = Decoder(engine.client, engine.sessions, ordinary_steps)
+    naive = Decoder(engine.client, engine.sessions, "drafted")
+    naive.decoding = "ordinary"
     ours, other = await engine.rank(request), await engine.rank(request, naive)
     assert sorted(ours.order) == list(range(12))
     assert ours.order == other.order
