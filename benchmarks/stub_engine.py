@@ -111,6 +111,12 @@ class StubEngine:
         scheduler: the scheduler's class.
         limits: settings.
         model: where logits come from.
+
+    Attributes:
+        answers: what came out so far, by request.
+        steps: forward passes so far.
+        most_running: the largest number of requests that ran at once.
+        step_made: the last step.
     """
 
     def __init__(
@@ -148,6 +154,7 @@ class StubEngine:
         self._arrivals = 0.0
         self.answers: dict[str, Answer] = {}
         self.step_made: Step | None = None
+        self.steps = self.most_running = 0
 
     def add(self, request: Request) -> None:
         """A request arrives."""
@@ -202,12 +209,14 @@ class StubEngine:
         if self.scheduler.has_requests():
             scheduled = self.scheduler.schedule()
             tokens, requests = scheduled.total_num_scheduled_tokens, len(scheduled.num_scheduled_tokens)
+            self.steps += tokens > 0
+            self.most_running = max(self.most_running, len(self.scheduler.running))
             assert not scheduled.pending_structured_output_tokens, "a grammar needs synchronous scheduling"
             grammar = self.scheduler.get_grammar_bitmask(scheduled)
             model_s = -time.perf_counter()
             self._queue.append((scheduled, self.runner.execute(scheduled, grammar)))
             model_s += time.perf_counter()
-        if len(self._queue) == self._depth or not self.scheduler.has_requests() and not tokens:
+        if len(self._queue) == self._depth or (not self.scheduler.has_requests() and not tokens):
             self._process()
         self.step_made = Step(tokens, requests, time.perf_counter() - started_s - model_s)
         return True
@@ -267,9 +276,7 @@ def _config(limits: Limits) -> VllmConfig:
     config = VllmConfig(
         model_config=model,
         scheduler_config=scheduling,
-        cache_config=CacheConfig(
-            block_size=limits.block_size, enable_prefix_caching=limits.prefix_cache
-        ),
+        cache_config=CacheConfig(block_size=limits.block_size, enable_prefix_caching=limits.prefix_cache),
         lora_config=LoRAConfig(max_loras=limits.max_loras, max_cpu_loras=8, lora_dtype="auto"),
         speculative_config=_drafts(limits, model) if limits.drafts else None,
         additional_config={CONFIG: dict(limits.policy)},

@@ -85,9 +85,9 @@ class StubRunner:
         model: where the logits come from.
 
     Attributes:
-        broken: requests whose logits are NaN from so many sampled tokens on; they get token 0.
-        history: all tokens of each request when it last sampled.
-        most: the largest number of slots taken so far.
+        broken: requests whose logits are wrong after so many sampled tokens; they get token 0.
+        nan: whether logits are NaN there; then they get the first token that is allowed.
+        most: the largest number of slots taken so far, in version 2.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class StubRunner:
         self._model = model
         self._states: dict[str, _State] = {}
         self.broken: dict[str, int] = {}
+        self.nan = False
         self._sampled: dict[str, int] = {}
         self.most = 0
 
@@ -179,9 +180,7 @@ class StubRunner:
         assert at == len(grammar.grammar_bitmask)
         return masks
 
-    def _forward(
-        self, request_id: str, count: int, drafts: list[int], masks: NDArray[Any] | None
-    ) -> _Row:
+    def _forward(self, request_id: str, count: int, drafts: list[int], masks: NDArray[Any] | None) -> _Row:
         state = self._states[request_id]
         known, first = len(state.tokens), state.computed
         inputs = (state.tokens + drafts)[first : first + count]
@@ -219,7 +218,8 @@ class StubRunner:
         best = int(allowed[logits.argmax()])
         number = self._sampled[request_id] = self._sampled.get(request_id, 0) + 1
         if number > self.broken.get(request_id, number):
-            best = 0
+            best = int(allowed[0]) if self.nan else 0
+            logits = logits * np.nan if self.nan else logits
         row.tokens.append(best)
         if state.parameters.num_logprobs is not None:
             row.log_probs.append(_best_log_probs(state.parameters, allowed, logits, best))

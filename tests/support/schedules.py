@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from hypothesis import strategies as st
 
@@ -12,6 +14,8 @@ from benchmarks.stub_ways import Way, naive, naive_text
 
 MODEL = StubModel()
 VOCABULARY = 3350
+Faults = Literal["", "token", "nan"]
+"""What broken logits give: a token that is not allowed, or log probabilities that are no numbers."""
 SHARED = list(range(500, 600))
 """How many prompts begin."""
 PRIORITIES = (-(2**31), -1, 0, 0, 0, 1, 2**31 - 1)
@@ -30,10 +34,11 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """An engine's settings and all that happens to it."""
+    """An engine's settings and all that happens to it; ``nan`` is how logits are broken."""
 
     limits: Limits
     arrivals: tuple[Arrival, ...]
+    nan: bool = False
 
 
 @st.composite
@@ -49,7 +54,7 @@ def identifiers(draw: st.DrawFn) -> tuple[tuple[int, ...], ...]:
 
 @st.composite
 def schedules(
-    draw: st.DrawFn, *, ahead: bool = False, runner: int = 1, drafts: bool = False, faults: bool = False
+    draw: st.DrawFn, *, ahead: bool = False, runner: int = 1, drafts: bool = False, faults: Faults = ""
 ) -> Schedule:
     """Traffic that presses: little memory, few slots, many requests at once."""
     limits = Limits(
@@ -68,7 +73,8 @@ def schedules(
     arrivals = []
     for number in range(draw(st.integers(1, 9))):
         start = draw(st.integers(0, 20)) if draw(st.booleans()) else 0
-        prompt = [*SHARED[:start], *[600 + number, 700 + draw(st.integers(0, 9))] * draw(st.integers(1, 5))]
+        own = draw(st.sampled_from([0, number]))  # or the same as another's
+        prompt = [*SHARED[:start], *[600 + own, 700 + draw(st.integers(0, 3))] * draw(st.integers(1, 5))]
         adapter, priority = draw(st.integers(0, 3)), draw(st.sampled_from(PRIORITIES))
         request: Window | Text
         if draw(st.integers(0, 3)):
@@ -91,12 +97,18 @@ def schedules(
     # The longest request fits, as admission sees to; vLLM keeps a block to itself.
     room = draw(st.sampled_from([0, 1, 3, 10, 100]))
     limits = replace(limits, num_blocks=-(-longest // limits.block_size) + 1 + room)
-    return Schedule(limits, tuple(sorted(arrivals, key=lambda arrival: arrival.at)))
+    return Schedule(limits, tuple(sorted(arrivals, key=lambda arrival: arrival.at)), faults == "nan")
 
 
-def play(schedule: Schedule, way: Way) -> StubEngine:
-    """Let it all happen; fails if a request has no end after far more steps than any order of them takes."""
+def play(
+    schedule: Schedule, way: Way, also: Callable[[StubEngine, int], object] = lambda engine, step: None
+) -> StubEngine:
+    """Let it all happen; fails if a request has no end after far more steps than any order of them takes.
+
+    ``also`` is called before each step, with its number.
+    """
     engine = way.start(schedule.limits, MODEL)
+    engine.runner.nan = schedule.nan
     waiting, cancels = list(schedule.arrivals), list[tuple[int, Arrival]]()
     enough = 200 + 40 * sum(_work(arrival.request) for arrival in schedule.arrivals)
     for step in range(enough):
@@ -110,6 +122,7 @@ def play(schedule: Schedule, way: Way) -> StubEngine:
         for due, arrival in cancels:
             if due == step:
                 engine.abort([arrival.request.request_id], in_flight=arrival.in_flight)
+        also(engine, step)
         worked = engine.step()
         if not worked and not waiting:
             return engine

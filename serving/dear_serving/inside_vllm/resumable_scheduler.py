@@ -47,9 +47,7 @@ class WindowScheduler(Scheduler):  # type: ignore[misc]  # vllm is not typed her
         """As vLLM's; windows with a new choice go to the model runner with all their tokens."""
         output = super().schedule(throttle_prefills)
         cached = output.scheduled_cached_reqs
-        due = [
-            index for index, request_id in enumerate(cached.req_ids) if _unsent(self.requests[request_id])
-        ]
+        due = [index for index, request_id in enumerate(cached.req_ids) if _unsent(self.requests[request_id])]
         for index in due:
             request = self.requests[cached.req_ids[index]]
             output.scheduled_new_reqs.append(
