@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from vllm.config import (
     CacheConfig,
@@ -40,7 +40,8 @@ MODEL = ROOT / "configs" / "demo" / "base"
 class Limits:
     """The engine's settings, under vLLM's names; ``ahead`` is async scheduling, ``runner`` 1 or 2.
 
-    ``drafts`` tokens are verified a step at most, by ``policy``, the fields of DraftPolicy.
+    ``vocabulary`` replaces the model's number of tokens; ``drafts`` tokens are verified a step at most, by
+    ``policy``, the fields of DraftPolicy.
     """
 
     max_num_seqs: int = 4
@@ -50,6 +51,7 @@ class Limits:
     block_size: int = 8
     max_loras: int = 2
     prefix_cache: bool = True
+    vocabulary: int | None = None
     ahead: bool = False
     runner: int = 1
     drafts: int = 0
@@ -95,13 +97,24 @@ class Answer:
     ended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of the engine: tokens computed, requests in it, and what the scheduler took, seconds."""
+class Clock(Protocol):
+    """Told of each forward pass, with what the scheduler took here, in seconds."""
 
-    tokens: int
-    requests: int
-    host_s: float
+    def scheduled(self, step: SchedulerOutput, context: int, schedule_s: float, mask_s: float) -> None:
+        """A pass begins that reads ``context`` cached tokens; its masks are made meanwhile."""
+
+    def processed(self, update_s: float) -> None:
+        """The earliest pass that has begun has ended, and the scheduler has its tokens."""
+
+
+class NoClock:
+    """Counts nothing."""
+
+    def scheduled(self, step: SchedulerOutput, context: int, schedule_s: float, mask_s: float) -> None:
+        """Nothing."""
+
+    def processed(self, update_s: float) -> None:
+        """Nothing."""
 
 
 class StubEngine:
@@ -111,12 +124,12 @@ class StubEngine:
         scheduler: the scheduler's class.
         limits: settings.
         model: where logits come from.
+        clock: told of each step.
 
     Attributes:
         answers: what came out so far, by request.
         steps: forward passes so far.
         most_running: the largest number of requests that ran at once.
-        step_made: the last step.
     """
 
     def __init__(
@@ -124,6 +137,7 @@ class StubEngine:
         scheduler: type[Any],
         limits: Limits,
         model: StubModel,
+        clock: Clock,
     ) -> None:
         self.limits = limits
         config = _config(limits)
@@ -153,7 +167,7 @@ class StubEngine:
         self._aborted: list[str] = []
         self._arrivals = 0.0
         self.answers: dict[str, Answer] = {}
-        self.step_made: Step | None = None
+        self._clock = clock
         self.steps = self.most_running = 0
 
     def add(self, request: Request) -> None:
@@ -200,29 +214,30 @@ class StubEngine:
 
     def step(self) -> bool:
         """One call of EngineCore.step, or of step_with_batch_queue; False if there is nothing to do."""
-        started_s = time.perf_counter()
         if not self.scheduler.has_requests() and not self._queue:
             return False
-        self.step_made = None
-        tokens = requests = 0
-        model_s = 0.0
-        if self.scheduler.has_requests():
-            scheduled = self.scheduler.schedule()
-            tokens, requests = scheduled.total_num_scheduled_tokens, len(scheduled.num_scheduled_tokens)
-            self.steps += tokens > 0
-            self.most_running = max(self.most_running, len(self.scheduler.running))
-            assert not scheduled.pending_structured_output_tokens, "a grammar needs synchronous scheduling"
-            grammar = self.scheduler.get_grammar_bitmask(scheduled)
-            model_s = -time.perf_counter()
-            self._queue.append((scheduled, self.runner.execute(scheduled, grammar)))
-            model_s += time.perf_counter()
-        if len(self._queue) == self._depth or (not self.scheduler.has_requests() and not tokens):
+        if not self.scheduler.has_requests():
             self._process()
-        self.step_made = Step(tokens, requests, time.perf_counter() - started_s - model_s)
+            return True
+        started_s = time.perf_counter()
+        scheduled = self.scheduler.schedule()
+        schedule_s = time.perf_counter() - started_s
+        tokens = scheduled.total_num_scheduled_tokens
+        self.steps += tokens > 0
+        self.most_running = max(self.most_running, len(self.scheduler.running))
+        assert not scheduled.pending_structured_output_tokens, "a grammar needs synchronous scheduling"
+        started_s = time.perf_counter()
+        grammar = self.scheduler.get_grammar_bitmask(scheduled)
+        mask_s = time.perf_counter() - started_s
+        self._queue.append((scheduled, self.runner.execute(scheduled, grammar)))
+        self._clock.scheduled(scheduled, self.runner.context, schedule_s, mask_s)
+        if len(self._queue) == self._depth or not (tokens or self.scheduler.has_requests()):
+            self._process()
         return True
 
     def _process(self) -> None:
         scheduled, output = self._queue.popleft()
+        started_s = time.perf_counter()
         self._finish(self._aborted)
         self._aborted = []
         for of_client in self.scheduler.update_from_output(scheduled, output).values():
@@ -231,6 +246,7 @@ class StubEngine:
         if self._depth == 1 and scheduled.total_num_scheduled_tokens and self.scheduler.num_spec_tokens:
             ids = list(output.req_ids)
             self.scheduler.update_draft_token_ids(DraftTokenIds(ids, [[] for _ in ids]))
+        self._clock.processed(time.perf_counter() - started_s)
 
     def _take(self, output: Any) -> None:
         answer = self.answers[output.request_id]
@@ -264,6 +280,8 @@ def _config(limits: Limits) -> VllmConfig:
         max_model_len=limits.max_model_len,
         max_logprobs=128,
     )
+    if limits.vocabulary is not None:
+        model.hf_text_config.vocab_size = limits.vocabulary
     scheduling = SchedulerConfig(
         max_num_seqs=limits.max_num_seqs,
         max_num_batched_tokens=limits.max_num_batched_tokens,

@@ -88,6 +88,7 @@ class StubRunner:
         broken: requests whose logits are wrong after so many sampled tokens; they get token 0.
         nan: whether logits are NaN there; then they get the first token that is allowed.
         most: the largest number of slots taken so far, in version 2.
+        context: cached tokens that the last step read.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class StubRunner:
         self.nan = False
         self._sampled: dict[str, int] = {}
         self.most = 0
+        self.context = 0
 
     def execute(self, scheduled: SchedulerOutput, grammar: GrammarOutput | None) -> ModelRunnerOutput:
         """One step: take in what is new, compute all scheduled tokens, sample where a request is complete."""
@@ -115,6 +117,7 @@ class StubRunner:
         if self._version == 1:  # its batch holds what is scheduled
             assert len(counts) <= self._slots
         masks = self._masks(scheduled, grammar)
+        self.context = 0
         rows = {
             request_id: self._forward(
                 request_id,
@@ -167,22 +170,34 @@ class StubRunner:
             if self._version == 1:
                 del state.tokens[state.prompt_length + cached.num_output_tokens[index] :]
 
-    def _masks(self, scheduled: SchedulerOutput, grammar: GrammarOutput | None) -> dict[str, NDArray[Any]]:
-        """The rows of the bitmask of each request with a grammar: one a draft, and one more."""
+    def _masks(
+        self, scheduled: SchedulerOutput, grammar: GrammarOutput | None
+    ) -> dict[str, list[NDArray[np.int64]]]:
+        """The tokens allowed in each row of a request with a grammar: one row a draft, and one more."""
         if grammar is None:
             return {}
         masks, at = {}, 0
         for request_id in grammar.structured_output_request_ids:
-            rows = 1 + len(scheduled.scheduled_spec_decode_tokens.get(request_id, ()))
-            bits = np.ascontiguousarray(grammar.grammar_bitmask[at : at + rows]).view(np.uint8)
-            masks[request_id] = np.unpackbits(bits, axis=1, bitorder="little")[:, : len(self._all)]
-            at += rows
+            end = at + 1 + len(scheduled.scheduled_spec_decode_tokens.get(request_id, ()))
+            masks[request_id] = [self._tokens_of(row) for row in grammar.grammar_bitmask[at:end]]
+            at = end
         assert at == len(grammar.grammar_bitmask)
         return masks
 
-    def _forward(self, request_id: str, count: int, drafts: list[int], masks: NDArray[Any] | None) -> _Row:
+    def _tokens_of(self, row: NDArray[np.int32]) -> NDArray[np.int64]:
+        """The bits that are set."""
+        words = np.flatnonzero(row)
+        bits = np.unpackbits(row[words].view(np.uint8), bitorder="little").reshape(-1, 32)
+        at, bit = np.nonzero(bits)
+        tokens = words[at] * 32 + bit
+        return tokens[tokens < len(self._all)]
+
+    def _forward(
+        self, request_id: str, count: int, drafts: list[int], masks: list[NDArray[np.int64]] | None
+    ) -> _Row:
         state = self._states[request_id]
         known, first = len(state.tokens), state.computed
+        self.context += first + count
         inputs = (state.tokens + drafts)[first : first + count]
         assert len(inputs) == count, f"{request_id}: {count} tokens from {first} on, of {known}"
         positions = np.arange(first, first + count)
@@ -195,8 +210,8 @@ class StubRunner:
             return row  # a part of a prompt
         seen = self._cache[blocks].reshape(-1)
         for place, draft in enumerate([*drafts, None]):
-            mask = None if masks is None else masks[place]
-            token = self._sample(request_id, state, seen[: known + place], mask, row)
+            allowed = self._all if masks is None else masks[place]
+            token = self._sample(request_id, state, seen[: known + place], allowed, row)
             if token != draft:
                 break
         state.tokens += row.tokens
@@ -207,11 +222,10 @@ class StubRunner:
         request_id: str,
         state: _State,
         history: NDArray[np.int64],
-        mask: NDArray[Any] | None,
+        allowed: NDArray[np.int64],
         row: _Row,
     ) -> int:
         """Greedy, as the sampler and the rejection sampler are at temperature 0."""
-        allowed = self._all if mask is None else np.flatnonzero(mask)
         if state.parameters.allowed_token_ids:
             allowed = np.array(state.parameters.allowed_token_ids)
         logits = self._model.logits(history, allowed)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.request import Request
 
-from benchmarks.stub_engine import Limits, StubEngine, Text, Window
+from benchmarks.stub_engine import Clock, Limits, StubEngine, Text, Window
 from benchmarks.stub_runner import StubModel, with_adapter
 from dear_serving.inside_vllm import drafted_scheduler
 from dear_serving.inside_vllm.answer import Answer
@@ -29,7 +29,7 @@ class Way:
     """
 
     name: str
-    start: Callable[[Limits, StubModel], StubEngine]
+    start: Callable[[Limits, StubModel, Clock], StubEngine]
     request: Callable[[StubEngine, Window], Request]
     gives_all: bool
 
@@ -68,8 +68,8 @@ def _best(model: StubModel, history: list[int], adapter: int, allowed: Sequence[
     return int(tokens[model.logits(with_adapter(history, adapter), tokens).argmax()])
 
 
-def _resumable_engine(limits: Limits, model: StubModel) -> StubEngine:
-    return StubEngine(AsyncWindowScheduler if limits.ahead else WindowScheduler, limits, model)
+def _resumable_engine(limits: Limits, model: StubModel, clock: Clock) -> StubEngine:
+    return StubEngine(AsyncWindowScheduler if limits.ahead else WindowScheduler, limits, model, clock)
 
 
 def _resumable_request(engine: StubEngine, window: Window) -> Request:
@@ -87,8 +87,8 @@ def _resumable_request(engine: StubEngine, window: Window) -> Request:
     return engine.request(window.request_id, prompt, parameters, window.adapter, window.priority, True)
 
 
-def _drafted_engine(limits: Limits, model: StubModel) -> StubEngine:
-    return StubEngine(drafted_scheduler.DraftedScheduler, limits, model)
+def _drafted_engine(limits: Limits, model: StubModel, clock: Clock) -> StubEngine:
+    return StubEngine(drafted_scheduler.DraftedScheduler, limits, model, clock)
 
 
 def _drafted_request(engine: StubEngine, window: Window) -> Request:

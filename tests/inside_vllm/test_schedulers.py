@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.stub_engine import Limits, StubEngine, Text, Window
+from benchmarks.stub_engine import Limits, NoClock, StubEngine, Text, Window
 from benchmarks.stub_ways import DRAFTED, RESUMABLE, Way
 from dear_serving.inside_vllm import drafted_scheduler, resumable_scheduler
 from tests.support.schedules import MODEL, Arrival, Faults, Schedule, check, play, schedules, send
@@ -96,7 +96,7 @@ def test_a_window_preempted_at_any_step_goes_on_from_its_last_choice(engine: Eng
 @on_every_engine
 def test_a_window_that_began_ends_though_a_better_request_waits_for_its_memory(engine: Engine) -> None:
     limits = engine.limits(num_blocks=9, max_num_batched_tokens=32, prefix_cache=False)
-    running = engine.way.start(limits, MODEL)
+    running = engine.way.start(limits, MODEL, NoClock())
     send(running, engine.way, WINDOW)
     assert running.step()
     send(running, engine.way, Text("t", range(600, 650), 4, priority=-1))
@@ -128,7 +128,7 @@ def test_windows_share_their_steps(engine: Engine) -> None:
 
 @on_every_engine
 def test_an_answer_that_does_not_fit_ends_with_an_error(engine: Engine) -> None:
-    running = engine.way.start(engine.limits(max_model_len=32), MODEL)
+    running = engine.way.start(engine.limits(max_model_len=32), MODEL, NoClock())
     send(running, engine.way, WINDOW)
     for _ in range(30):
         running.step()
@@ -142,7 +142,7 @@ def test_an_answer_that_does_not_fit_ends_with_an_error(engine: Engine) -> None:
     [7, [], [[], [1], 1], [[[1], [1]], [2], 2], [[["a"], [2]], [3], 1], [[[1], [2]], [3], "x"]],
 )
 def test_wrong_arguments_end_their_request_alone(engine: Engine, arguments: Any) -> None:
-    running = engine.way.start(engine.limits(), MODEL)
+    running = engine.way.start(engine.limits(), MODEL, NoClock())
     key = drafted_scheduler.WINDOW if engine.way is DRAFTED else resumable_scheduler.WINDOW
     request = engine.way.request(running, replace(WINDOW, request_id="wrong"))
     request.sampling_params.extra_args = {key: arguments}

@@ -8,7 +8,7 @@ from typing import Literal
 
 from hypothesis import strategies as st
 
-from benchmarks.stub_engine import Answer, Limits, StubEngine, Text, Window
+from benchmarks.stub_engine import Answer, Limits, NoClock, StubEngine, Text, Window
 from benchmarks.stub_runner import StubModel
 from benchmarks.stub_ways import Way, naive, naive_text
 
@@ -107,7 +107,7 @@ def play(
 
     ``also`` is called before each step, with its number.
     """
-    engine = way.start(schedule.limits, MODEL)
+    engine = way.start(schedule.limits, MODEL, NoClock())
     engine.runner.nan = schedule.nan
     waiting, cancels = list(schedule.arrivals), list[tuple[int, Arrival]]()
     enough = 200 + 40 * sum(_work(arrival.request) for arrival in schedule.arrivals)

@@ -97,6 +97,8 @@ class WindowScheduler(Scheduler):  # type: ignore[misc]  # vllm is not typed her
 class AsyncWindowScheduler(WindowScheduler, AsyncScheduler):  # type: ignore[misc]
     """For engines that schedule ahead, vLLM's default on GPUs."""
 
+    _pause_state: PauseState  # vLLM's; its setter logs a line
+
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         """As a WindowScheduler's; an empty step while a window's choice is being made.
 
@@ -108,7 +110,7 @@ class AsyncWindowScheduler(WindowScheduler, AsyncScheduler):  # type: ignore[mis
             request.num_output_placeholders and WINDOW in (request.sampling_params.extra_args or {})
             for request in self.running
         )
-        before = self._pause_state
+        before = self.pause_state
         if choosing:
             self._pause_state = PauseState.PAUSED_ALL
         try:
