@@ -205,10 +205,13 @@ class StubRunner:
         self._cache[blocks[positions // self._block_size], positions % self._block_size] = with_adapter(
             inputs, state.adapter
         )
+        seen = self._cache[blocks].reshape(-1)
+        assert np.array_equal(seen[:first], with_adapter(state.tokens[:first], state.adapter)), (
+            f"{request_id}: the cache holds other tokens than the {first} that count as computed"
+        )
         row = _Row()
         if first + count < known:
             return row  # a part of a prompt
-        seen = self._cache[blocks].reshape(-1)
         for place, draft in enumerate([*drafts, None]):
             allowed = self._all if masks is None else masks[place]
             token = self._sample(request_id, state, seen[: known + place], allowed, row)

@@ -70,12 +70,16 @@ def schedules(
         drafts=draw(st.sampled_from([1, 3, 7, 11])) if drafts else 0,
         policy=(("free_tokens", draw(st.sampled_from([8, 32, 256]))), ("uniform", draw(st.booleans()))),
     )
-    arrivals = []
+    arrivals = list[Arrival]()
     for number in range(draw(st.integers(1, 9))):
         start = draw(st.integers(0, 20)) if draw(st.booleans()) else 0
-        own = draw(st.sampled_from([0, number]))  # or the same as another's
-        prompt = [*SHARED[:start], *[600 + own, 700 + draw(st.integers(0, 3))] * draw(st.integers(1, 5))]
-        adapter, priority = draw(st.integers(0, 3)), draw(st.sampled_from(PRIORITIES))
+        priority = draw(st.sampled_from(PRIORITIES))
+        if arrivals and draw(st.booleans()):  # the prompt of another, which may be cached
+            before = draw(st.sampled_from(arrivals)).request
+            prompt, adapter = before.prompt, before.adapter
+        else:
+            prompt = [*SHARED[:start], *[600 + number] * draw(st.integers(1, 10))]
+            adapter = draw(st.integers(0, 3))
         request: Window | Text
         if draw(st.integers(0, 3)):
             answer = draw(identifiers())

@@ -22,10 +22,10 @@ from typing import Any
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
-from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus, StreamingUpdate
 
 from dear_serving.inside_vllm.answer import Answer
+from dear_serving.inside_vllm.computed_blocks import ComputedBlocks
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def window_arguments(
     return {WINDOW: [[list(tokens) for tokens in identifiers], list(separator), needed]}
 
 
-class WindowScheduler(Scheduler):  # type: ignore[misc]  # vllm is not typed here
+class WindowScheduler(ComputedBlocks):
     """For engines that schedule a step after the tokens of the step before are known."""
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
