@@ -14,9 +14,11 @@ from ray.serve.llm import LLMConfig
 from dear_serving.adapters.revisions import Adapters
 from dear_serving.app import build, build_application, http_options, llm_config
 from dear_serving.errors import InvalidAdapterFiles, SettingsError
+from dear_serving.inside_vllm.drafts import DraftPolicy
 from dear_serving.registry.database import open_database
 from dear_serving.replica.server import RerankServer
 from dear_serving.settings import Settings, load_settings
+from dear_serving.types import Decoding
 from tests.conftest import CPU_CONFIG, ROOT
 
 pytestmark = pytest.mark.integration
@@ -80,8 +82,9 @@ def test_the_cpu_application_needs_no_gpu(tmp_path: Path) -> None:
     assert deployment.max_ongoing_requests == 512
 
 
-CPU_SCHEDULER = "dear_serving.inside_vllm.resumable_scheduler.WindowScheduler"
-GPU_SCHEDULER = "dear_serving.inside_vllm.resumable_scheduler.AsyncWindowScheduler"
+DRAFTED = "dear_serving.inside_vllm.drafted_scheduler.DraftedScheduler"
+RESUMABLE = "dear_serving.inside_vllm.resumable_scheduler.WindowScheduler"
+RESUMABLE_ON_GPU = "dear_serving.inside_vllm.resumable_scheduler.AsyncWindowScheduler"
 CPU_WORKER = "dear_serving.inside_vllm.cpu_lora.GroupedLoraWorker"
 
 
@@ -100,24 +103,48 @@ def imported(name: str) -> object:
     return getattr(importlib.import_module(module), attribute)
 
 
-@pytest.mark.parametrize(
-    ("config", "adapters", "scheduler", "worker"),
-    [
-        (CPU_CONFIG, True, CPU_SCHEDULER, CPU_WORKER),
-        (CPU_CONFIG, False, CPU_SCHEDULER, None),
-        (A100, True, GPU_SCHEDULER, None),
-        (A100, False, GPU_SCHEDULER, None),
-    ],
-    ids=["cpu", "cpu without adapters", "gpu", "gpu without adapters"],
-)
-def test_each_accelerator_has_its_scheduler_and_cpus_their_lora(
-    config: Path, adapters: bool, scheduler: str, worker: str | None
+@pytest.mark.parametrize("adapters", [True, False])
+@pytest.mark.parametrize(("config", "worker"), [(CPU_CONFIG, CPU_WORKER), (A100, None)])
+def test_cpus_have_their_lora_and_requests_a_priority(
+    config: Path, worker: str | None, adapters: bool
 ) -> None:
     kwargs = llm_config(with_engine(load_settings(config), adapters)).engine_kwargs
-    assert kwargs["scheduler_cls"] == scheduler
-    assert kwargs.get("worker_cls") == worker
+    assert kwargs.get("worker_cls") == (worker if adapters else None)
     assert kwargs["scheduling_policy"] == "priority"
     assert kwargs.get("enable_lora", False) is adapters
+
+
+@pytest.mark.parametrize(
+    ("config", "decoding", "scheduler"),
+    [
+        (CPU_CONFIG, "drafted", DRAFTED),
+        (A100, "drafted", DRAFTED),
+        (CPU_CONFIG, "resumable", RESUMABLE),
+        (A100, "resumable", RESUMABLE_ON_GPU),
+        (A100, "ordinary", None),
+    ],
+)
+def test_each_way_of_decoding_has_its_scheduler(
+    config: Path, decoding: Decoding, scheduler: str | None
+) -> None:
+    settings = load_settings(config)
+    engine = settings.engine.model_copy(update={"decoding": decoding, "max_drafts": 7})
+    kwargs = llm_config(settings.model_copy(update={"engine": engine})).engine_kwargs
+    assert kwargs.get("scheduler_cls") == scheduler
+    drafts = kwargs.get("speculative_config", {})
+    assert drafts.get("num_speculative_tokens") == (7 if decoding == "drafted" else None)
+    if decoding == "drafted":
+        assert imported(drafts["model"])
+        uniform = DraftPolicy.of(kwargs["additional_config"]).uniform
+        assert uniform is (config == A100)  # for full CUDA graphs
+
+
+def test_more_drafts_than_a_step_has_room_for_are_refused() -> None:
+    settings = load_settings(A100)
+    kwargs = settings.engine.engine_kwargs | {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
+    engine = settings.engine.model_copy(update={"engine_kwargs": kwargs, "max_drafts": 8})
+    with pytest.raises(SettingsError, match=r"engine.max_drafts: 256 .* 8 .* 2048"):
+        llm_config(settings.model_copy(update={"engine": engine}))
 
 
 def test_the_classes_named_to_vllm_exist() -> None:
@@ -126,8 +153,9 @@ def test_the_classes_named_to_vllm_exist() -> None:
     from vllm.v1.worker.cpu_worker import CPUWorker
 
     expected = {
-        CPU_SCHEDULER: (Scheduler, False),
-        GPU_SCHEDULER: (AsyncScheduler, True),
+        DRAFTED: (Scheduler, False),
+        RESUMABLE: (Scheduler, False),
+        RESUMABLE_ON_GPU: (AsyncScheduler, True),
         CPU_WORKER: (CPUWorker, False),
     }
     for name, (parent, is_async) in expected.items():

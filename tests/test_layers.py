@@ -20,7 +20,7 @@ _GATEWAY = _SHARED | {"ranking", "adapters", "tenancy"}
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
-    "protocol": {"types"},
+    "protocol": _NOUNS,
     "settings": _NOUNS,
     "metrics": {"types"},
     "registry": {"errors"},

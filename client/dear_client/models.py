@@ -39,7 +39,11 @@ class Repairs(_Reply):
 
 
 class Details(_Reply):
-    """How the documents were ranked; times in milliseconds, the slowest window of each round summed."""
+    """How the documents were ranked; times in milliseconds, the slowest window of each round summed.
+
+    ``passes`` counts the forward passes that chose passages, ``drafts`` the tokens guessed and verified in
+    them, ``accepted_drafts`` those that held.
+    """
 
     strategy: str
     strategy_reason: str | None = None
@@ -51,6 +55,9 @@ class Details(_Reply):
     revision: str | None = None
     queue_ms: float = 0.0
     engine_ms: float = 0.0
+    passes: int = 0
+    drafts: int = 0
+    accepted_drafts: int = 0
     reasoning: tuple[str, ...] = ()
 
 

@@ -134,6 +134,14 @@ def _decoding_kwargs(engine: EngineSettings) -> dict[str, Any]:
         return {}
     if engine.decoding == "resumable":
         return {"scheduler_cls": f"{_INSIDE}.resumable_scheduler.{_RESUMABLE[engine.accelerator]}"}
+    batched, requests = (
+        engine.engine_kwargs.get(name) for name in ("max_num_batched_tokens", "max_num_seqs")
+    )
+    if batched and requests and batched < requests * (engine.max_drafts + 1):
+        raise SettingsError(
+            f"engine.max_drafts: {requests} requests (max_num_seqs) with {engine.max_drafts} drafts each "
+            f"do not fit a step of {batched} tokens (max_num_batched_tokens)"
+        )
     on_gpu = {"free_tokens": 256, "free_chance": 0.0, "uniform": True}
     return {
         "scheduler_cls": f"{_INSIDE}.drafted_scheduler.DraftedScheduler",

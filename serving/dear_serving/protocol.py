@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from dear_serving.types import Order, Repairs, Usage
+from dear_serving.errors import InvalidRequest
+from dear_serving.types import Decoding, Order, Repairs, Usage
 
 OpenAIRoute = Literal["chat", "completions"]
+
+_CHARS_PER_TOKEN = 4
+_DEFAULT_NEW_TOKENS = 256
+_REFUSED_BESIDE_DRAFTS = ("logprob_token_ids", "min_p", "logit_bias")
+_MOST_LOG_PROBS = 20
 
 HELD = "held"
 """Key in a replica's routing statistics; its value lists the adapters that the replica has loaded."""
@@ -140,3 +146,45 @@ class Engine(Protocol):
     async def metrics(self) -> str:
         """The engine's own metrics in Prometheus' text format."""
         ...
+
+
+def check_openai_body(body: Mapping[str, Any], decoding: Decoding) -> None:
+    """Refuse what an engine with drafted windows cannot do, or only at other requests' cost.
+
+    Beside drafts, vLLM dies of ``logprob_token_ids`` and ignores ``min_p`` and ``logit_bias``. More log
+    probabilities than OpenAI's 20 are for windows alone.
+
+    Raises:
+        InvalidRequest: a field of that kind is set; its ``param`` names it.
+    """
+    if decoding != "drafted":
+        return
+    for name in _REFUSED_BESIDE_DRAFTS:
+        if body.get(name):
+            raise InvalidRequest(f"{name}: this server's engines do not support it", param=name)
+    for name in ("logprobs", "top_logprobs", "prompt_logprobs"):
+        count = body.get(name)
+        if isinstance(count, int) and not -1 < count <= _MOST_LOG_PROBS:
+            raise InvalidRequest(f"{name}: from 0 to {_MOST_LOG_PROBS}", param=name)
+
+
+def openai_tokens(body: Mapping[str, Any]) -> int:
+    """Estimate an OpenAI request's tokens: prompt tokens by text length, plus the maximum of new tokens."""
+    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    new = limit if isinstance(limit, int) and limit > 0 else _DEFAULT_NEW_TOKENS
+    copies = body.get("n")
+    return (
+        _length(body.get("messages") or body.get("prompt")) // _CHARS_PER_TOKEN
+        + 1
+        + new * (copies if isinstance(copies, int) and copies > 0 else 1)
+    )
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_length, value.values()))
+    if isinstance(value, list):
+        return sum(map(_length, value))
+    return _CHARS_PER_TOKEN if isinstance(value, int) else 0

@@ -175,7 +175,7 @@ def test_passes_average_over_shuffled_orders(http: httpx.Client) -> None:
 
 
 def test_windows_decode_without_falling_back(http: httpx.Client) -> None:
-    assert metric(http, r"dear_decoder_resumable ") == 1
+    assert metric(http, r'dear_decoder{dear_decoder="drafted"} ') == 1
     assert metric(http, r"dear_decoder_self_check_failures_total ") == 0
 
 

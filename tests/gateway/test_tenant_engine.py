@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dear_serving.gateway.fair_queue import FairQueue
-from dear_serving.gateway.tenant_engine import TenantEngine, openai_tokens
-from dear_serving.protocol import GenerationRequest, PermutationRequest
+from dear_serving.gateway.tenant_engine import TenantEngine
+from dear_serving.protocol import GenerationRequest, PermutationRequest, openai_tokens
 from dear_serving.tenancy.tenants import Tenant
 from tests.support.fake_engine import FakeEngine
 

@@ -56,6 +56,9 @@ async def test_every_path_answers_the_superset(http: httpx.AsyncClient, path: st
         "revision": LEGAL,
         "queue_ms": pytest.approx(1.0, abs=100),
         "engine_ms": 2.0,
+        "passes": 0,
+        "drafts": 0,
+        "accepted_drafts": 0,
     }
 
 

@@ -91,6 +91,27 @@ async def test_openai_calls_with_a_wrong_model(http: httpx.AsyncClient, model: o
     assert (reply.status_code, reply.json()["error"]["param"]) == (status, "model")
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize(
+    ("field", "value", "harmless"),
+    [
+        ("logprob_token_ids", [1, 2], []),
+        ("min_p", 0.05, 0.0),
+        ("logit_bias", {"5": 100}, {}),
+        ("logprobs", 21, 20),
+        ("top_logprobs", 128, 5),
+        ("prompt_logprobs", -1, 0),
+    ],
+)
+async def test_what_drafts_cannot_have_beside_them_is_refused_by_name(
+    http: httpx.AsyncClient, path: str, field: str, value: object, harmless: object
+) -> None:
+    refused = await http.post(path, json=CHAT | {field: value})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, field)
+    assert refused.json()["error"]["message"].startswith(f"{field}: ")
+    assert (await http.post(path, json=CHAT | {field: harmless})).status_code == 200
+
+
 async def test_openai_calls_to_a_dead_engine_are_a_503(http: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.dead = True
     for stream in (False, True):

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from dear_serving.errors import EngineUnavailable
 from dear_serving.metrics import EngineMetrics
+from dear_serving.protocol import GenerationRequest
 from dear_serving.replica.kv_admission import KvAdmission
 from dear_serving.replica.self_check import NEAR_TIE, Difference, compare, small_window
-from dear_serving.replica.window_decoder import Decoder, Steps, ordinary_steps, window_steps
+from dear_serving.replica.window_decoder import Decoder
+from dear_serving.types import Decoding
 from tests.support.vllm_client import Client, Model, always
 
 pytestmark = pytest.mark.integration
@@ -24,16 +25,16 @@ FIRST = 40  # the small window's first identifier
 FALLING = {FIRST + place: -float(place) for place in range(8)}
 
 
-def decoder_of(client: Client, steps: Steps = window_steps) -> Decoder:
+def decoder_of(client: Client, decoding: Decoding = "drafted") -> Decoder:
     places = KvAdmission(max_open=4, blocks=100, block_size=16)
-    return Decoder(client, places, steps)
+    return Decoder(client, places, decoding)
 
 
-async def difference(model: Model, resumed: Model | None = None) -> Difference | None:
-    client = Client(model, resumed)
+async def difference(model: Model, whole: Model | None = None) -> Difference | None:
+    client = Client(model, whole)
     found = await compare(decoder_of(client), client, small_window("check"), None)
     assert client.running == set()
-    assert {call.resumable for call in client.calls} == {True, False}
+    assert len(client.calls) == 8  # the window, and its seven choices
     return found
 
 
@@ -69,8 +70,8 @@ async def test_the_first_rank_that_differs_and_its_gap_are_found(rank: int, gap:
 
 
 async def test_the_gap_is_the_naive_ways_own() -> None:
-    resumed = changed(p0=-100.0, p3=0.0)
-    found = await difference(changed(p0=-0.5), resumed)
+    whole = changed(p0=-100.0, p3=0.0)
+    found = await difference(changed(p0=-0.5), whole)
     assert found == Difference(0, pytest.approx(2.5))  # -0.5 of place 0 over the -3.0 of place 3
 
 
@@ -101,11 +102,17 @@ def test_the_small_window_is_eight_different_identifiers_all_needed() -> None:
 class Server:
     """The parts of a RerankServer that its check uses."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, decoding: Decoding = "drafted") -> None:
         self.client = client
-        self._decoder = decoder_of(client)
         self.registry = CollectorRegistry()
         self._metrics = EngineMetrics(self.registry)
+        client.vllm_config = SimpleNamespace(model_config=SimpleNamespace(max_model_len=4096))
+        self.texts: list[GenerationRequest] = []
+        self._use(decoding)
+
+    def _use(self, decoding: Decoding) -> None:
+        self._decoder = decoder_of(self.client, decoding)
+        self._metrics.decoding.state(decoding)
 
     def _client(self) -> Client:
         return self.client
@@ -113,29 +120,48 @@ class Server:
     def _lora(self, adapter: str | None) -> object:
         return adapter and SimpleNamespace(name=adapter)
 
-    async def check(self, *adapters: str | None) -> tuple[Steps, float | None, float | None]:
-        """The way windows are decoded from now on, and what the two metrics say."""
-        for adapter in adapters:
-            from dear_serving.replica.server import RerankServer  # imports Ray and vLLM
+    async def generate(self, request: GenerationRequest) -> None:
+        self.texts.append(request)
 
-            await RerankServer._check_decoder(self, adapter)
-        return (
-            self._decoder.steps,
-            self.registry.get_sample_value("dear_decoder_resumable"),
-            self.registry.get_sample_value("dear_decoder_self_check_failures_total"),
-        )
+    async def check(self, *adapters: str | None) -> tuple[Decoding, float | None]:
+        """The way windows are decoded from now on, and how often a check failed."""
+        from dear_serving.replica.server import RerankServer  # imports Ray and vLLM
+
+        await RerankServer._check_decoder(self, adapters)
+        decoding = self._decoder.decoding
+        assert self.registry.get_sample_value("dear_decoder", {"dear_decoder": decoding}) == 1
+        return decoding, self.registry.get_sample_value("dear_decoder_self_check_failures_total")
 
 
-async def test_a_decoder_that_agrees_stays() -> None:
+@pytest.mark.parametrize("decoding", ["drafted", "resumable"])
+async def test_a_decoder_that_agrees_stays(decoding: Decoding) -> None:
+    server = Server(Client(always(FALLING)), decoding)
+    assert await server.check(None, "legal") == (decoding, 0)
+
+
+async def test_the_burst_mixes_lengths_and_adapters_with_free_text_beside_it() -> None:
     server = Server(Client(always(FALLING)))
-    assert await server.check(None, "legal") == (window_steps, 1, 0)
-    names = [getattr(call.lora, "name", None) for call in server.client.calls if call.resumable]
-    assert names == [None, "legal"]
+    await server.check(None, "legal")
+    windows = [call for call in server.client.calls if call.parameters.max_tokens > 1]
+    lengths = {call.parameters.logprobs for call in windows}
+    assert {2, 100} < lengths
+    assert {getattr(call.lora, "name", None) for call in windows} == {None, "legal"}
+    # Drafts kill an engine that gives log probabilities of chosen tokens: first all windows, then the others.
+    naive = [number for number, call in enumerate(server.client.calls) if call.parameters.logprob_token_ids]
+    assert min(naive) == len(windows)
+    assert len(server.texts) == 1
+
+
+async def test_a_model_too_short_for_long_windows_is_checked_with_short_ones() -> None:
+    server = Server(Client(always(FALLING)))
+    server.client.vllm_config.model_config.max_model_len = 128
+    assert await server.check(None) == ("drafted", 0)
+    assert max(len(call.tokens) for call in server.client.calls) < 128
 
 
 async def test_a_near_tie_is_no_failure() -> None:
     server = Server(Client(changed(p0=-0.9), changed(p0=-1.1)))
-    assert await server.check(None, "legal") == (window_steps, 1, 0)
+    assert await server.check(None, "legal") == ("drafted", 0)
 
 
 async def test_a_decoder_that_disagrees_goes_on_with_a_request_a_choice(
@@ -143,9 +169,10 @@ async def test_a_decoder_that_disagrees_goes_on_with_a_request_a_choice(
 ) -> None:
     server = Server(Client(always(FALLING), changed(p2=5.0)))
     with caplog.at_level(logging.WARNING):
-        assert await server.check(None, "legal") == (ordinary_steps, 0, 1)
-    (said,) = [record.message for record in caplog.records if "one request per choice" in record.message]
-    assert "rank 0 differs by 2.00 nats" in said
+        assert await server.check(None, "legal") == ("ordinary", 1)
+    (said,) = [record.message for record in caplog.records if "a request for each choice" in record.message]
+    assert "drafted decoding failed its check" in said
+    assert "rank 0 by 2.00 nats" in said
 
 
 async def test_a_decoder_that_hangs_goes_on_with_a_request_a_choice(
@@ -154,13 +181,12 @@ async def test_a_decoder_that_hangs_goes_on_with_a_request_a_choice(
     monkeypatch.setattr("dear_serving.replica.server._SELF_CHECK_S", 0.05)
     server = Server(Client(always(FALLING), pauses=60))
     async with asyncio.timeout(5):
-        assert await server.check(None) == (ordinary_steps, 0, 1)
+        assert await server.check(None) == ("ordinary", 1)
     assert server.client.running == set()
     assert "no answer" in caplog.text
 
 
-@pytest.mark.parametrize("answered", [0, 1, 3])
+@pytest.mark.parametrize("answered", [0, 1])
 async def test_a_decoder_whose_windows_end_early_is_not_taken_for_a_right_one(answered: int) -> None:
     server = Server(Client(always(FALLING), steps=answered))
-    with pytest.raises(EngineUnavailable):
-        await server.check(None)
+    assert await server.check(None) == ("ordinary", 1)

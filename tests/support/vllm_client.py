@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from dear_serving.inside_vllm.answer_path import answer_path
+from dear_serving.inside_vllm.answer import Answer
 
 Model = Callable[[Sequence[int]], Callable[[int], float]]
 """All tokens so far -> the natural log of each next token's probability."""
@@ -37,20 +37,22 @@ class Call:
 class Client:
     """AsyncLLM as far as windows use it.
 
-    Resumable requests go through all choices of their window by themselves, as under engine.scheduler, and
-    then wait to be ended. ``resumed`` is their model where it differs; ``together`` how many tokens an
-    output of theirs holds at most; ``pauses`` what a token takes in seconds, by its number from 0, or any
-    token; ``steps`` how many tokens they give before they end without a word (None: all).
+    Requests for whole windows go through all choices by themselves, as under our schedulers; resumable ones
+    then wait to be ended. ``whole`` is their model where it differs; ``together`` how many choices an output
+    of theirs holds at most; ``pauses`` what a choice takes in seconds, by its number from 0, or any choice;
+    ``steps`` how many choices they give before they end without a word (None: all).
     """
 
     model: Model
-    resumed: Model | None = None
+    whole: Model | None = None
     together: int = 1
     pauses: dict[int, float] | float = 0.0
     steps: int | None = None
     calls: list[Call] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     computed: int = 0
+    errored: bool = False
+    vllm_config: Any = None
 
     async def generate(
         self, prompt: Any, parameters: Any, request_id: str, *, lora_request: object = None, priority: int = 0
@@ -63,7 +65,12 @@ class Client:
         self.running.add(request_id)
         try:
             scheduled_s = time.monotonic()
-            outputs = self._window(tokens, parameters) if resumable else self._one(tokens, parameters)
+            if resumable:
+                outputs = self._resumable(tokens, parameters)
+            elif parameters.extra_args:
+                outputs = self._drafted(tokens, parameters)
+            else:
+                outputs = self._one(tokens, parameters)
             async with aclosing(outputs):
                 async for output in outputs:
                     output.metrics = SimpleNamespace(scheduled_ts=scheduled_s)
@@ -78,26 +85,49 @@ class Client:
         if self.steps != 0:
             yield _output([await self._step(self.model, tokens, parameters.allowed_token_ids)])
 
-    async def _window(self, tokens: list[int], parameters: Any) -> AsyncGenerator[Any, None]:
+    async def _resumable(self, tokens: list[int], parameters: Any) -> AsyncGenerator[Any, None]:
         from dear_serving.inside_vllm.resumable_scheduler import WINDOW  # imports vLLM
 
-        path = answer_path(*parameters.extra_args[WINDOW])
-        choice = next(path)
-        assert tokens[len(tokens) - len(choice.append) :] == choice.append
-        assert parameters.allowed_token_ids == choice.allowed
+        answer = _begun(parameters.extra_args[WINDOW])
+        assert parameters.allowed_token_ids == answer.allowed()
         made: list[tuple[int, dict[int, float]]] = []
-        steps = 0
-        while self.steps is None or steps < self.steps:
-            made.append(await self._step(self.resumed or self.model, tokens, choice.allowed))
-            steps += 1
-            try:
-                choice = path.send(made[-1][0])
-            except StopIteration:
+        while self.steps is None or answer.chosen < self.steps:
+            made.append(await self._step(self.whole or self.model, tokens, answer.allowed()))
+            token, _ = made[-1]
+            assert answer.advance(token)
+            tokens += [token, *answer.forced_tokens()]
+            if answer.done:
                 yield _output(made)
                 await asyncio.Event().wait()  # the caller ends it
-            tokens += choice.append
             if len(made) == self.together:
                 yield _output(made)
+                made = []
+
+    async def _drafted(self, tokens: list[int], parameters: Any) -> AsyncGenerator[Any, None]:
+        """A pass a choice; the forced tokens before it come with it."""
+        from dear_serving.inside_vllm.drafted_scheduler import WINDOW  # imports vLLM
+
+        answer = _begun(parameters.extra_args[WINDOW])
+        assert parameters.logprobs == len(answer.allowed())
+        made: list[tuple[int, dict[int, float]]] = []
+        passes = given = drafted = 0
+        model = self.whole if self.whole and parameters.max_tokens != 1 else self.model
+        while (
+            not answer.done and given < parameters.max_tokens and (self.steps is None or passes < self.steps)
+        ):
+            forced = answer.forced_tokens()
+            made += [(token, {}) for token in forced]
+            drafted += len(forced)
+            tokens += forced
+            made.append(await self._step(model, tokens, answer.allowed()))
+            assert answer.advance(made[-1][0])
+            tokens.append(made[-1][0])
+            passes += 1
+            given += len(forced) + 1
+            if answer.done or given >= parameters.max_tokens or passes % self.together == 0:
+                output = _output(made)
+                output.kv_transfer_params = {WINDOW: [passes, drafted, drafted]}
+                yield output
                 made = []
 
     async def _step(
@@ -111,7 +141,15 @@ class Client:
         return max(log_probs, key=log_probs.__getitem__), log_probs
 
 
+def _begun(arguments: Any) -> Answer:
+    answer = Answer(*arguments)
+    answer.forced_tokens()
+    return answer
+
+
 def _output(made: Sequence[tuple[int, dict[int, float]]]) -> Any:
     log_probs = [{one: SimpleNamespace(logprob=value) for one, value in table.items()} for _, table in made]
-    completion = SimpleNamespace(token_ids=[token for token, _ in made], logprobs=log_probs)
+    completion = SimpleNamespace(
+        token_ids=[token for token, _ in made], logprobs=log_probs, finish_reason=None
+    )
     return SimpleNamespace(outputs=[completion], metrics=None)

@@ -68,7 +68,7 @@ def build_gateway(
         settings=settings,
         engine=engine,
         rerank=RerankService(engine, builders, queue, token_admission, metrics, settings.ranking),
-        openai=OpenAIService(engine, queue, token_admission, metrics),
+        openai=OpenAIService(engine, queue, token_admission, metrics, settings.engine.decoding),
         catalog=catalog,
         lifecycle=Lifecycle(
             adapters,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -16,12 +16,10 @@ from dear_serving.protocol import (
     GenerationRequest,
     OpenAIRoute,
     PermutationRequest,
+    openai_tokens,
 )
 from dear_serving.tenancy.tenants import Tenant
 from dear_serving.types import Usage
-
-_CHARS_PER_TOKEN = 4
-_DEFAULT_NEW_TOKENS = 256
 
 
 class TenantEngine:
@@ -96,25 +94,3 @@ class TenantEngine:
     async def metrics(self) -> str:
         """See the protocol."""
         return await self._engine.metrics()
-
-
-def openai_tokens(body: Mapping[str, Any]) -> int:
-    """Estimate an OpenAI request's tokens: prompt tokens by text length, plus the maximum of new tokens."""
-    limit = body.get("max_completion_tokens") or body.get("max_tokens")
-    new = limit if isinstance(limit, int) and limit > 0 else _DEFAULT_NEW_TOKENS
-    copies = body.get("n")
-    return (
-        _length(body.get("messages") or body.get("prompt")) // _CHARS_PER_TOKEN
-        + 1
-        + new * (copies if isinstance(copies, int) and copies > 0 else 1)
-    )
-
-
-def _length(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(_length, value.values()))
-    if isinstance(value, list):
-        return sum(map(_length, value))
-    return _CHARS_PER_TOKEN if isinstance(value, int) else 0

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
@@ -64,18 +65,20 @@ class DraftedScheduler(Scheduler):  # type: ignore[misc]  # vllm is not typed he
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         manager = self.structured_output_manager
-        vocabulary = self.vllm_config.model_config.get_vocab_size()
+        self._vocabulary = self.vllm_config.model_config.get_vocab_size()
         # vLLM makes a backend on first use; one that is there already is kept.
-        manager.backend = PermutationBackend(self.vllm_config, manager.tokenizer, vocabulary)
+        manager.backend = PermutationBackend(self.vllm_config, manager.tokenizer, self._vocabulary)
         self._policy = DraftPolicy.of(self.vllm_config.additional_config)
         self._acceptance = Acceptance()
+        if current_platform.is_cpu():
+            self._zero_new_blocks()
 
     def add_request(self, request: Request) -> None:
         """As vLLM's; gives a window its grammar."""
         arguments = ((request.sampling_params and request.sampling_params.extra_args) or {}).get(WINDOW)
         if arguments is not None:
             try:
-                grammar = PermutationGrammar.parse(arguments)
+                grammar = PermutationGrammar.parse(arguments, self._vocabulary)
             except ValueError:
                 self._end(request)
             else:
@@ -151,6 +154,16 @@ class DraftedScheduler(Scheduler):  # type: ignore[misc]  # vllm is not typed he
             request.max_tokens = request.num_output_tokens + step.kept
         for guess in step.guesses:
             self._acceptance.learn(_adapter_of(request), guess)
+
+    def _zero_new_blocks(self) -> None:
+        """Have the worker zero cache blocks before use, as vLLM does for some models.
+
+        The CPU's attention multiplies what a block held before by zero: a NaN that one adapter left would
+        spread to every later request in the block.
+        """
+        self.needs_kv_cache_zeroing = True
+        for manager in self.kv_cache_manager.coordinator.single_type_managers:
+            manager._record_new_block_ids = True
 
     def _end(self, request: Request) -> None:
         """End the request with finish reason "error" at the next output, as for a grammar of no use."""

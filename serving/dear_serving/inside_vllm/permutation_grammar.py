@@ -51,17 +51,19 @@ class PermutationGrammar(StructuredOutputGrammar):  # type: ignore[misc]  # vllm
         self._likely = [(0.0, 0.0)] * size
 
     @classmethod
-    def parse(cls, arguments: Any) -> PermutationGrammar:
-        """A grammar from a request's extra_args, which stands at its first choice.
+    def parse(cls, arguments: Any, vocabulary: int) -> PermutationGrammar:
+        """A grammar from a request's extra_args, at its first choice; tokens are below ``vocabulary``.
 
         Raises:
             ValueError: they are not the identifiers, separator and number of ranks of a window.
         """
         try:
             identifiers, separator, needed = arguments
-            whole = all(isinstance(token, int) for part in (*identifiers, separator) for token in part)
-            if not whole or not isinstance(needed, int):
-                raise ValueError("a window is made of whole numbers")
+            tokens = [token for part in (*identifiers, separator) for token in part]
+            if not all(type(token) is int and 0 <= token < vocabulary for token in tokens):
+                raise ValueError("a window is made of tokens of the model")
+            if type(needed) is not int:
+                raise ValueError("the number of ranks is no whole number")
             answer = Answer(identifiers, separator, needed)
             answer.forced_tokens()
             return cls(answer, len(identifiers))

@@ -1,4 +1,4 @@
-"""Limits the resumable requests that are open at once."""
+"""Limits the requests that are in the engine at once."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 
 
 class KvAdmission:
-    """Holds windows back until the engine's batch and KV cache have room for prompt and answer.
+    """Holds requests back until the engine's batch and KV cache have room for prompt and answer.
 
-    vLLM can free the blocks of a running request, but not those of a request that waits for its next chunk.
-    If open requests together need more blocks than exist, they wait for each other forever. Waiting windows
-    are admitted by priority (lower first), then by arrival.
+    vLLM preempts a running request if the cache is full, and computes it anew. It cannot preempt a resumable
+    one that waits for its next chunk: if these need more blocks than exist, they wait for each other forever.
+    Waiting requests are admitted by priority (lower first), then by arrival.
 
     Args:
-        max_open: maximum open requests, >= 1.
+        max_open: maximum requests at once, >= 1.
         blocks: KV cache blocks that they share.
         block_size: tokens per block, >= 1.
     """
@@ -47,7 +47,7 @@ class KvAdmission:
             self._admit()
 
     def _admit(self) -> None:
-        """Admit windows from the front while there is room; none overtakes a large window at the front."""
+        """Admit from the front while there is room; none overtakes a large request at the front."""
         while self._waiting:
             _, _, blocks, admitted = self._waiting[0]
             if not admitted.cancelled():

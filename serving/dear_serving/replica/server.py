@@ -35,6 +35,8 @@ from dear_serving.protocol import (
     GenerationRequest,
     OpenAIRoute,
     PermutationRequest,
+    check_openai_body,
+    openai_tokens,
 )
 from dear_serving.registry.database import open_database
 from dear_serving.replica.adapter_slots import AdapterSlots
@@ -74,6 +76,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self._slots = AdapterSlots(lora.max_loras if lora else 1)
         self._admission = self._kv_admission()
         self._stall_s = engine.stall_timeout_s
+        self._configured = engine.decoding
         self._use(engine.decoding)
         await self._check_decoder([None])
         if adapters.capacity:
@@ -140,7 +143,10 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         return True
 
     def _kv_admission(self) -> KvAdmission:
-        """Admission for the engine's batch and KV cache; 5 % of the cache is left to other requests."""
+        """Admission for the engine's batch and KV cache; 5 % of the cache is left over.
+
+        An OpenAI request's tokens are an estimate. What it takes beyond it, vLLM preempts.
+        """
         config = self._client().vllm_config
         return KvAdmission(
             max_open=config.scheduler_config.max_num_seqs,
@@ -162,6 +168,10 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                 )
         except TimeoutError:
             problem = f"no answer in {_SELF_CHECK_S:.0f} s"
+        except EngineUnavailable as error:
+            if self._client().errored:
+                raise
+            problem = str(error)
         if problem is not None:
             logger.warning(
                 "windows are decoded with a request for each choice, which is several times slower; "
@@ -199,7 +209,10 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         output = None
-        async with self._using(request.adapter, request.priority) as lora:
+        async with (
+            self._using(request.adapter, request.priority) as lora,
+            self._admission.hold(request.tokens, request.priority),
+        ):
             try:
                 # FINAL_ONLY: there is one output.
                 async for output in self._client().generate(  # noqa: B007
@@ -255,6 +268,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str
     ) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
+        check_openai_body(body, self._configured)
         request_type = ChatCompletionRequest if route == "chat" else CompletionRequest
         try:
             request = request_type.model_validate(body | {"request_id": request_id})
@@ -262,7 +276,10 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             field = ".".join(str(step) for step in error.errors()[0]["loc"]) or None
             raise InvalidRequest(describe(error), param=field) from None
         adapter = None if request.model == self._llm_config.model_id else request.model
-        async with self._using(adapter, request.priority):
+        async with (
+            self._using(adapter, request.priority),
+            self._admission.hold(openai_tokens(body), request.priority),
+        ):
             answer = await (self.chat(request) if route == "chat" else self.completions(request))
             async with contextlib.aclosing(answer):  # a cancelled request ends the generation at once
                 async for item in answer:

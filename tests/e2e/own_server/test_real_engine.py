@@ -7,7 +7,9 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from prometheus_client import REGISTRY
 from configs.demo.maker.lists import ListShape, ranking_lists
 from configs.demo.maker.relevance import BASE
 from dear_serving.adapters.template_files import load_template
+from dear_serving.errors import EngineUnavailable
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.protocol import DecodedWindow, PermutationRequest
 from dear_serving.ranking.prompts import PromptBuilder
@@ -49,6 +52,8 @@ class Engine:
             max_open=config.scheduler_config.max_num_seqs, blocks=self.blocks, block_size=self.block_size
         )
         self.decoder = Decoder(client, self.sessions, settings.engine.decoding)
+        self.naive = Decoder(client, self.sessions, settings.engine.decoding)
+        self.naive.decoding = "ordinary"
         self.loras: dict[str | None, Any] = {
             adapter.name: LoRARequest(adapter.name, number, str(settings.adapters.root / adapter.path))
             for number, adapter in enumerate(settings.adapters.serve, start=1)
@@ -122,6 +127,16 @@ def window_of(
     )
 
 
+def cut(request: PermutationRequest, part: slice) -> PermutationRequest:
+    """The window with a part of its prompt."""
+    return replace(request, token_ids=request.token_ids[part])
+
+
+def named(request: PermutationRequest) -> PermutationRequest:
+    """The window again, as another request."""
+    return replace(request, request_id=f"window-{next(_numbers)}")
+
+
 async def in_groups(calls: Sequence[Any], size: int) -> list[Any]:
     """Awaited ``size`` at a time."""
     return [
@@ -164,10 +179,13 @@ async def test_a_window_is_ranked_the_same_alone_and_in_a_burst_of_mixed_adapter
 
 
 @pytest.mark.parametrize(("needed", "passes"), [(0, 1), (1, 1), (5, 5), (9, 9), (10, 9)])
-async def test_a_ranked_passage_costs_one_forward_pass(engine: Engine, needed: int, passes: int) -> None:
+async def test_a_ranked_passage_costs_at_most_a_forward_pass(
+    engine: Engine, needed: int, passes: int
+) -> None:
     whole = await engine.rank(window_of(10, 3))
     window = await engine.rank(window_of(10, 3, needed=needed))
     assert window.usage.completion_tokens == passes
+    assert 0 < window.usage.passes <= passes
     assert window.decided == needed
     assert window.order[:needed] == whole.order[:needed]
     rest = window.order[needed:]
@@ -182,12 +200,107 @@ async def test_identifiers_of_several_tokens_are_chosen_token_by_token(
     identifiers = tuple(tuple(t for digit in str(i) for t in digits[int(digit)]) for i in range(12))
     request = window_of(12, 5)
     request = PermutationRequest(request.token_ids, identifiers, request.separator, 12, "legal", "digits")
-    naive = Decoder(engine.client, engine.sessions, "drafted")
-    naive.decoding = "ordinary"
-    ours, other = await engine.rank(request), await engine.rank(request, naive)
+    ours, other = await engine.rank(request), await engine.rank(request, engine.naive)
     assert sorted(ours.order) == list(range(12))
     assert ours.order == other.order
     assert ours.usage.completion_tokens == other.usage.completion_tokens > 11
+
+
+async def test_a_window_of_as_many_passages_as_there_may_be(engine: Engine) -> None:
+    # So many invented passages do not fit: the beginning of the prompt will do.
+    requests = [cut(window_of(128, 2, model), slice(512)) for model in MODELS]
+    ours = await asyncio.gather(*map(engine.rank, requests))
+    for request, window in zip(requests, ours, strict=True):
+        assert sorted(window.order) == list(range(128))
+        assert window.usage.completion_tokens >= 127
+        assert window.usage.passes < window.usage.completion_tokens
+        assert (await engine.rank(request, engine.naive)).order == window.order
+
+
+async def test_free_text_and_grammars_run_beside_windows_and_change_nothing(engine: Engine) -> None:
+    """The text has log probabilities, as OpenAI callers ask for; the choice goes through xgrammar."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    async def text(number: int) -> str:
+        choice = StructuredOutputsParams(choice=["passage", "query"]) if number % 2 else None
+        parameters = SamplingParams(temperature=0, max_tokens=24, logprobs=5, structured_outputs=choice)
+        prompt = {"prompt_token_ids": list(range(40, 100 + number))}
+        outputs = engine.client.generate(prompt, parameters, f"text-{next(_numbers)}", lora_request=None)
+        written = [output async for output in outputs][-1].outputs[0]
+        assert len(written.logprobs) == len(written.token_ids)
+        return str(written.text)
+
+    windows = [window_of(12, seed, MODELS[seed % 3]) for seed in range(12)]
+    alone = [await engine.rank(one) for one in windows], [await text(number) for number in range(6)]
+    together = await asyncio.gather(*(map(engine.rank, windows)), *(text(number) for number in range(6)))
+    assert {together[13], together[15], together[17]} <= {"passage", "query"}
+    same = sum(one.order == other.order for one, other in zip(alone[0], together[:12], strict=True))
+    assert same >= 11  # of a near tie
+    assert sum(one == other for one, other in zip(alone[1], together[12:], strict=True)) >= 5
+
+
+async def test_a_prompt_that_is_cached_up_to_its_last_token_is_ranked_the_same(engine: Engine) -> None:
+    """vLLM pads such a request's first step with drafts of its own, if windows run beside it."""
+    request = cut(window_of(12, 4, "legal"), slice(-engine.block_size - 1, None))
+    first = await engine.rank(named(request))
+    beside = [asyncio.create_task(engine.rank(window_of(20, seed))) for seed in range(4)]
+    again = []
+    for _ in range(8):
+        again.append((await engine.rank(named(request))).order)
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*beside)
+    assert set(again) == {first.order}
+
+
+@pytest.mark.parametrize(
+    "extra_args",
+    [
+        {"dear_drafted_window": None},
+        {"dear_drafted_window": "x"},
+        {"dear_drafted_window": [[[10**9], [2]], [3], 1]},
+        {"dear_drafted_window": [[[1], [1, 2]], [2, 3], 2]},
+    ],
+)
+async def test_a_window_of_no_sense_ends_with_an_error_and_the_engine_goes_on(
+    engine: Engine, extra_args: dict[str, Any]
+) -> None:
+    from vllm import SamplingParams
+
+    parameters = SamplingParams(temperature=0, max_tokens=9, logprobs=2, extra_args=extra_args)
+    outputs = engine.client.generate({"prompt_token_ids": [50, 51]}, parameters, f"bad-{next(_numbers)}")
+    async with asyncio.timeout(20):
+        last = [output async for output in outputs][-1]
+    if extra_args["dear_drafted_window"] is not None:
+        assert last.outputs[0].finish_reason == "error"
+    assert sorted((await engine.rank(window_of(6, 1))).order) == list(range(6))
+
+
+async def test_an_adapter_that_gives_no_numbers_ends_its_windows_and_no_others(
+    engine: Engine, tmp_path: Path, settings: Settings
+) -> None:
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+    from vllm.lora.request import LoRARequest
+
+    folder = tmp_path / "broken"
+    shutil.copytree(settings.adapters.root / "legal", folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {name: torch.full_like(one, torch.nan) for name, one in weights.items()},
+        folder / "adapter_model.safetensors",
+    )
+    engine.loras["broken"] = LoRARequest("broken", 99, str(folder))
+    good = [window_of(10, seed, MODELS[seed % 3]) for seed in range(6)]
+    alone = [(await engine.rank(one)).order for one in good]
+    bad = [engine.rank(window_of(10, seed, "broken")) for seed in range(4)]
+    broken = asyncio.gather(*bad, return_exceptions=True)
+    for _ in range(3):  # later ones get the cache blocks that the broken ones had
+        found = [(await engine.rank(named(one))).order for one in good]
+        assert sum(one == other for one, other in zip(found, alone, strict=True)) >= 5
+    assert all(isinstance(one, EngineUnavailable) for one in await broken)
 
 
 async def test_ranks_are_told_as_they_are_decided(engine: Engine) -> None:

@@ -127,6 +127,9 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
         "revision": ranking.revision,
         "queue_ms": round(usage.queue_ms, 3),
         "engine_ms": round(usage.engine_ms, 3),
+        "passes": usage.passes,
+        "drafts": usage.drafted,
+        "accepted_drafts": usage.accepted,
     }
     if ranking.reasoning:
         dear["reasoning"] = list(ranking.reasoning)

@@ -51,6 +51,9 @@ class DearMeta(TypedDict):
     revision: Annotated[str, Field(description="The adapter revision or base model that answered.")]
     queue_ms: float
     engine_ms: float
+    passes: Annotated[int, Field(description="Forward passes that chose identifiers, of all windows.")]
+    drafts: Annotated[int, Field(description="Forced and guessed tokens that these passes verified.")]
+    accepted_drafts: Annotated[int, Field(description="Those that held.")]
     reasoning: NotRequired[Annotated[list[str], Field(description="One text a window.")]]
 
 

@@ -1,44 +1,53 @@
-"""The answer_path through an answer: a choice wherever more than one answer is left, and nowhere else."""
+"""Answer: a choice wherever more than one answer is left, and nowhere else."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dear_serving.inside_vllm.answer_path import TokenChoice, answer_path
+from dear_serving.inside_vllm.answer import Answer
 
 SEPARATOR = (90, 91, 92)
 ONE_TOKEN = tuple((token,) for token in range(10, 16))
 Identifiers = Sequence[Sequence[int]]
-Pick = Callable[[TokenChoice], int]
+
+
+class Choice(NamedTuple):
+    """A choice: what was appended since the last one, its token first; what is allowed; what is decided."""
+
+    append: list[int]
+    allowed: list[int]
+    decided: tuple[int, ...]
+
+
+Pick = Callable[[Choice], int]
 
 
 def take(
     identifiers: Identifiers, needed: int, pick: Pick, separator: Sequence[int] = SEPARATOR
-) -> tuple[tuple[int, ...], list[TokenChoice], list[int]]:
-    """The positions decided, the choices put, and the answer's tokens up to the last choice's.
-
-    A choice's ``append`` begins with the token that was chosen before it.
-    """
-    path = answer_path(identifiers, separator, needed)
-    choices: list[TokenChoice] = []
+) -> tuple[tuple[int, ...], list[Choice], list[int]]:
+    """The positions decided, the choices put, and the answer's tokens up to the last choice's."""
+    answer = Answer(identifiers, separator, needed)
+    choices: list[Choice] = []
     tokens: list[int] = []
-    try:
-        choice = next(path)
-        while True:
-            choices.append(choice)
-            token = pick(choice)
-            tokens += choice.append
-            choice = path.send(token)
-    except StopIteration as done:
-        return done.value, choices, [*tokens, token] if choices else []
+    append = answer.forced_tokens()
+    while not answer.done:
+        tokens += append
+        choice = Choice(append, answer.allowed(), answer.decided)
+        choices.append(choice)
+        token = pick(choice)
+        assert answer.advance(token)
+        append = [token, *answer.forced_tokens()]
+        assert answer.chosen == len(choices)
+    return answer.decided, choices, [*tokens, token] if choices else []
 
 
-def last(choice: TokenChoice) -> int:
+def last(choice: Choice) -> int:
     return choice.allowed[-1]
 
 
@@ -65,15 +74,15 @@ def test_one_token_identifiers_take_a_choice_less_than_there_are(count: int) -> 
 def test_each_choice_tells_what_is_decided_and_left() -> None:
     _, choices, _ = take(ONE_TOKEN[:4], 4, following([12, 10, 13]))
     assert choices == [
-        TokenChoice([], [10, 11, 12, 13], 0, ()),
-        TokenChoice([12, 90, 91, 92], [10, 11, 13], 0, (2,)),
-        TokenChoice([10, 90, 91, 92], [11, 13], 0, (2, 0)),
+        Choice([], [10, 11, 12, 13], ()),
+        Choice([12, 90, 91, 92], [10, 11, 13], (2,)),
+        Choice([10, 90, 91, 92], [11, 13], (2, 0)),
     ]
 
 
 @pytest.mark.parametrize(
     ("needed", "choices", "decided"),
-    [(0, 0, ()), (1, 1, (5,)), (3, 3, (5, 4, 3)), (5, 5, (5, 4, 3, 2, 1, 0)), (6, 5, (5, 4, 3, 2, 1, 0))],
+    [(1, 1, (5,)), (3, 3, (5, 4, 3)), (5, 5, (5, 4, 3, 2, 1, 0)), (6, 5, (5, 4, 3, 2, 1, 0))],
 )
 def test_it_ends_when_enough_is_decided_and_the_last_one_is_implied(
     needed: int, choices: int, decided: tuple[int, ...]
@@ -82,14 +91,37 @@ def test_it_ends_when_enough_is_decided_and_the_last_one_is_implied(
     assert (found, len(put)) == (decided, choices)
 
 
-@pytest.mark.parametrize("needed", [0, 1])
 @pytest.mark.parametrize("identifier", [(7,), (7, 8, 9)])
-def test_one_identifier_leaves_nothing_to_choose(identifier: tuple[int, ...], needed: int) -> None:
-    assert take([identifier], needed, last) == ((0,), [], [])
+def test_one_identifier_leaves_nothing_to_choose(identifier: tuple[int, ...]) -> None:
+    assert take([identifier], 1, last) == ((0,), [], [])
+    assert not Answer([identifier], SEPARATOR, 1).advance(7)
 
 
-def test_no_identifiers_give_no_ranks() -> None:
-    assert take([], 0, last) == ((), [], [])
+@pytest.mark.parametrize(
+    ("identifiers", "separator"),
+    [
+        (((1,), (1, 2)), (2, 90)),  # "1" and the separator look like "12"
+        (((1,), (1,)), (90,)),
+        (((1, 90), (1,)), (90, 91)),
+        (((1,), ()), (90,)),
+        (((1,), (2,)), ()),
+        ((), (90,)),
+    ],
+)
+def test_answers_that_cannot_be_told_apart_are_refused(
+    identifiers: Identifiers, separator: Sequence[int]
+) -> None:
+    with pytest.raises(ValueError, match=r"prefix code|needs identifiers"):
+        Answer(identifiers, separator, 1)
+
+
+def test_a_token_that_may_not_follow_changes_nothing() -> None:
+    answer = Answer(ONE_TOKEN, SEPARATOR, 6)
+    assert not answer.advance(90)
+    assert answer.advance(12)
+    for wrong in (12, 10, 91, -1, 10**9):
+        assert not answer.advance(wrong)
+    assert (answer.decided, answer.allowed()) == ((2,), [90])
 
 
 # "1", "2" and "12", a token a digit.
@@ -100,9 +132,9 @@ def test_an_identifier_that_another_continues_ends_with_the_separators_first_tok
     decided, choices, tokens = take(DIGITS, 3, following([1, 90, 2]))
     assert decided == (0, 1, 2)
     assert choices == [
-        TokenChoice([], [1, 2], 0, ()),
-        TokenChoice([1], [90, 2], 1, ()),
-        TokenChoice([90, 91, 92], [2, 1], 0, (0,)),  # what is left of the separator that was begun
+        Choice([], [1, 2], ()),
+        Choice([1], [90, 2], ()),
+        Choice([90, 91, 92], [2, 1], (0,)),  # what is left of the separator that was begun
     ]
     assert tokens == [1, 90, 91, 92, 2]
 
@@ -110,7 +142,7 @@ def test_an_identifier_that_another_continues_ends_with_the_separators_first_tok
 def test_the_longer_of_two_identifiers_with_one_beginning_can_be_chosen() -> None:
     decided, choices, tokens = take(DIGITS, 3, following([1, 2, 1]))
     assert decided == (2, 0, 1)
-    assert choices[2] == TokenChoice([2, 90, 91, 92], [1, 2], 0, (2,))
+    assert choices[2] == Choice([2, 90, 91, 92], [1, 2], (2,))
     assert tokens == [1, 2, 90, 91, 92, 1]
 
 
@@ -125,15 +157,15 @@ def test_a_beginning_that_all_share_is_appended() -> None:
     decided, choices, tokens = take(identifiers, 3, following([3, 1]))
     assert decided == (2, 0, 1)
     assert choices == [
-        TokenChoice([5], [1, 2, 3], 1, ()),
-        TokenChoice([3, 90, 91, 92, 5], [1, 2], 1, (2,)),
+        Choice([5], [1, 2, 3], ()),
+        Choice([3, 90, 91, 92, 5], [1, 2], (2,)),
     ]
     assert tokens == [5, 3, 90, 91, 92, 5, 1]
 
 
 def test_a_separator_of_one_token_that_was_chosen_is_not_appended_again() -> None:
     _, choices, tokens = take(DIGITS, 3, following([1, 90, 1]), separator=(90,))
-    assert choices[2] == TokenChoice([90], [2, 1], 0, (0,))
+    assert choices[2] == Choice([90], [2, 1], (0,))
     assert tokens == [1, 90, 1]
 
 
@@ -161,7 +193,7 @@ def walks(draw: st.DrawFn) -> tuple[list[tuple[int, ...]], int, list[int], int]:
     """Identifiers of few tokens with much in common, needed, separator and a seed for the choices."""
     one = st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple)
     identifiers = draw(st.lists(one, min_size=1, max_size=5, unique=True))
-    needed = draw(st.integers(0, len(identifiers)))
+    needed = draw(st.integers(1, len(identifiers)))
     separator = draw(st.lists(st.sampled_from([90, 91]), min_size=1, max_size=3))
     return identifiers, needed, separator, draw(st.integers(0, 10_000))
 
@@ -176,7 +208,7 @@ def test_it_chooses_exactly_where_more_than_one_answer_is_left(
     decided, choices, tokens = take(
         identifiers,
         needed,
-        lambda choice: choice.allowed[(seed + 7 * len(choice.decided) + choice.depth) % len(choice.allowed)],
+        lambda choice: choice.allowed[(seed + 7 * len(choice.decided)) % len(choice.allowed)],
         separator,
     )
     count = len(identifiers)
@@ -208,4 +240,19 @@ def test_it_chooses_exactly_where_more_than_one_answer_is_left(
         before = position
         rank = max(rank for rank, start in enumerate(starts) if start <= position)
         assert choice.decided == order[:rank]
-        assert choice.depth == position - starts[rank]
+
+
+@given(given_=walks(), back=st.integers(0, 10))
+def test_tokens_that_are_taken_back_leave_no_trace(
+    given_: tuple[list[tuple[int, ...]], int, list[int], int], back: int
+) -> None:
+    identifiers, needed, separator, seed = given_
+    answer = Answer(identifiers, separator, needed)
+    seen = []
+    while not answer.done:
+        seen.append((answer.allowed(), answer.decided, answer.chosen, answer.choices))
+        assert answer.advance(answer.allowed()[seed % len(answer.allowed())])
+    back = min(back, len(seen))
+    answer.rollback(back)
+    if back:
+        assert (answer.allowed(), answer.decided, answer.chosen, answer.choices) == seen[-back]
