@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def test_a_quantised_base_serves_adapters(server: Server, tmp_path: Path) -> None:
-    """The tiny model feels every rounding: bfloat16 itself has a tau of 0.9 to float32 on such lists, and W8A8
+    """The tiny model feels every rounding: on such lists bfloat16 itself has a tau of 0.9 to float32, W8A8
     computed by torch has 0.62. So the bounds tell a quantised model from a broken one, no more.
     """
     config = yaml.safe_load(CPU_CONFIG.read_text())
