@@ -107,8 +107,9 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         """Start vLLM again with its own scheduler, after it died of ours."""
         self._client().shutdown()
         ours = ("scheduler_cls", "speculative_config", "additional_config")
-        kwargs = {key: value for key, value in self._llm_config.engine_kwargs.items() if key not in ours}
-        self._llm_config = self._llm_config.model_copy(update={"engine_kwargs": kwargs})
+        before: LLMConfig = self._llm_config
+        kwargs = {key: value for key, value in before.engine_kwargs.items() if key not in ours}
+        self._llm_config = before.model_copy(update={"engine_kwargs": kwargs})
         self._llm_config._engine_config = None  # made from the arguments, and cached
         await self.start()
         self._configured = "ordinary"

@@ -240,6 +240,24 @@ async def test_free_text_and_grammars_run_beside_windows_and_change_nothing(engi
     assert sum(one == other for one, other in zip(alone[1], together[12:], strict=True)) >= 5
 
 
+async def test_sampled_text_beside_windows_changes_nothing(engine: Engine) -> None:
+    """As OpenAI callers send it, who name no temperature."""
+    from vllm import SamplingParams
+
+    async def text(number: int) -> None:
+        parameters = SamplingParams(temperature=1.0, top_p=0.9, top_k=50, max_tokens=40, ignore_eos=True)
+        prompt = {"prompt_token_ids": list(range(40, 100 + number))}
+        async for _ in engine.client.generate(prompt, parameters, f"sampled-{next(_numbers)}"):
+            pass
+
+    windows = [window_of(12, seed, MODELS[seed % 3]) for seed in range(12)]
+    alone = [(await engine.rank(one)).order for one in windows]
+    texts = [asyncio.create_task(text(number)) for number in range(6)]
+    beside = await asyncio.gather(*(engine.rank(named(one)) for one in windows))
+    await asyncio.gather(*texts)
+    assert sum(one.order == order for one, order in zip(beside, alone, strict=True)) >= 11  # near ties
+
+
 async def test_a_prompt_that_is_cached_up_to_its_last_token_is_ranked_the_same(engine: Engine) -> None:
     """vLLM pads such a request's first step with drafts of its own, if windows run beside it."""
     request = cut(window_of(12, 4, "legal"), slice(-engine.block_size - 1, None))
