@@ -1,7 +1,7 @@
 """A mend of vLLM's CPU engine: temperatures of requests that are sampled beside drafts.
 
 vLLM 0.29 repeats each request's temperature, top_k and top_p once a draft with a kernel that on the CPU
-writes whole numbers into a copy: the result is memory as it was found, and the step's logits are divided by it.
+writes whole numbers into a copy: the result is memory as it was found, and it divides the logits.
 Where every request is greedy, nothing is divided, and all is well.
 """
 

@@ -95,7 +95,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self._use(settings.decoding)
         await self._check_decoder([None])
         if self._client().errored:
-            await self._start_without_windows()
+            await self._start_without_windows(llm_config)
         if adapters.capacity:
             held = await self._start_sync(registry_url, adapters)
             if held:
@@ -103,13 +103,12 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         logger.info("windows are decoded the %s way", self._decoder.decoding)
         await self._warm_up()
 
-    async def _start_without_windows(self) -> None:
+    async def _start_without_windows(self, llm_config: LLMConfig) -> None:
         """Start vLLM again with its own scheduler, after it died of ours."""
         self._client().shutdown()
         ours = ("scheduler_cls", "speculative_config", "additional_config")
-        before: LLMConfig = self._llm_config
-        kwargs = {key: value for key, value in before.engine_kwargs.items() if key not in ours}
-        self._llm_config = before.model_copy(update={"engine_kwargs": kwargs})
+        kwargs = {key: value for key, value in llm_config.engine_kwargs.items() if key not in ours}
+        self._llm_config = llm_config.model_copy(update={"engine_kwargs": kwargs})
         self._llm_config._engine_config = None  # made from the arguments, and cached
         await self.start()
         self._configured = "ordinary"
