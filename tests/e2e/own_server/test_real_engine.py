@@ -162,6 +162,18 @@ async def test_windows_have_the_order_of_one_ordinary_request_a_choice(engine: E
     assert len(found) <= max(2, count // 20), found
 
 
+@pytest.mark.long
+async def test_in_float32_every_order_is_that_of_one_ordinary_request_a_choice(settings: Settings) -> None:
+    async with started(settings, dtype="float32") as engine:
+        generator = random.Random(1)
+        requests = [
+            window_of(generator.randint(2, 20), seed, generator.choice(MODELS)) for seed in range(1000)
+        ]
+        ours = await in_groups([engine.rank(one) for one in requests], 32)
+        naive = await in_groups([engine.rank(named(one), engine.naive) for one in requests], 32)
+    assert sum(one.order != other.order for one, other in zip(ours, naive, strict=True)) == 0
+
+
 @pytest.mark.parametrize("count", [16, pytest.param(64, marks=pytest.mark.long)])
 async def test_a_window_is_ranked_the_same_alone_and_in_a_burst_of_mixed_adapters(
     engine: Engine, count: int
