@@ -163,6 +163,7 @@ async def test_windows_have_the_order_of_one_ordinary_request_a_choice(engine: E
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 async def test_in_float32_every_order_is_that_of_one_ordinary_request_a_choice(settings: Settings) -> None:
     async with started(settings, dtype="float32") as engine:
         generator = random.Random(1)
