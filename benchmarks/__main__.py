@@ -29,7 +29,7 @@ from benchmarks.report import Outcome, write_report
 from benchmarks.server import ROOT
 
 # In the order they run: those on the default server follow each other and share it.
-MODULES = ("decode", "growth", "strategies", "serving", "adapters")
+MODULES = ("decode", "growth", "strategies", "serving", "adapters", "step_model")
 
 console = Console()
 

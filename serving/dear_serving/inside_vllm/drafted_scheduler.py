@@ -13,11 +13,11 @@ from typing import Any
 
 from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output.request import StructuredOutputRequest
 
+from dear_serving.inside_vllm.computed_blocks import ComputedBlocks
 from dear_serving.inside_vllm.drafts import Acceptance, DraftPolicy
 from dear_serving.inside_vllm.permutation_grammar import BadStep, PermutationBackend, PermutationGrammar
 
@@ -55,7 +55,7 @@ class NoDrafts:
         return [[] for _ in sampled_token_ids]
 
 
-class DraftedScheduler(Scheduler):  # type: ignore[misc]  # vllm is not typed here
+class DraftedScheduler(ComputedBlocks):
     """For engines that schedule a step after the tokens of the step before are known.
 
     Nothing here raises because of one window: a window whose arguments or outputs make no sense ends with
