@@ -189,8 +189,8 @@ def _disturbance(result: dict[str, Any]) -> Table:
     note = (
         "While one is measured the others are loaded but frozen (SIGSTOP), or, on a GPU, not loaded: idle "
         "servers wake up often enough to slow a pipeline whose threads wait for each other. The last rows "
-        "are the pipelines with no server loaded, to be held against their rows above. `foreign cores`: mean number of cores that "
-        "others' processes used meanwhile; figures with much of it say little."
+        "are the pipelines with no server loaded, to be held against their rows above. `foreign cores`: mean "
+        "number of cores that others' processes used meanwhile; figures with much of it say little."
     )
     columns = ("part", "system", "lists/s", "foreign cores")
     return Table("Whether they disturbed each other", note, columns, tuple(rows))

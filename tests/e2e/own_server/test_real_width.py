@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -40,7 +41,14 @@ pytestmark = [
 WIDE = replace(SHAPES["8b"], layers=2)
 PASSAGES = 20
 MOST_GIB = 9.0
-logger = logging.getLogger(__name__)
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What was measured; written to real_width.json in pytest's folder of this run."""
+    found: dict[str, Any] = {}
+    yield found
+    (tmp_path_factory.getbasetemp() / "real_width.json").write_text(json.dumps(found, indent=1))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +100,7 @@ async def test_preflight_and_intake_accept_the_adapter(wide: Settings) -> None:
 
 
 async def test_windows_have_the_order_of_one_ordinary_request_a_choice(
-    engine: Engine, windows: list[PermutationRequest]
+    engine: Engine, windows: list[PermutationRequest], figures: dict[str, Any]
 ) -> None:
     """The last two choose among the last tokens of the vocabulary."""
     last = tuple((WIDE.vocabulary - 1 - number,) for number in range(PASSAGES))
@@ -107,13 +115,13 @@ async def test_windows_have_the_order_of_one_ordinary_request_a_choice(
         )
     )
     found = [one for one in differences if one is not None]
-    logger.info("%d of %d orders differ: %s", len(found), len(cases), found)
+    figures["orders that differ"] = f"{found} of {len(cases)}"
     assert all(one.near_tie for one in found), found
     assert len(found) <= 2, found
 
 
 async def test_the_adapter_changes_orders_and_guesses_save_passes(
-    engine: Engine, windows: list[PermutationRequest]
+    engine: Engine, windows: list[PermutationRequest], figures: dict[str, Any]
 ) -> None:
     named = [replace(one, request_id=f"again-{one.request_id}") for one in windows]
     other = [replace(one, adapter="random", request_id=f"other-{one.request_id}") for one in windows[::2]]
@@ -124,14 +132,14 @@ async def test_the_adapter_changes_orders_and_guesses_save_passes(
     assert all(sorted(one.order) == list(range(PASSAGES)) for one in ranked)
     assert [one.order for one in ranked[::2]] != [one.order for one in changed]
     passes = [one.usage.passes / one.usage.completion_tokens for one in ranked]
-    logger.info("%d windows at once: %.1f s, passes a choice %s", len(named), took_s, passes)
+    figures |= {"windows at once": len(named), "seconds": took_s, "passes a choice": passes}
     assert max(passes) <= 1
 
 
-async def test_the_engine_stays_within_its_memory(engine: Engine) -> None:
+async def test_the_engine_stays_within_its_memory(engine: Engine, figures: dict[str, Any]) -> None:
     """Peak of the engine's processes: weights, 1 GiB of cache, and the logits of its warm-up."""
     peak_gib = sum(map(_peak_gib, psutil.Process().children(recursive=True)))
-    logger.info("peak memory of the engine: %.1f GiB", peak_gib)
+    figures["GiB"] = peak_gib
     assert 0 < peak_gib < MOST_GIB
 
 
