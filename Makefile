@@ -1,7 +1,7 @@
 PYTHON ?= python3
 CONFIG ?= configs/cpu.yaml
 
-.PHONY: setup clients demo serve test test-unit test-long check openapi locks model bench
+.PHONY: setup clients demo serve test test-unit test-long check openapi locks model bench bench-gpu
 setup: ; @$(PYTHON) configs/locks/install.py
 clients: ; @$(PYTHON) configs/locks/install.py clients
 demo: setup ; @.venv/bin/dear demo --config $(CONFIG)
@@ -15,3 +15,7 @@ openapi: setup ; @.venv/bin/python -m dear_serving.http > configs/openapi.json.n
 locks: setup ; @sh configs/locks/compile.sh
 model: setup ; @.venv/bin/python -m configs.demo.maker.train --seed 0 --out configs/demo
 bench: setup ; @.venv/bin/python -m benchmarks --out benchmarks/results
+SHAPE ?= 8b
+# On a machine with CUDA; MODEL=FOLDER ADAPTER=FOLDER for a real model instead of a shape.
+bench-gpu: setup ; @.venv/bin/python -m benchmarks --only decoders,serving,adapters --out benchmarks/results/gpu \
+	$(if $(MODEL),--model $(MODEL) --adapter $(ADAPTER),--shape $(SHAPE))

@@ -1,5 +1,8 @@
 """Measures the server beside its peers: python -m benchmarks [--only decode,serving] [--quick] [--out FOLDER]
 
+The demo model on the CPU, or another: --shape 8b is a model with random weights, --model and --adapter are
+folders of a real one. On a machine with CUDA these two run on the GPU.
+
 Writes results.json (every figure), report.md and plots into the folder. Only one benchmark, and only one
 server, runs at a time.
 """
@@ -15,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -23,13 +27,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as EtaColumn
 
+from benchmarks import target
 from benchmarks.context import Context, Skipped
-from benchmarks.environment import environment
+from benchmarks.environment import environment, settings_file
 from benchmarks.report import Outcome, write_report
 from benchmarks.server import ROOT
 
 # In the order they run: those on the default server follow each other and share it.
-MODULES = ("decode", "growth", "strategies", "serving", "adapters", "step_model")
+MODULES = ("decode", "growth", "strategies", "serving", "adapters", "step_model", "host_cost", "decoders")
+USUAL = MODULES[:6]
 
 console = Console()
 
@@ -42,14 +48,20 @@ def main() -> int:
     at_start = environment()  # the machine as it was before our own load
     try:
         with _progress([module for _, module in found if module], arguments.quick) as progress:
-            outcomes = _run_all(found, arguments, *progress)
+            outcomes, config = _run_all(found, arguments, *progress)
     except KeyboardInterrupt:
         _say("stopped; nothing is left running and nothing was written")
         return 130
     path = write_report(
         arguments.out,
         outcomes,
-        at_start | {"quick": arguments.quick, "seed": arguments.seed, "wall_s": time.monotonic() - started_s},
+        at_start
+        | {
+            "config": config,
+            "quick": arguments.quick,
+            "seed": arguments.seed,
+            "wall_s": time.monotonic() - started_s,
+        },
     )
     for outcome in outcomes:
         if outcome.reason:
@@ -68,11 +80,18 @@ def _say(text: str) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", type=_names, default=MODULES, help="some of: " + ", ".join(MODULES))
+    parser.add_argument("--only", type=_names, default=USUAL, help="some of: " + ", ".join(MODULES))
     parser.add_argument("--quick", action="store_true", help="a smoke run: the same code, a few figures")
     parser.add_argument("--seed", type=int, default=0, help="of the lists that are ranked")
+    parser.add_argument("--shape", choices=target.NAMES, help="a model of this shape, with random weights")
+    parser.add_argument("--model", type=Path, help="folder of a base model in bfloat16")
+    parser.add_argument("--adapter", type=Path, help="folder of an adapter of it")
+    parser.add_argument("--apart", action="store_true", help="systems one after the other, as on a GPU")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the report")
-    return parser.parse_args()
+    found = parser.parse_args()
+    if (found.model is None) != (found.adapter is None) or (found.model and found.shape):
+        parser.error("give --model and --adapter together, without --shape")
+    return found
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -96,16 +115,30 @@ def _run_all(
     arguments: argparse.Namespace,
     advance: Callable[[str], None],
     show: Callable[[str], None],
-) -> list[Outcome]:
+) -> tuple[list[Outcome], dict[str, str]]:
     outcomes = []
     with _interruptible(), tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
-        context = Context(arguments.quick, arguments.seed, Path(scratch), advance, show)
+        show("the model")
+        measured = _target(arguments, Path(scratch))
+        context = Context(arguments.quick, arguments.seed, Path(scratch), advance, show, measured)
+        config = _relative(settings_file(measured.config), Path(scratch))
         try:
             for name, module in found:
                 outcomes.append(_run_one(name, module, context))
         finally:
             context.stop_server()
-    return outcomes
+    return outcomes, config
+
+
+def _target(arguments: argparse.Namespace, folder: Path) -> target.Target:
+    """What is measured; files that it needs are written into ``folder``."""
+    if arguments.model:
+        found = target.of_files(arguments.model, arguments.adapter, folder)
+    elif arguments.shape:
+        found = target.of_shape(arguments.shape, folder)
+    else:
+        found = target.Target()
+    return replace(found, apart=found.apart or arguments.apart)
 
 
 def _run_one(name: str, module: ModuleType | None, context: Context) -> Outcome:

@@ -14,7 +14,7 @@ from benchmarks.load import closed_loop, reranks
 from benchmarks.plots import grouped_bars, panels, reference_line, save
 from benchmarks.quartiles import Quartiles, pairwise_ratios, quartiles
 from benchmarks.report_types import Claim, Table
-from benchmarks.server import CPU_CONFIG
+from benchmarks.target import Target
 from benchmarks.workloads import Lists
 from dear_client import RerankOptions
 from dear_tools.load.sender import Sender
@@ -22,7 +22,6 @@ from dear_tools.load.sender import Sender
 NAME = "adapters"
 TITLE = "Many adapters in one batch"
 
-COPIED = "legal"  # a folder of the base configuration's adapters
 LOADED = 16
 ROTATIONS = (0, 1, 4, 16)  # adapters in rotation; 0 is the base model
 CALLERS = 32
@@ -40,20 +39,19 @@ def _rounds(quick: bool) -> int:
     return 1 if quick else 5
 
 
-def write_config(folder: Path, loaded: int) -> Path:
-    """The CPU default with ``loaded`` copies of one adapter, all of which fit into one batch.
+def write_config(folder: Path, loaded: int, target: Target) -> Path:
+    """The target's settings with ``loaded`` copies of its adapter, all of which fit into one batch.
 
     vLLM knows adapters by their names, so that copies are as different to it as trained ones.
     """
-    data = yaml.safe_load(CPU_CONFIG.read_text(encoding="utf-8"))
-    root = CPU_CONFIG.parent
-    names = adapter_names(loaded)
+    data = yaml.safe_load(target.config.read_text(encoding="utf-8"))
+    root = target.config.parent
+    names = adapter_names(target.model, loaded)
     for name in names:
-        source = root / data["adapters"]["root"] / COPIED
-        shutil.copytree(source, folder / "adapters" / name, dirs_exist_ok=True)
+        shutil.copytree(target.adapter, folder / "copies" / name, dirs_exist_ok=True)
     data["model"]["source"] = str((root / data["model"]["source"]).resolve())
     data["adapters"] = {
-        "root": str(folder / "adapters"),
+        "root": str(folder / "copies"),
         "serve": [{"name": name, "path": name} for name in names],
     }
     data["engine"]["engine_kwargs"]["max_loras"] = loaded
@@ -62,14 +60,14 @@ def write_config(folder: Path, loaded: int) -> Path:
     return path
 
 
-def adapter_names(count: int) -> list[str]:
+def adapter_names(model: str, count: int) -> list[str]:
     """The copies' public names."""
-    return [f"{COPIED}-{number:02d}" for number in range(1, count + 1)]
+    return [f"{model}-{number:02d}" for number in range(1, count + 1)]
 
 
 def run(context: Context) -> dict[str, Any]:
     """One server holds all adapters; the rotations are measured in turn on it."""
-    config = write_config(context.scratch, LOADED)
+    config = write_config(context.scratch, LOADED, context.target)
     server = context.server(config)
     base = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["id"]
     result = asyncio.run(_run(context, server.url, base))
@@ -81,16 +79,17 @@ async def _run(context: Context, url: str, base: str) -> dict[str, Any]:
     lists = Lists(context.seed, PASSAGE_TOKENS)
     measured: dict[str, list[dict[str, Any]]] = {str(rotation): [] for rotation in ROTATIONS}
     async with reranks(url, OPTIONS) as sender:
-        await _burst(sender, [base, *adapter_names(LOADED)], lists, LOADED + 1)
+        await _burst(sender, [base, *adapter_names(context.target.model, LOADED)], lists, LOADED + 1)
         for round_ in range(_rounds(context.quick)):
             for rotation in ROTATIONS if round_ % 2 == 0 else reversed(ROTATIONS):
                 context.show(f"{NAME}: {rotation} in rotation, {CALLERS} callers")
-                models = adapter_names(rotation) or [base]
+                models = adapter_names(context.target.model, rotation) or [base]
                 measured[str(rotation)].append(await _burst(sender, models, lists, CALLERS))
             context.advance(f"{NAME}: round {round_ + 1}")
     return {
         "passages": PASSAGES,
         "callers": CALLERS,
+        "copied": context.target.model,
         "loaded": LOADED,
         "source": lists.source,
         "rotations": measured,
@@ -131,8 +130,8 @@ def tables(result: dict[str, Any]) -> list[Table]:
     note = (
         f"{result['callers']} lists of {result['passages']} passages ({tokens:.0f} prompt tokens) at once, "
         f"adapters in rotation, {len(rounds)} rounds; {result['source']}. One server holds "
-        f"{result['loaded']} copies of `{COPIED}` under names of their own (`max_loras: {result['loaded']}`) "
-        "and serves every row; the base model takes no adapter."
+        f"{result['loaded']} copies of `{result['copied']}` under names of their own "
+        f"(`max_loras: {result['loaded']}`) and serves every row; the base model takes no adapter."
     )
     columns = ("in the burst", "requests/s", "latency, ms", "throughput against one adapter")
     return [Table("Throughput by adapters in rotation", note, columns, tuple(rows))]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.server import CPU_CONFIG, Server
+from benchmarks.server import Server
+from benchmarks.target import Target
 
 
 class Skipped(Exception):
@@ -20,6 +21,7 @@ class Context:
     ``quick`` is a smoke run: the same code, a few seconds of measuring. ``scratch`` is a temporary folder.
     ``advance(text)`` moves the progress bar by one step, once a step is measured; ``show(text)`` says what is
     being done without moving it. ``steps(quick)`` of a benchmark's module counts its advance() calls.
+    ``target`` is the model that is measured.
     """
 
     quick: bool
@@ -27,16 +29,19 @@ class Context:
     scratch: Path
     advance: Callable[[str], None]
     show: Callable[[str], None] = lambda text: None
+    target: Target = field(default_factory=Target)
     _running: list[Server] = field(default_factory=list)
 
-    def server(self, config: Path = CPU_CONFIG) -> Server:
-        """The server with these settings: the one that runs, if it has them, else that one is stopped first.
+    def server(self, config: Path | None = None) -> Server:
+        """The server with these settings (None: the target's): the one that runs, if it has them, else that
+        one is stopped first.
 
         Benchmarks that follow each other share it, so leave it running and its registry as you found it.
 
         Raises:
             StartupError: it did not start.
         """
+        config = config or self.target.config
         if self._running and self._running[0].config == config:
             return self._running[0]
         self.stop_server()

@@ -39,11 +39,11 @@ __all__ = ["NAME", "TITLE", "claims", "plot", "run", "steps", "tables"]
 NAME = "decode"
 TITLE = "Permutation decoding against free generation"
 
-MODEL = "legal"
 PERMUTATION_OPTIONS: RerankOptions = {"scoring": "permutation", "strategy": "single"}
 GENERATE_OPTIONS: RerankOptions = {"scoring": "generate", "strategy": "single"}
 FIRST_TOKEN_OPTIONS: RerankOptions = {"scoring": "first_token", "strategy": "single"}
 ENGINE_STEPS = "vllm:iteration_tokens_total_count"
+PASSES = "dear_forward_passes_total"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +95,17 @@ def run(context: Context) -> dict[str, Any]:
 
 
 async def _run(context: Context, server: Server) -> dict[str, Any]:
-    prompts = Prompts(server.config, MODEL)
+    model = context.target.model
+    prompts = Prompts(server.config, model)
     before, cells = server.metrics(), []
     for cell in QUICK_CELLS if context.quick else CELLS:
         text = f"{NAME}: {cell.passages} passages, {cell.concurrency} callers"
         context.show(text)
-        arms = _arms(cell, server.url, prompts)
+        compared = arms(cell, server.url, prompts)
         async with AsyncExitStack() as stack:
-            for arm in arms:
+            for arm in compared:
                 await stack.enter_async_context(arm.sender)
-            cells.append(await _measure(cell, arms, context.seed, server))
+            cells.append(await measure(cell, compared, context.seed, server, model))
         context.advance(text)
     after = server.metrics()
     hits, queries = (
@@ -112,14 +113,14 @@ async def _run(context: Context, server: Server) -> dict[str, Any]:
         for kind in ("hits", "queries")
     )
     return {
-        "model": MODEL,
+        "model": model,
         "source": Lists(context.seed).text_source,
         "prefix_cache_share": hits / queries,
         "cells": cells,
     }
 
 
-def _arms(cell: Cell, url: str, prompts: Prompts) -> list[Arm]:
+def arms(cell: Cell, url: str, prompts: Prompts) -> list[Arm]:
     """What is compared; a top n only where it leaves passages unranked."""
     free_tokens = 4 * cell.passages - 1
 
@@ -128,7 +129,7 @@ def _arms(cell: Cell, url: str, prompts: Prompts) -> list[Arm]:
         lengths = {"max_tokens": free_tokens, "min_tokens": free_tokens, "ignore_eos": True}
         return {"prompt": prompts.token_ids(one), **lengths}
 
-    arms = [
+    found = [
         Arm(PERMUTATION, reranks(url, PERMUTATION_OPTIONS), False),
         Arm(FREE, Completions(url, free), False),
         Arm(OWN_FREE, reranks(url, GENERATE_OPTIONS), True),
@@ -136,32 +137,34 @@ def _arms(cell: Cell, url: str, prompts: Prompts) -> list[Arm]:
         Arm(FIRST, reranks(url, FIRST_TOKEN_OPTIONS), cell.concurrency > 1),
     ]
     if cell.passages > TOP_N:
-        arms.insert(1, Arm(TOP, reranks(url, {**PERMUTATION_OPTIONS, "top_n": TOP_N}), False))
-    return arms
+        found.insert(1, Arm(TOP, reranks(url, {**PERMUTATION_OPTIONS, "top_n": TOP_N}), False))
+    return found
 
 
-async def _measure(cell: Cell, arms: list[Arm], seed: int, server: Server) -> dict[str, Any]:
+async def measure(cell: Cell, arms: list[Arm], seed: int, server: Server, model: str) -> dict[str, Any]:
     """Every arm once a round, each request with a list of its own; who goes first changes with the round."""
     lists = Lists(seed + cell.concurrency, cell.passage_tokens)
     measured: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
     for arm in arms:
-        await closed_loop(arm.sender, lists.take(1, cell.passages), 1, [MODEL])
+        await closed_loop(arm.sender, lists.take(1, cell.passages), 1, [model])
     for round_ in range(cell.rounds):
         due = [arm for arm in arms if not arm.sparse or round_ % cell.sparse == 0]
         for arm in due if round_ % 2 == 0 else reversed(due):
             workloads = lists.take(cell.concurrency, cell.passages)
-            measured[arm.name].append(await _round(arm, workloads, server))
+            measured[arm.name].append(await _round(arm, workloads, server, model))
     prompt_tokens = [tokens for figures in measured[PERMUTATION] for tokens in figures["prompt_tokens"]]
     return asdict(cell) | {"prompt_tokens": percentile(prompt_tokens, 0.5), "arms": measured}
 
 
-async def _round(arm: Arm, lists: list[List], server: Server) -> dict[str, Any]:
+async def _round(arm: Arm, lists: list[List], server: Server, model: str) -> dict[str, Any]:
     """All lists at once; engine steps are what the engine itself counted meanwhile."""
-    before = server.metrics()[ENGINE_STEPS]
-    load = await closed_loop(arm.sender, lists, len(lists), [MODEL])
+    before = server.metrics()
+    load = await closed_loop(arm.sender, lists, len(lists), [model])
+    after = server.metrics()
     return {
         "wall_s": load.wall_s,
-        "engine_steps": server.metrics()[ENGINE_STEPS] - before,
+        "engine_steps": after[ENGINE_STEPS] - before[ENGINE_STEPS],
+        "passes": after.get(PASSES, 0.0) - before.get(PASSES, 0.0),
         "latencies_ms": load.latencies_ms,
         "engine_ms": [record.engine_ms for record in load.records],
         "prompt_tokens": [record.prompt_tokens for record in load.records],

@@ -30,11 +30,14 @@ def environment() -> dict[str, Any]:
         "versions": _versions(),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
-        "config": {
-            "file": str(CPU_CONFIG.relative_to(ROOT)),
-            "text": CPU_CONFIG.read_text(encoding="utf-8"),
-        },
+        "config": settings_file(CPU_CONFIG),
     }
+
+
+def settings_file(path: Path) -> dict[str, str]:
+    """A settings file's name and text."""
+    name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name
+    return {"file": str(name), "text": path.read_text(encoding="utf-8")}
 
 
 def _versions() -> dict[str, str]:

@@ -16,6 +16,8 @@ CPU_CONFIG = ROOT / "configs" / "cpu.yaml"
 class Server(BackgroundServer):
     """A server that a benchmark reads the metrics of."""
 
+    start_timeout_s = 1800.0  # sixteen gigabytes of weights, compiling, and CUDA graphs
+
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics by its name, such as ``vllm:prompt_tokens_total``, summed over labels."""
         response = httpx.get(f"{self.url}/metrics", timeout=30)

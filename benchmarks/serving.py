@@ -2,12 +2,14 @@
 
 Two parts, since only one of our servers runs at a time: one with the LoRA adapter, one with the adapter
 merged into the base model. In each, our server, vLLM's and the card's pipeline are loaded together and take
-turns; while one is measured the others are frozen.
+turns; while one is measured the others are frozen. On a GPU they do not fit together: there one after the
+other is loaded and ranks the lists of all rounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,6 @@ from benchmarks.baselines.ranking import agreement
 from benchmarks.baselines.systems import Ours, Peft, System, VllmWithClient
 from benchmarks.baselines.vllm_server import VllmServer
 from benchmarks.context import Context
-from benchmarks.server import CPU_CONFIG
 from benchmarks.serving_report import (
     ALONE,
     CROWD,
@@ -34,6 +35,7 @@ from benchmarks.serving_report import (
     plot,
     tables,
 )
+from benchmarks.target import Target
 from benchmarks.workloads import Lists
 from dear_client.options import Scoring
 from dear_tools.load.lists import List
@@ -46,9 +48,7 @@ TITLE = "Served, against the model card's pipeline and vLLM's own server"
 PASSAGES = 20
 PASSAGE_TOKENS = 24
 SCORING: Scoring = "permutation"
-ADAPTER = "legal"
-ADAPTER_FOLDER = Path("configs") / "demo" / "adapters" / ADAPTER  # its base model's path starts at the root
-MERGED_ID = f"{ADAPTER}-merged"
+MERGED_ID = "merged"
 WARM_UP_LISTS = 8
 
 
@@ -81,27 +81,28 @@ def steps(quick: bool) -> int:
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Both parts, then the card's pipeline with nothing else loaded."""
+    """Both parts, and the card's pipeline with nothing else loaded."""
     amount = QUICK if context.quick else FULL
-    log = context.scratch / "peft.log"
-    with PeftPipeline(ADAPTER_FOLDER, log) as pipeline:
+    target, log = context.target, context.scratch / "peft.log"
+    with ExitStack() as stack:
+        pipeline = stack.enter_context(PeftPipeline(target.adapter, log))
         described = pipeline.wait_until_ready()
         merged = context.scratch / "merged"
         pipeline.save_merged(merged)
-        config = _merged_config(context.scratch, merged)
-        parts = [
-            _part(context, amount, LORA, CPU_CONFIG, ADAPTER, pipeline),
-            _part(context, amount, MERGED, config, MERGED_ID, pipeline),
-        ]
+        config = _merged_config(context.scratch, target, merged)
+        served = ((LORA, target.config, target.model), (MERGED, config, MERGED_ID))
+        if not target.apart:
+            parts = [_part(context, amount, *one, pipeline) for one in served]
         context.stop_server()
-        first, *workloads = Lists(context.seed, PASSAGE_TOKENS).take(amount.one_by_one + 1, PASSAGES)
-        alone = []
-        for system in _pipelines(pipeline):
-            alone.append(burst(system, [], workloads, 1, [first]))
-            context.advance(f"{NAME}: {system.name}, alone on the machine")
+        alone = _alone(context, amount, pipeline)
+        if target.apart:
+            peft = _peft_apart(context, amount, pipeline)
+            stack.close()  # the servers need the memory
+            parts = [_part_apart(context, amount, *one, peft) for one in served]
+            context.stop_server()
     return {
         "passages": PASSAGES,
-        "adapter": ADAPTER,
+        "adapter": target.model,
         "scoring": SCORING,
         "source": Lists(context.seed, PASSAGE_TOKENS).source,
         "plan": asdict(amount),
@@ -176,13 +177,78 @@ def _turns(
         yield vllm, workloads, callers
 
 
+def _alone(context: Context, amount: Amount, pipeline: PeftPipeline) -> list[Burst]:
+    """The pipelines with no server loaded."""
+    first, *workloads = Lists(context.seed, PASSAGE_TOKENS).take(amount.one_by_one + 1, PASSAGES)
+    found = []
+    for system in _pipelines(pipeline):
+        found.append(burst(system, [], workloads, 1, [first]))
+        context.advance(f"{NAME}: {system.name}, alone on the machine")
+    return found
+
+
+def _peft_apart(context: Context, amount: Amount, pipeline: PeftPipeline) -> list[tuple[Burst, ...]]:
+    """The pipelines' bursts of all rounds, with nothing else loaded."""
+    spare = Lists(context.seed + 1, PASSAGE_TOKENS)
+    found = []
+    for crowd in _crowds(context, amount):
+        turn = []
+        for system in _pipelines(pipeline):
+            turn.append(burst(system, [], crowd[: amount.one_by_one], 1, spare.take(1, PASSAGES)))
+            context.advance(f"{NAME}: {system.name}, nothing else loaded")
+        found.append(tuple(turn))
+    return found
+
+
+def _part_apart(
+    context: Context,
+    amount: Amount,
+    name: str,
+    config: Path,
+    model: str,
+    peft: Sequence[tuple[Burst, ...]],
+) -> Part:
+    """As ``_part``, one server after the other. The pipelines' bursts are those of ``_peft_apart``."""
+    context.stop_server()
+    with VllmServer(config, context.scratch / f"vllm-{config.stem}.log") as vllm:
+        vllm.wait_until_ready()
+        command = vllm.command()
+        theirs = _rounds_of(context, amount, name, VllmWithClient(VLLM, vllm, model))
+    ours = _rounds_of(context, amount, name, Ours(OURS, context.server(config), model, SCORING))
+    rounds = zip(ours, theirs, peft, strict=True)
+    return Part(name, command, tuple((*one, *other, *pipelines) for one, other, pipelines in rounds))
+
+
+def _rounds_of(context: Context, amount: Amount, name: str, system: System) -> list[list[Burst]]:
+    """All rounds of one server, with the lists that the other systems get too."""
+    spare, few = Lists(context.seed + 1, PASSAGE_TOKENS), Lists(context.seed + 2, PASSAGE_TOKENS)
+    system.rank(spare.take(WARM_UP_LISTS, PASSAGES), WARM_UP_LISTS)
+    rounds = []
+    for number, crowd in enumerate(_crowds(context, amount)):
+        turn = [(CROWD, crowd)]
+        if name == LORA and number == 0:
+            turn += [(callers, few.take(count, PASSAGES)) for callers, count in amount.few]
+        bursts = []
+        for callers, lists in turn:
+            bursts.append(burst(system, [], lists, callers, spare.take(1, PASSAGES)))
+            context.advance(f"{NAME}: {name}, {system.name}, {callers} at a time, nothing else loaded")
+        rounds.append(bursts)
+    return rounds
+
+
+def _crowds(context: Context, amount: Amount) -> list[list[List]]:
+    """The lists of each round, the same whoever ranks them."""
+    lists = Lists(context.seed, PASSAGE_TOKENS)
+    return [lists.take(amount.crowd, PASSAGES) for _ in range(amount.rounds)]
+
+
 def _pipelines(pipeline: PeftPipeline) -> tuple[System, System]:
     return Peft(PEFT_APART, pipeline, "unmerged"), Peft(PEFT_MERGED, pipeline, "merged")
 
 
-def _merged_config(scratch: Path, model: Path) -> Path:
-    """configs/cpu.yaml with the merged model as its base and no adapter."""
-    settings = yaml.safe_load(CPU_CONFIG.read_text(encoding="utf-8"))
+def _merged_config(scratch: Path, target: Target, model: Path) -> Path:
+    """The target's settings with the merged model as its base and no adapter."""
+    settings = yaml.safe_load(target.config.read_text(encoding="utf-8"))
     settings["model"] |= {"id": MERGED_ID, "source": str(model)}
     del settings["adapters"]
     path = scratch / "merged.yaml"

@@ -87,7 +87,7 @@ def _conditions(result: dict[str, Any]) -> str:
     plan, peft = result["plan"], result["peft"]
     return (
         f"{result['passages']} passages a list, all ranked; {result['source']}; adapter "
-        f"`{result['adapter']}` of the tiny demo model, bfloat16, all cores. Ours: scoring "
+        f"`{result['adapter']}`, bfloat16, all cores. Ours: scoring "
         f"`{result['scoring']}`. vLLM: its own OpenAI server with our engine's settings and environment; the "
         "client posts the card's prompt as text to /v1/completions, free greedy text of at most 4N-1 tokens, "
         "and reads it with the card's pattern. PEFT: the card's pipeline "
@@ -187,10 +187,10 @@ def _disturbance(result: dict[str, Any]) -> Table:
                 foreign = f"{fmean(one['foreign_cores'] for one in bursts):.2f}"
                 rows.append((part, system, rates, foreign))
     note = (
-        "While one is measured the others are loaded but frozen (SIGSTOP): idle servers wake up often enough "
-        "to slow a pipeline whose threads wait for each other. The last rows are the pipelines with no "
-        "server loaded, to be held against their rows above. `foreign cores`: mean number of cores that "
-        "others' processes used meanwhile; figures with much of it say little."
+        "While one is measured the others are loaded but frozen (SIGSTOP), or, on a GPU, not loaded: idle "
+        "servers wake up often enough to slow a pipeline whose threads wait for each other. The last rows "
+        "are the pipelines with no server loaded, to be held against their rows above. `foreign cores`: mean "
+        "number of cores that others' processes used meanwhile; figures with much of it say little."
     )
     columns = ("part", "system", "lists/s", "foreign cores")
     return Table("Whether they disturbed each other", note, columns, tuple(rows))

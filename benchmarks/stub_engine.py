@@ -281,7 +281,7 @@ def _config(limits: Limits) -> VllmConfig:
         max_logprobs=128,
     )
     if limits.vocabulary is not None:
-        model.hf_text_config.vocab_size = limits.vocabulary
+        model.model_arch_config.vocab_size = limits.vocabulary
     scheduling = SchedulerConfig(
         max_num_seqs=limits.max_num_seqs,
         max_num_batched_tokens=limits.max_num_batched_tokens,

@@ -3,8 +3,8 @@
 Follows "Complete Reranking Pipeline" on the card of DeAR-8B-Reranker-Listwise-LoRA-v1:
 AutoPeftModelForCausalLM, one query after another, greedy generate, its prompt and its parser. It differs in
 this: as many new tokens as a whole order takes, where the card allows 50 (13 passages); torch.inference_mode
-instead of no_grad; no device_map, which on a CPU comes to the same; the tokenizer of the base model, since
-the demo adapters carry none.
+instead of no_grad; the first GPU, if there is one, instead of a device_map; the tokenizer of the base model,
+since the demo adapters carry none.
 
 As published the adapter stays apart from the base model ("unmerged"); PEFT then keeps its matrices in float32
 and the base in bfloat16. "merged" is the same after merge_and_unload, all in bfloat16.
@@ -81,6 +81,8 @@ class CardReranker:
         model = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.bfloat16)
         self.model = model.merge_and_unload() if merged else model
         self.model.eval()
+        if torch.cuda.is_available():
+            self.model.to("cuda")
 
     @classmethod
     def of(cls, adapter: Path, variant: Variant) -> Self:
@@ -95,6 +97,7 @@ class CardReranker:
         started_s = time.perf_counter()
         prompt = card_prompt(query, passages)
         inputs = self.tokenizer(prompt, return_tensors="pt", truncation=True, max_length=MAX_PROMPT_TOKENS)
+        inputs = inputs.to(self.model.device)
         prompt_tokens = inputs["input_ids"].shape[1]
         with torch.inference_mode():
             outputs = self.model.generate(

@@ -23,11 +23,11 @@ import httpx
 import psutil
 
 from benchmarks.baselines.child import Child
+from benchmarks.server import Server
 from dear_serving.process.background import free_port
 
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 OUR_PACKAGE = "dear_serving."
-_START_TIMEOUT_S = 300.0
 _POLL_S = 0.5
 _PR_SET_PDEATHSIG = 1
 
@@ -45,9 +45,9 @@ class VllmServer(Child):
         """Return when /health answers.
 
         Raises:
-            BaselineFailed: it ended, or was not ready within five minutes.
+            BaselineFailed: it ended, or was not ready in time.
         """
-        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        deadline_s = time.monotonic() + Server.start_timeout_s
         while time.monotonic() < deadline_s:
             self.check_alive()
             try:
@@ -56,7 +56,7 @@ class VllmServer(Child):
             except httpx.TransportError:
                 pass
             time.sleep(_POLL_S)
-        raise self.failed(f"was not ready within {_START_TIMEOUT_S:.0f} s")
+        raise self.failed(f"was not ready within {Server.start_timeout_s:.0f} s")
 
     def command(self) -> list[str]:
         """The command line it runs under, for the report."""
@@ -71,7 +71,7 @@ def engine_flags(engine_kwargs: Mapping[str, Any]) -> list[str]:
     """
     flags = []
     for name, value in engine_kwargs.items():
-        if str(value).startswith(OUR_PACKAGE):
+        if OUR_PACKAGE in str(value) or name == "additional_config":
             continue
         flag = name.replace("_", "-")
         if value is True:

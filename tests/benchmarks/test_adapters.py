@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import adapters
+from benchmarks.target import Target
 from dear_serving.adapters.preflight import check_models
 from dear_serving.settings import load_settings
 
@@ -23,13 +24,20 @@ def result() -> dict[str, Any]:
         ]
         for rotation, wall_s in seconds.items()
     }
-    return {"passages": 20, "callers": 4, "loaded": 16, "source": "somewhere", "rotations": rotations}
+    return {
+        "passages": 20,
+        "callers": 4,
+        "copied": "legal",
+        "loaded": 16,
+        "source": "somewhere",
+        "rotations": rotations,
+    }
 
 
 def test_the_settings_pass_the_servers_own_checks(tmp_path: Path) -> None:
-    settings = load_settings(adapters.write_config(tmp_path, 3))
+    settings = load_settings(adapters.write_config(tmp_path, 3, Target()))
     check_models(settings)
-    assert [adapter.name for adapter in settings.adapters.serve] == adapters.adapter_names(3)
+    assert [adapter.name for adapter in settings.adapters.serve] == adapters.adapter_names("legal", 3)
     assert settings.engine.engine_kwargs["max_loras"] == 3
 
 

@@ -153,7 +153,12 @@ def test_engine_settings_become_flags() -> None:
 
 
 def test_the_peer_gets_none_of_our_classes() -> None:
-    settings = {"worker_cls": "dear_serving.inside_vllm.cpu_lora.GroupedLoraWorker", "max_loras": 2}
+    settings = {
+        "worker_cls": "dear_serving.inside_vllm.cpu_lora.GroupedLoraWorker",
+        "speculative_config": {"model": "dear_serving.inside_vllm.drafted_scheduler.NoDrafts"},
+        "additional_config": {"dear_drafts": {}},
+        "max_loras": 2,
+    }
 
     assert engine_flags(settings) == ["--max-loras", "2"]
 

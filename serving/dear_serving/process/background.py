@@ -17,7 +17,6 @@ from dear_client import Client, ClientError, Retry
 from dear_serving.errors import StartupError
 from dear_serving.process.supervisor import stop_with_parent
 
-_START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 20.0
 _POLL_S = 0.5
 _OUTPUT_CHARS = 2000
@@ -34,6 +33,8 @@ class BackgroundServer:
         environment: variables besides this process's own.
     """
 
+    start_timeout_s = 300.0
+
     def __init__(self, config: Path, log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.config = config
         self.log = log
@@ -45,12 +46,12 @@ class BackgroundServer:
         """Start it and return when it answers.
 
         Raises:
-            StartupError: it ended, or was not ready within five minutes; with the end of its output. It is
+            StartupError: it ended, or was not ready within ``start_timeout_s``; with the end of its output. It is
                 stopped then.
         """
         self.spawn()
         try:
-            wait_until_ready(self.url, self.process.poll, _START_TIMEOUT_S)
+            wait_until_ready(self.url, self.process.poll, self.start_timeout_s)
         except BaseException as error:
             self.stop()
             if isinstance(error, StartupError):
