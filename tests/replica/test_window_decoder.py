@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dear_serving.errors import EngineUnavailable
 from dear_serving.protocol import DecodedWindow, PermutationRequest
 from dear_serving.replica.kv_admission import KvAdmission
-from dear_serving.replica.window_decoder import Decoder
+from dear_serving.replica.window_decoder import Decoder, Undecodable
 from dear_serving.types import Decoding
 from tests.support.vllm_client import Client, Model, always
 
@@ -275,7 +275,7 @@ async def test_a_window_that_the_engine_cannot_decode_is_unavailable() -> None:
                 output.outputs[0].finish_reason = "error"
                 yield output
 
-    with pytest.raises(EngineUnavailable, match="could not decode"):
+    with pytest.raises(Undecodable, match="could not decode"):
         await decode(Broken(always(LOG_PROBS)), request_of())
 
 

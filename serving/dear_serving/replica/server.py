@@ -154,7 +154,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             await self.permute(small_window(f"load-{uuid.uuid4().hex}", revision))
         except EngineUnavailable as error:
             await self.unload(revision)
-            if isinstance(error, Undecodable):
+            if isinstance(error.__cause__, Undecodable):
                 raise AdapterNotLoadable("with it, the model gives no finite probabilities") from None
             raise
 
@@ -201,7 +201,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             problem = "the engine died"
         except TimeoutError:
             problem = f"no answer in {_SELF_CHECK_S:.0f} s"
-        except EngineUnavailable as error:
+        except (EngineUnavailable, Undecodable) as error:
             problem = "the engine died" if self._client().errored else str(error)
         if problem is not None:
             logger.warning(
@@ -294,6 +294,8 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                         yield window
             except EngineDeadError:
                 raise _restarting() from None
+            except Undecodable as error:
+                raise EngineUnavailable(str(error)) from error
 
     async def openai(
         self, route: OpenAIRoute, body: dict[str, Any], request_id: str

@@ -254,7 +254,7 @@ class Decoder:
                 yield _window(request, answer, log_probs, usage), is_last
 
 
-class Undecodable(EngineUnavailable):
+class Undecodable(Exception):
     """The model gives no finite probabilities for the window, or tokens that are not allowed."""
 
 
