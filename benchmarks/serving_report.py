@@ -21,11 +21,11 @@ CROWD = 64
 RATIOS: tuple[tuple[str, str, str, float | None], ...] = (
     (LORA, OURS, PEFT_APART, 5.0),
     (LORA, OURS, PEFT_MERGED, None),
-    (LORA, OURS, VLLM, 1.5),
+    (LORA, OURS, VLLM, 7.0),
     (LORA, VLLM, PEFT_APART, None),
     (MERGED, OURS, PEFT_APART, 15.0),
     (MERGED, OURS, PEFT_MERGED, None),
-    (MERGED, OURS, VLLM, None),
+    (MERGED, OURS, VLLM, 1.5),
     (MERGED, VLLM, PEFT_MERGED, None),
 )
 

@@ -346,6 +346,28 @@ def test_the_answers_tokens_are_those_of_a_ranking_as_text(template: Template, e
     assert tokens == either.encode("[" + "] > [".join(str(first + position) for position in order))
 
 
+class Characters:
+    """A tokenizer with a token a character, so that "12" begins with "1"."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(character) for character in text]
+
+
+@pytest.mark.parametrize(("separator", "fits"), [("] > [", True), ("0] > [", False), ("9", False)])
+@templates
+def test_a_separator_that_begins_as_an_identifier_goes_on_is_refused(
+    template: Template, separator: str, fits: bool
+) -> None:
+    changed = template.model_copy(
+        update={"answer": template.answer.model_copy(update={"separator": separator})}
+    )
+    if fits:
+        assert PromptBuilder(changed, Characters(), 4096).answer.identifiers
+    else:
+        with pytest.raises(SettingsError, match=rf'template "{template.name}": answer\.separator begins'):
+            PromptBuilder(changed, Characters(), 4096)
+
+
 @templates
 def test_a_tokenizer_that_joins_a_bracket_and_a_number_is_refused(template: Template) -> None:
     merging = merging_tokenizer()

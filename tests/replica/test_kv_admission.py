@@ -253,3 +253,21 @@ def test_bounds_hold_and_everything_comes_back(
         assert await is_free(sessions, blocks)
 
     asyncio.run(run())
+
+
+async def test_the_worst_priority_waits_a_bounded_time_behind_better_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dear_serving.replica.kv_admission.PATIENCE_S", 0.05)
+    admission = of(max_open=1)
+    running = Holder(admission)
+    await settle()
+    last = Holder(admission, priority=2**63)
+    await asyncio.sleep(0.12)
+    better = [Holder(admission, priority=-(2**63)) for _ in range(3)]
+    await settle()
+    await running.end()
+    assert last.holds
+    await last.end()
+    for one in better:
+        await one.end()

@@ -17,6 +17,7 @@ from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output.request import StructuredOutputRequest
 
+from dear_serving.inside_vllm import cpu_sampling
 from dear_serving.inside_vllm.computed_blocks import ComputedBlocks
 from dear_serving.inside_vllm.drafts import Acceptance, DraftPolicy
 from dear_serving.inside_vllm.permutation_grammar import BadStep, PermutationBackend, PermutationGrammar
@@ -45,7 +46,8 @@ class NoDrafts:
     """The proposer in vLLM's speculative_config: the worker verifies drafts, and makes none itself."""
 
     def __init__(self, vllm_config: Any) -> None:
-        pass
+        if current_platform.is_cpu():
+            cpu_sampling.mend()  # this runs in the worker
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """There is no model."""

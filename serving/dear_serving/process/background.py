@@ -46,8 +46,8 @@ class BackgroundServer:
         """Start it and return when it answers.
 
         Raises:
-            StartupError: it ended, or was not ready within ``start_timeout_s``; with the end of its output. It is
-                stopped then.
+            StartupError: it ended, or was not ready within ``start_timeout_s``; with the end of its output.
+                It is stopped then.
         """
         self.spawn()
         try:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Protocol
 
 from dear_serving.errors import InvalidRequest, SettingsError
@@ -94,8 +95,8 @@ class PromptBuilder:
         max_reasoning_tokens: tokens reserved for reasoning, in requests with reasoning.
 
     Raises:
-        SettingsError: the tokenizer merges identifiers with separators, so a ranking cannot be decoded
-            identifier by identifier.
+        SettingsError: the tokenizer merges identifiers with separators, or a separator can be read as a
+            part of an identifier, so a ranking cannot be decoded identifier by identifier.
     """
 
     def __init__(
@@ -128,6 +129,14 @@ class PromptBuilder:
             raise SettingsError(
                 f'template "{self.template.name}": the model\'s tokenizer does not keep identifiers apart in '
                 f"{form.opening}{names[0]}{form.separator}{names[1]}, so rankings cannot be decoded"
+            )
+        # An identifier ends where the separator begins. If that is how a longer one goes on, e.g. with
+        # identifiers "1" and "1-2" and the separator "-", an answer could be read in two ways.
+        ended = sorted((*identifier, separator[0]) for identifier in identifiers)
+        if any(after[: len(before)] == before for before, after in pairwise(ended)):
+            raise SettingsError(
+                f'template "{self.template.name}": answer.separator begins as an identifier goes on, '
+                "so rankings cannot be decoded"
             )
         return AnswerTokens(opening, identifiers, tuple(separator))
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+PATIENCE_S = 2.0
 
 
 class KvAdmission:
@@ -14,7 +17,8 @@ class KvAdmission:
 
     vLLM preempts a running request if the cache is full, and computes it anew. It cannot preempt a resumable
     one that waits for its next chunk: if these need more blocks than exist, they wait for each other forever.
-    Waiting requests are admitted by priority (lower first), then by arrival.
+    Waiting requests are admitted by arrival; a priority moves a request forward (negative) or back by up to
+    PATIENCE_S, so that none waits for ever behind those of a better priority.
 
     Args:
         max_open: maximum requests at once, >= 1.
@@ -29,7 +33,7 @@ class KvAdmission:
         self._blocks = self._blocks_left = blocks
         self._block_size = block_size
         self._groups = groups
-        self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[float, int, int, asyncio.Future[None]]] = []
         self._arrivals = itertools.count()
 
     @asynccontextmanager
@@ -37,7 +41,8 @@ class KvAdmission:
         """Reserve room for ``tokens`` (prompt and answer), at most the whole cache, until the block ends."""
         blocks = min(self._blocks, self._groups * (-(-tokens // self._block_size) + 1))
         admitted = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (priority, next(self._arrivals), blocks, admitted))
+        turn_s = time.monotonic() + PATIENCE_S * priority / (1 + abs(priority))
+        heapq.heappush(self._waiting, (turn_s, next(self._arrivals), blocks, admitted))
         self._admit()
         try:
             await admitted

@@ -94,12 +94,25 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self._configured = settings.decoding
         self._use(settings.decoding)
         await self._check_decoder([None])
+        if self._client().errored:
+            await self._start_without_windows(llm_config)
         if adapters.capacity:
             held = await self._start_sync(registry_url, adapters)
             if held:
                 await self._check_decoder([None, *held[:2]])
         logger.info("windows are decoded the %s way", self._decoder.decoding)
         await self._warm_up()
+
+    async def _start_without_windows(self, llm_config: LLMConfig) -> None:
+        """Start vLLM again with its own scheduler, after it died of ours."""
+        self._client().shutdown()
+        ours = ("scheduler_cls", "speculative_config", "additional_config")
+        kwargs = {key: value for key, value in llm_config.engine_kwargs.items() if key not in ours}
+        self._llm_config = llm_config.model_copy(update={"engine_kwargs": kwargs})
+        self._llm_config._engine_config = None  # made from the arguments, and cached
+        await self.start()
+        self._configured = "ordinary"
+        self._use("ordinary")
 
     def _use(self, decoding: Decoding) -> None:
         self._decoder = Decoder(self._client(), self._admission, decoding, self._stall_s, self._on_stall)
@@ -172,6 +185,8 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
 
     async def _check_decoder(self, adapters: Sequence[str | None]) -> None:
         """Rank a burst of windows with free text beside it; if naive decoding disagrees, use that."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         if self._decoder.decoding == "ordinary":
             return
         length = self._client().vllm_config.model_config.max_model_len
@@ -182,12 +197,12 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                 problem, _ = await asyncio.gather(
                     check_burst(self._decoder, self._client(), loras, length), self.generate(text)
                 )
+        except EngineDeadError:
+            problem = "the engine died"
         except TimeoutError:
             problem = f"no answer in {_SELF_CHECK_S:.0f} s"
         except EngineUnavailable as error:
-            if self._client().errored:
-                raise
-            problem = str(error)
+            problem = "the engine died" if self._client().errored else str(error)
         if problem is not None:
             logger.warning(
                 "windows are decoded with a request for each choice, which is several times slower; "

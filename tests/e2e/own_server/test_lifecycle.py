@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -148,3 +149,20 @@ def test_a_server_process_that_crashes_while_starting_leaves_no_process(tmp_path
     child.kill()
     assert server.process.wait(STOP_TIMEOUT_S) != 0
     assert running(started) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.long
+def test_an_engine_that_dies_of_drafts_goes_on_without_them(tmp_path: Path) -> None:
+    dying = "scheduler_cls: tests.support.dying_scheduler.DyingScheduler"
+    path = variant(tmp_path, ("enforce_eager: true", f"enforce_eager: true\n    {dying}"))
+    with Server(path, tmp_path / "output.log", {"PYTHONPATH": str(ROOT)}) as server:
+        with httpx.Client(base_url=server.url, timeout=60) as http:
+            metrics = http.get("/metrics").text
+            assert 'dear_decoder{dear_decoder="ordinary"} 1.0' in metrics
+            assert "dear_decoder_self_check_failures_total 1.0" in metrics
+            body = {"query": "permit", "documents": ["a permit", "no", "another"], "model": "legal"}
+            reply = http.post("/v2/rerank", json=body)
+            assert reply.status_code == 200
+            assert reply.json()["meta"]["dear"]["drafts"] == 0
+        server.check_stop()

@@ -162,6 +162,19 @@ async def test_windows_have_the_order_of_one_ordinary_request_a_choice(engine: E
     assert len(found) <= max(2, count // 20), found
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+async def test_in_float32_every_order_is_that_of_one_ordinary_request_a_choice(settings: Settings) -> None:
+    async with started(settings, dtype="float32") as engine:
+        generator = random.Random(1)
+        requests = [
+            window_of(generator.randint(2, 20), seed, generator.choice(MODELS)) for seed in range(1000)
+        ]
+        ours = await in_groups([engine.rank(one) for one in requests], 32)
+        naive = await in_groups([engine.rank(named(one), engine.naive) for one in requests], 32)
+    assert sum(one.order != other.order for one, other in zip(ours, naive, strict=True)) == 0
+
+
 @pytest.mark.parametrize("count", [16, pytest.param(64, marks=pytest.mark.long)])
 async def test_a_window_is_ranked_the_same_alone_and_in_a_burst_of_mixed_adapters(
     engine: Engine, count: int
@@ -238,6 +251,24 @@ async def test_free_text_and_grammars_run_beside_windows_and_change_nothing(engi
     same = sum(one.order == other.order for one, other in zip(alone[0], together[:12], strict=True))
     assert same >= 11  # of a near tie
     assert sum(one == other for one, other in zip(alone[1], together[12:], strict=True)) >= 5
+
+
+async def test_sampled_text_beside_windows_changes_nothing(engine: Engine) -> None:
+    """As OpenAI callers send it, who name no temperature."""
+    from vllm import SamplingParams
+
+    async def text(number: int) -> None:
+        parameters = SamplingParams(temperature=1.0, top_p=0.9, top_k=50, max_tokens=40, ignore_eos=True)
+        prompt = {"prompt_token_ids": list(range(40, 100 + number))}
+        async for _ in engine.client.generate(prompt, parameters, f"sampled-{next(_numbers)}"):
+            pass
+
+    windows = [window_of(12, seed, MODELS[seed % 3]) for seed in range(12)]
+    alone = [(await engine.rank(one)).order for one in windows]
+    texts = [asyncio.create_task(text(number)) for number in range(6)]
+    beside = await asyncio.gather(*(engine.rank(named(one)) for one in windows))
+    await asyncio.gather(*texts)
+    assert sum(one.order == order for one, order in zip(beside, alone, strict=True)) >= 11  # near ties
 
 
 async def test_a_prompt_that_is_cached_up_to_its_last_token_is_ranked_the_same(engine: Engine) -> None:
