@@ -23,7 +23,7 @@ class Server(BackgroundServer):
         return parse_metrics(self._metrics_text())
 
     def decoder(self) -> str:
-        """How its engine decodes windows: another way than the settings' if that failed its check at start."""
+        """How its engine decodes windows: not as the settings say, if that failed its check at start."""
         return parse_decoder(self._metrics_text())
 
     def _metrics_text(self) -> str:
