@@ -89,6 +89,9 @@ async def _run(context: Context, way: Way) -> list[dict[str, Any]]:
     server, model = context.server(write_config(context.scratch, context.target, way)), context.target.model
     prompts = Prompts(server.config, model)
     wanted = (PERMUTATION, FIRST, FREE) if way.free else (PERMUTATION, FIRST)
+    name, decoder = way.name, server.decoder()
+    if decoder != way.decoding:
+        name += f", but the engine took the {decoder} way"
     found = []
     for cell in QUICK_CELLS if context.quick else ALL_CELLS:
         text = f"{NAME}: {way.name}, {cell.passages} passages, {cell.concurrency} callers"
@@ -98,7 +101,7 @@ async def _run(context: Context, way: Way) -> list[dict[str, Any]]:
             for arm in chosen:
                 await stack.enter_async_context(arm.sender)
             measured = await measure(cell, chosen, context.seed, server, model)
-        found.append({"way": way.name} | measured)
+        found.append({"way": name} | measured)
         context.advance(text)
     return found
 

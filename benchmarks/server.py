@@ -20,9 +20,25 @@ class Server(BackgroundServer):
 
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics by its name, such as ``vllm:prompt_tokens_total``, summed over labels."""
+        return parse_metrics(self._metrics_text())
+
+    def decoder(self) -> str:
+        """How its engine decodes windows: not as the settings say, if that failed its check at start."""
+        return parse_decoder(self._metrics_text())
+
+    def _metrics_text(self) -> str:
         response = httpx.get(f"{self.url}/metrics", timeout=30)
         response.raise_for_status()
-        return parse_metrics(response.text)
+        return response.text
+
+
+def parse_decoder(text: str) -> str:
+    """The state of ``dear_decoder`` in Prometheus' text format; empty if there is none."""
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "dear_decoder" and sample.value == 1:
+                return str(sample.labels["dear_decoder"])
+    return ""
 
 
 def parse_metrics(text: str) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.server import parse_metrics
+from benchmarks.server import parse_decoder, parse_metrics
 
 METRICS = """\
 # HELP dear_requests_total Requests answered.
@@ -27,3 +27,11 @@ def test_samples_are_summed_over_their_labels() -> None:
         "vllm:iteration_tokens_total_sum": 644.0,
         "vllm:kv_cache_usage_perc": 0.25,
     }
+
+
+def test_the_decoder_is_the_state_that_is_set() -> None:
+    states = {"drafted": 0, "resumable": 0, "ordinary": 1}
+    lines = [f'dear_decoder{{dear_decoder="{state}"}} {value}.0' for state, value in states.items()]
+    text = "\n".join(["# TYPE dear_decoder gauge", *lines, ""])
+    assert parse_decoder(text) == "ordinary"
+    assert parse_decoder(METRICS) == ""
