@@ -13,6 +13,8 @@ CONFIG = "dear_drafts"
 """Key in vLLM's additional_config; its value holds the fields of ``DraftPolicy``."""
 
 _MEMORY = 0.95
+_PROBE = 8
+_MOST_GUESSES = 64
 _FIRST_CHANCE = 0.7
 
 
@@ -47,6 +49,7 @@ class Acceptance:
 
     def __init__(self) -> None:
         self._chances: dict[tuple[int, int], float] = defaultdict(lambda: _FIRST_CHANCE)
+        self._unlikely = 0
 
     def learn(self, adapter: int, guess: Guess) -> None:
         """Move the place's chance a step towards what happened."""
@@ -56,7 +59,7 @@ class Acceptance:
     def guesses(self, adapter: int, decided: int, least: float) -> int:
         """How many guesses in a row hold with a chance of at least ``least``, after ``decided`` positions.
 
-        At least one, so that a place keeps being measured.
+        Where not even one does, every _PROBE-th answer is one, so that the place keeps being measured.
         """
         count, chance = 0, 1.0
         while count < _MOST_GUESSES:
@@ -64,7 +67,7 @@ class Acceptance:
             if chance < least:
                 break
             count += 1
-        return max(1, count)
-
-
-_MOST_GUESSES = 128
+        if not count:
+            self._unlikely += 1
+            return int(self._unlikely % _PROBE == 0)
+        return count
