@@ -108,6 +108,7 @@ class Server:
         self._metrics = EngineMetrics(self.registry)
         client.vllm_config = SimpleNamespace(model_config=SimpleNamespace(max_model_len=4096))
         self.texts: list[GenerationRequest] = []
+        self._self_check_s = 60.0
         self._use(decoding)
 
     def _use(self, decoding: Decoding) -> None:
@@ -176,10 +177,10 @@ async def test_a_decoder_that_disagrees_goes_on_with_a_request_a_choice(
 
 
 async def test_a_decoder_that_hangs_goes_on_with_a_request_a_choice(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("dear_serving.replica.server._SELF_CHECK_S", 0.05)
     server = Server(Client(always(FALLING), pauses=60))
+    server._self_check_s = 0.05
     async with asyncio.timeout(5):
         assert await server.check(None) == ("ordinary", 1)
     assert server.client.running == set()

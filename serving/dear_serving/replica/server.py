@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 _RESTART_S = 10.0
 _NOT_HELD_S = 1.0
-_SELF_CHECK_S = 60.0
+_SELF_CHECK_SHARE = 0.25  # of engine.start_timeout_s, for each of two checks
 
 
 class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for it
@@ -91,6 +91,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self._slots = AdapterSlots(lora.max_loras if lora else 1)
         self._admission = await self._kv_admission()
         self._stall_s = settings.stall_timeout_s
+        self._self_check_s = settings.start_timeout_s * _SELF_CHECK_SHARE
         self._configured = settings.decoding
         self._use(settings.decoding)
         await self._check_decoder([None])
@@ -192,7 +193,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         length = self._client().vllm_config.model_config.max_model_len
         text = GenerationRequest([32] * 32, min(64, length - 32), None, f"self-check-text-{len(adapters)}")
         try:
-            async with asyncio.timeout(_SELF_CHECK_S):
+            async with asyncio.timeout(self._self_check_s):
                 loras = [self._lora(adapter) for adapter in adapters]
                 problem, _ = await asyncio.gather(
                     check_burst(self._decoder, self._client(), loras, length), self.generate(text)
@@ -200,7 +201,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         except EngineDeadError:
             problem = "the engine died"
         except TimeoutError:
-            problem = f"no answer in {_SELF_CHECK_S:.0f} s"
+            problem = f"no answer in {self._self_check_s:.0f} s"
         except (EngineUnavailable, Undecodable) as error:
             problem = "the engine died" if self._client().errored else str(error)
         if problem is not None:
