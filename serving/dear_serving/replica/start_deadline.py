@@ -23,8 +23,8 @@ async def start_deadline(timeout_s: float, grace_s: float = _GRACE_S) -> AsyncIt
     """Bound the block by ``timeout_s``; for the constructor of a process that starts an engine.
 
     vLLM waits for its processes inside the event loop, without a limit. So a thread counts the time. At the
-    end of it the thread kills the child processes started in the block, and vLLM's wait fails; a block that still has not ended
-    after ``grace_s`` ends this process, with exit code 1.
+    end of it the thread kills the child processes started in the block, and vLLM's wait fails; a block that
+    still has not ended after ``grace_s`` ends this process, with exit code 1.
 
     Raises:
         StartupError: the time was up.
