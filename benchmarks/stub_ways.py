@@ -10,13 +10,9 @@ from vllm.v1.request import Request
 
 from benchmarks.stub_engine import Clock, Limits, StubEngine, Text, Window
 from benchmarks.stub_runner import StubModel, with_adapter
-from dear_serving.inside_vllm import drafted_scheduler
-from dear_serving.inside_vllm.answer import Answer
-from dear_serving.inside_vllm.resumable_scheduler import (
-    AsyncWindowScheduler,
-    WindowScheduler,
-    window_arguments,
-)
+from dear_serving.inside_vllm.answer import Answer, window_arguments
+from dear_serving.inside_vllm.drafted_scheduler import DraftedScheduler
+from dear_serving.inside_vllm.resumable_scheduler import AsyncWindowScheduler, WindowScheduler
 
 Order = tuple[int, ...]
 
@@ -88,7 +84,7 @@ def _resumable_request(engine: StubEngine, window: Window) -> Request:
 
 
 def _drafted_engine(limits: Limits, model: StubModel, clock: Clock) -> StubEngine:
-    return StubEngine(drafted_scheduler.DraftedScheduler, limits, model, clock)
+    return StubEngine(DraftedScheduler, limits, model, clock)
 
 
 def _drafted_request(engine: StubEngine, window: Window) -> Request:
@@ -100,9 +96,7 @@ def _drafted_request(engine: StubEngine, window: Window) -> Request:
         logprobs=len(answer.allowed()),
         output_kind=RequestOutputKind.DELTA,
         skip_clone=True,
-        extra_args=drafted_scheduler.window_arguments(
-            window.identifiers, window.separator, max(1, window.needed)
-        ),
+        extra_args=window_arguments(window.identifiers, window.separator, max(1, window.needed)),
     )
     return engine.request(window.request_id, prompt, parameters, window.adapter, window.priority)
 

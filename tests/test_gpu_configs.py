@@ -17,6 +17,7 @@ from ray.serve._private.build_app import build_app
 from dear_serving.app import build_application, llm_config
 from dear_serving.settings import Settings, load_settings
 from tests.conftest import ROOT
+from tests.support.quantised import W8A8
 
 pytestmark = pytest.mark.integration
 
@@ -24,24 +25,7 @@ CONFIGS = {
     file.stem: file for file in (ROOT / "configs").glob("*.yaml") if "accelerator: gpu" in file.read_text()
 }
 QUANTIZED: dict[str, dict[str, Any]] = {
-    "a100-int8": {
-        "quant_method": "compressed-tensors",
-        "format": "int-quantized",
-        "ignore": ["lm_head"],
-        "config_groups": {
-            "group_0": {
-                "targets": ["Linear"],
-                "weights": {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True},
-                "input_activations": {
-                    "num_bits": 8,
-                    "type": "int",
-                    "strategy": "token",
-                    "symmetric": True,
-                    "dynamic": True,
-                },
-            }
-        },
-    },
+    "a100-int8": W8A8,
     "l40s-awq": {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"},
 }
 LLAMA_8B = {

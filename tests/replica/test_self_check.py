@@ -13,8 +13,9 @@ from prometheus_client import CollectorRegistry
 
 from dear_serving.metrics import EngineMetrics
 from dear_serving.protocol import GenerationRequest
+from dear_serving.replica import self_check
 from dear_serving.replica.kv_admission import KvAdmission
-from dear_serving.replica.self_check import NEAR_TIE, Difference, compare, small_window
+from dear_serving.replica.self_check import NEAR_TIE, Difference, small_window
 from dear_serving.replica.window_decoder import Decoder
 from dear_serving.types import Decoding
 from tests.support.vllm_client import Client, Model, always
@@ -32,7 +33,9 @@ def decoder_of(client: Client, decoding: Decoding = "drafted") -> Decoder:
 
 async def difference(model: Model, whole: Model | None = None) -> Difference | None:
     client = Client(model, whole)
-    found = await compare(decoder_of(client), client, small_window("check"), None)
+    request = small_window("check")
+    order = await self_check.rank(decoder_of(client), request, None)
+    found = await self_check.difference(order, client, request, None)
     assert client.running == set()
     assert len(client.calls) == 8  # the window, and its seven choices
     return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from dear_serving.inside_vllm.answer import Answer
+from dear_serving.inside_vllm.answer import WINDOW, Answer
 
 Model = Callable[[Sequence[int]], Callable[[int], float]]
 """All tokens so far -> the natural log of each next token's probability."""
@@ -86,8 +86,6 @@ class Client:
             yield _output([await self._step(self.model, tokens, parameters.allowed_token_ids)])
 
     async def _resumable(self, tokens: list[int], parameters: Any) -> AsyncGenerator[Any, None]:
-        from dear_serving.inside_vllm.resumable_scheduler import WINDOW  # imports vLLM
-
         answer = _begun(parameters.extra_args[WINDOW])
         assert parameters.allowed_token_ids == answer.allowed()
         made: list[tuple[int, dict[int, float]]] = []
@@ -105,8 +103,6 @@ class Client:
 
     async def _drafted(self, tokens: list[int], parameters: Any) -> AsyncGenerator[Any, None]:
         """A pass a choice; the forced tokens before it come with it."""
-        from dear_serving.inside_vllm.drafted_scheduler import WINDOW  # imports vLLM
-
         answer = _begun(parameters.extra_args[WINDOW])
         assert parameters.logprobs == len(answer.allowed())
         made: list[tuple[int, dict[int, float]]] = []

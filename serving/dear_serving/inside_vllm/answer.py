@@ -9,8 +9,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 Tokens = tuple[int, ...]
+
+WINDOW = "dear_window"
+"""Key in SamplingParams.extra_args that makes a request a window; see ``window_arguments``."""
+
+
+def window_arguments(
+    identifiers: Sequence[Sequence[int]], separator: Sequence[int], needed: int
+) -> dict[str, Any]:
+    """The extra_args of a window's request, as plain lists, which vLLM's message format needs."""
+    return {WINDOW: [[list(tokens) for tokens in identifiers], list(separator), needed]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,22 +18,12 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output.request import StructuredOutputRequest
 
 from dear_serving.inside_vllm import cpu_sampling
+from dear_serving.inside_vllm.answer import WINDOW
 from dear_serving.inside_vllm.computed_blocks import ComputedBlocks
 from dear_serving.inside_vllm.drafts import Acceptance, DraftPolicy
 from dear_serving.inside_vllm.permutation_grammar import BadStep, PermutationBackend, PermutationGrammar
 
 logger = logging.getLogger(__name__)
-
-WINDOW = "dear_drafted_window"
-"""Key in SamplingParams.extra_args that makes a request a window, and in an output's kv_transfer_params;
-see ``window_arguments`` and ``step_counts``."""
-
-
-def window_arguments(
-    identifiers: Sequence[Sequence[int]], separator: Sequence[int], needed: int
-) -> dict[str, Any]:
-    """The extra_args of a window, as plain lists, which vLLM's message format needs."""
-    return {WINDOW: [[list(tokens) for tokens in identifiers], list(separator), needed]}
 
 
 def step_counts(output: Any) -> tuple[int, int, int]:

@@ -15,29 +15,17 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm.v1.request import Request, RequestStatus, StreamingUpdate
 
-from dear_serving.inside_vllm.answer import Answer
+from dear_serving.inside_vllm.answer import WINDOW, Answer
 from dear_serving.inside_vllm.computed_blocks import ComputedBlocks
 
 _log = logging.getLogger(__name__)
-
-WINDOW = "dear_window"
-"""Key in SamplingParams.extra_args that makes a request a window; see ``window_arguments``."""
-
-
-def window_arguments(
-    identifiers: Sequence[Sequence[int]], separator: Sequence[int], needed: int
-) -> dict[str, Any]:
-    """The extra_args of a window's request, as plain lists, which vLLM's message format needs."""
-    return {WINDOW: [[list(tokens) for tokens in identifiers], list(separator), needed]}
 
 
 class WindowScheduler(ComputedBlocks):

@@ -40,25 +40,6 @@ class Difference:
         return self.gap <= NEAR_TIE
 
 
-async def compare(
-    decoder: Decoder,
-    client: AsyncLLM,
-    request: PermutationRequest,
-    lora: LoRARequest | None,
-    naive: Steps = ordinary_steps,
-) -> Difference | None:
-    """Rank a window with ``decoder`` and naively; None if they agree.
-
-    Args:
-        decoder: the decoder to check.
-        client: the engine.
-        request: a window with one-token identifiers.
-        lora: its adapter, None for the base model.
-        naive: a request for each choice. ``masked_steps`` if windows with drafts run beside it.
-    """
-    return await difference(await rank(decoder, request, lora), client, request, lora, naive)
-
-
 async def rank(decoder: Decoder, request: PermutationRequest, lora: LoRARequest | None) -> Order:
     """The decoder's order."""
     async with contextlib.aclosing(decoder.decode(request, lora)) as windows:
@@ -72,7 +53,15 @@ async def difference(
     lora: LoRARequest | None,
     naive: Steps = ordinary_steps,
 ) -> Difference | None:
-    """Where ``order`` leaves naive decoding; see ``compare``."""
+    """Where ``order`` leaves naive decoding; None if it does not.
+
+    Args:
+        order: what the decoder made of the window.
+        client: the engine.
+        request: the window, with one-token identifiers.
+        lora: its adapter, None for the base model.
+        naive: a request for each choice. ``masked_steps`` if windows with drafts run beside it.
+    """
     answer = Answer(request.identifiers, request.separator, request.needed)
     steps: list[dict[int, float]] = []
     async with contextlib.aclosing(naive(client, request, lora, answer)) as outputs:

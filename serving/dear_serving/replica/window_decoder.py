@@ -12,11 +12,11 @@ import contextlib
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dear_serving.errors import EngineUnavailable
-from dear_serving.inside_vllm.answer import Answer
+from dear_serving.inside_vllm.answer import Answer, window_arguments
 from dear_serving.protocol import DecodedWindow, PermutationRequest
 from dear_serving.replica.kv_admission import KvAdmission
 from dear_serving.types import Decoding, Usage
@@ -43,15 +43,15 @@ class Step:
 _MOST_STALLED = 3
 
 Steps = Callable[["AsyncLLM", PermutationRequest, "LoRARequest | None", Answer], AsyncGenerator[Step, None]]
-"""Decodes a window, and advances its Answer, which stands at its first choice. The first output has the log
-probabilities of all tokens allowed there. Closing it aborts its work in the engine."""
+"""Decodes a window whose prompt goes up to the first choice, and advances its Answer, which stands there. The
+first output has the log probabilities of all tokens allowed there. Closing it aborts the engine's work."""
 
 
 async def drafted_steps(
     client: AsyncLLM, request: PermutationRequest, lora: LoRARequest | None, answer: Answer
 ) -> AsyncGenerator[Step, None]:
     """The window as one ordinary request with drafts; see inside_vllm.drafted_scheduler."""
-    from dear_serving.inside_vllm.drafted_scheduler import step_counts, window_arguments
+    from dear_serving.inside_vllm.drafted_scheduler import step_counts
 
     arguments = window_arguments(request.identifiers, request.separator, max(1, request.needed))
     parameters = _greedy(
@@ -59,7 +59,7 @@ async def drafted_steps(
         logprobs=len(answer.allowed()),
         extra_args=arguments,
     )
-    outputs = _generate(client, request, lora, _prompt(request), parameters)
+    outputs = _generate(client, request, lora, [*request.token_ids], parameters)
     async with contextlib.aclosing(outputs):
         async for output in outputs:
             for token in output.outputs[0].token_ids:
@@ -74,14 +74,12 @@ async def resumable_steps(
     from vllm.engine.protocol import StreamingInput
     from vllm.inputs import tokens_input
 
-    from dear_serving.inside_vllm.resumable_scheduler import window_arguments
-
     parameters = _choice(answer)
     parameters.extra_args = window_arguments(request.identifiers, request.separator, request.needed)
     never = asyncio.Event()
 
     async def chunks() -> AsyncGenerator[StreamingInput, None]:
-        yield StreamingInput(tokens_input(_prompt(request), cache_salt=request.cache_salt), parameters)
+        yield StreamingInput(tokens_input([*request.token_ids], cache_salt=request.cache_salt), parameters)
         await never.wait()  # returning would end the request
 
     outputs = client.generate(
@@ -112,7 +110,6 @@ async def masked_steps(
 
     For engines with drafted windows: vLLM dies of log probabilities of chosen tokens beside drafts.
     """
-    from dear_serving.inside_vllm.drafted_scheduler import window_arguments
 
     def parameters(answer: Answer) -> SamplingParams:
         allowed = answer.allowed()
@@ -133,7 +130,7 @@ async def _one_by_one(
     answer: Answer,
     parameters: Callable[[Answer], SamplingParams],
 ) -> AsyncGenerator[Step, None]:
-    tokens, passes = _prompt(request), 0
+    tokens, passes = [*request.token_ids], 0
     while not answer.done:
         outputs = _generate(client, request, lora, tokens.copy(), parameters(answer), f"-{passes}")
         async with contextlib.aclosing(outputs):
@@ -216,13 +213,14 @@ class Decoder:
         ends_s: float,
     ) -> AsyncGenerator[tuple[DecodedWindow, bool], None]:
         """The window after each step, and whether it is the last; after the first step it ends in time."""
-        answer = _answer(request)
-        answer.forced_tokens()
+        answer = Answer(request.identifiers, request.separator, max(1, request.needed))
+        opening = answer.forced_tokens()  # what all identifiers begin with
+        begun = replace(request, token_ids=[*request.token_ids, *opening])
         first_tokens = [answer.token_of(position) for position in answer.choices]
         log_probs: tuple[float, ...] = ()
         scheduled_s = arrived_s
         step: Step | None = None
-        async with contextlib.aclosing(steps(self._client, request, lora, answer)) as news:
+        async with contextlib.aclosing(steps(self._client, begun, lora, answer)) as news:
             while True:
                 left_s = ends_s - time.monotonic() if step else math.inf
                 try:
@@ -273,15 +271,6 @@ def _window(
         log_probs=log_probs,
         usage=usage,
     )
-
-
-def _answer(request: PermutationRequest) -> Answer:
-    return Answer(request.identifiers, request.separator, max(1, request.needed))
-
-
-def _prompt(request: PermutationRequest) -> list[int]:
-    """The prompt up to the first choice: with the tokens that all identifiers begin with."""
-    return [*request.token_ids, *_answer(request).forced_tokens()]
 
 
 def _normalised(log_probs: Mapping[int, Logprob], tokens: Sequence[int]) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,8 @@ from dear_serving.types import Decoding
 from tests.e2e.conftest import Server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
+
+logger = logging.getLogger(__name__)
 
 SECONDS = 60
 WORDS = ["the", "of", "a", "was", "permit"]
@@ -42,7 +45,7 @@ def test_windows_get_through_beside_free_text_that_fills_the_cache(
         metrics = httpx.get(f"{server.url}/metrics").text
         server.check_stop()
     figures = f"alone {describe(alone)}, beside free text {describe(beside)}"
-    (tmp_path / "figures.txt").write_text(figures)
+    logger.info("%s: %s", decoding, figures)  # shown by --log-cli-level=INFO
     assert f'dear_decoder{{dear_decoder="{decoding}"}} 1.0' in metrics
     assert np.percentile(beside, 95) <= 3 * np.percentile(alone, 95), figures
 

@@ -24,8 +24,6 @@ from dear_serving.adapters.template_files import load_template
 from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.protocol import PermutationRequest
 from dear_serving.ranking.prompts import PromptBuilder
-from dear_serving.replica.self_check import compare
-from dear_serving.replica.window_decoder import masked_steps
 from dear_serving.settings import Settings, load_settings
 from dear_serving.types import RankTask
 from tests.conftest import CPU_CONFIG
@@ -108,12 +106,7 @@ async def test_windows_have_the_order_of_one_ordinary_request_a_choice(
         *windows,
         *(replace(one, identifiers=last, request_id=f"last-{one.request_id}") for one in windows[:2]),
     ]
-    differences = await asyncio.gather(
-        *(
-            compare(engine.decoder, engine.client, one, engine.loras[one.adapter], masked_steps)
-            for one in cases
-        )
-    )
+    differences = await asyncio.gather(*map(engine.from_naive, cases))
     found = [one for one in differences if one is not None]
     figures["orders that differ"] = f"{found} of {len(cases)}"
     assert all(one.near_tie for one in found), found
