@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import yaml
 from prometheus_client import REGISTRY
 
 from configs.demo.maker.lists import ListShape, ranking_lists
@@ -91,6 +92,9 @@ async def started(settings: Settings, **engine_kwargs: Any) -> AsyncIterator[Eng
         for name, value in engine_environment(settings).items():
             patch.setenv(name, value)
         patch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+        # A library that vLLM checks grammars with has YAML read dates as text, in the whole process.
+        constructors, date = yaml.SafeLoader.yaml_constructors, "tag:yaml.org,2002:timestamp"
+        patch.setitem(constructors, date, constructors[date])
         kwargs = {"model": settings.model.source} | config.engine_kwargs | engine_kwargs
         client = await asyncio.to_thread(AsyncLLM.from_engine_args, AsyncEngineArgs(**kwargs))
         try:
