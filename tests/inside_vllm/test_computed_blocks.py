@@ -1,4 +1,4 @@
-"""The prefix cache holds computed blocks only, also where a request is preempted in the step that made them."""
+"""The prefix cache holds computed blocks only, also of a request preempted in the step that took them."""
 
 from __future__ import annotations
 

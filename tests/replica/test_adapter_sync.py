@@ -369,6 +369,20 @@ async def test_a_start_ends_when_what_is_wanted_is_known_not_to_load(
     assert engine.loads == [revision.id] * 3
 
 
+async def test_an_engine_in_the_place_of_a_dead_one_gets_everything_again(
+    add: Add, adapter_sync: AdapterSync, engine: Engine, heartbeats: Heartbeats
+) -> None:
+    lost, failed = add("legal"), add("medical")
+    engine.refuses[failed.id] = "the engine is restarting"
+    async with asyncio.timeout(5):
+        await adapter_sync.start()
+        engine.loaded.clear()
+        engine.refuses.clear()
+        await adapter_sync.start()
+    assert engine.loaded.keys() == {lost.id, failed.id}
+    assert said(heartbeats) == {lost.id: None, failed.id: None}
+
+
 async def test_a_start_waits_for_the_registry(
     add: Add,
     adapter_sync: AdapterSync,

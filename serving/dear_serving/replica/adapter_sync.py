@@ -70,10 +70,17 @@ class AdapterSync:
         self._reporting = asyncio.Lock()
         self._reported: ReplicaHeartbeat | None = None
         self._reported_s = 0.0
+        self._regular_reports: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Sync until every wanted revision is loaded or has failed; starts the regular reports."""
-        self._regular_reports = asyncio.create_task(self._report_regularly())
+        """Sync an engine that holds nothing, until every wanted revision is loaded or has failed.
+
+        Also starts the regular reports. Called again for an engine in the place of one that died.
+        """
+        self._held.clear()
+        self._failures.clear()
+        self._settled, self._missing = False, -1
+        self._regular_reports = self._regular_reports or asyncio.create_task(self._report_regularly())
         while not (await self._round() or self._missing == 0):  # noqa: ASYNC110
             await asyncio.sleep(_RETRY_S)
 

@@ -98,9 +98,14 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         if self._client().errored:
             await self._start_without_windows(llm_config)
         if adapters.capacity:
-            held = await self._start_sync(registry_url, adapters)
-            if held:
+            sync = await self._adapter_sync(registry_url, adapters)
+            await sync.start()
+            if held := sync.held():
                 await self._check_decoder([None, *held[:2]])
+            if self._client().errored:
+                await self._start_without_windows(llm_config)
+                await sync.start()
+            self._sync_task = asyncio.create_task(sync.run())
         logger.info("windows are decoded the %s way", self._decoder.decoding)
         await self._warm_up()
 
@@ -124,10 +129,9 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self._metrics.stalled.inc()
         self._metrics.decoding.state(self._decoder.decoding)
 
-    async def _start_sync(self, registry_url: str, settings: AdaptersSettings) -> Sequence[str]:
-        """Load the wanted revisions and start the sync task; returns the ids of the loaded ones."""
+    async def _adapter_sync(self, registry_url: str, settings: AdaptersSettings) -> AdapterSync:
         database = await asyncio.to_thread(open_database, registry_url)
-        sync = AdapterSync(
+        return AdapterSync(
             uuid.uuid4().hex,
             Adapters(database, settings.capacity),
             Heartbeats(database),
@@ -135,9 +139,6 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             settings.cache,
             self,
         )
-        await sync.start()
-        self._sync_task = asyncio.create_task(sync.run())
-        return sync.held()
 
     async def load(self, revision: str, folder: Path) -> None:
         """See AdapterLoader. Ranks a small window as a test: the log probabilities must be finite."""

@@ -153,8 +153,9 @@ def test_a_server_process_that_crashes_while_starting_leaves_no_process(tmp_path
 
 @pytest.mark.e2e
 @pytest.mark.long
-def test_an_engine_that_dies_of_drafts_goes_on_without_them(tmp_path: Path) -> None:
-    dying = "scheduler_cls: tests.support.dying_scheduler.DyingScheduler"
+@pytest.mark.parametrize("scheduler", ["DyingScheduler", "DyingOfAdapters"])
+def test_an_engine_that_dies_of_drafts_goes_on_without_them(tmp_path: Path, scheduler: str) -> None:
+    dying = f"scheduler_cls: tests.support.dying_scheduler.{scheduler}"
     path = variant(tmp_path, ("enforce_eager: true", f"enforce_eager: true\n    {dying}"))
     with Server(path, tmp_path / "output.log", {"PYTHONPATH": str(ROOT)}) as server:
         with httpx.Client(base_url=server.url, timeout=60) as http:
