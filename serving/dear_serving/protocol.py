@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from dear_serving.errors import InvalidRequest
-from dear_serving.types import Decoding, Order, Repairs, Usage
+from dear_serving.types import Order, Repairs, Usage
 
 OpenAIRoute = Literal["chat", "completions"]
 
-_CHARS_PER_TOKEN = 4
-_DEFAULT_NEW_TOKENS = 256
-_REFUSED_BESIDE_DRAFTS = ("logprob_token_ids", "min_p", "logit_bias")
-_MOST_LOG_PROBS = 20
+_NEW_TOKEN_COST = 4
 
 HELD = "held"
 """Key in a replica's routing statistics; its value lists the adapters that the replica has loaded."""
@@ -41,6 +37,44 @@ class GenerationRequest:
     def tokens(self) -> int:
         """Most tokens the request can take in the engine: prompt and text."""
         return len(self.token_ids) + self.max_tokens
+
+    @property
+    def cost(self) -> int:
+        """What the request takes of the engine; see ``text_cost``."""
+        return text_cost(len(self.token_ids), self.max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIRequest:
+    """An OpenAI request as an engine gets it: ``body`` went through dear_serving.openai and names a revision.
+
+    ``prompt_tokens`` is an estimate for all prompts together. Up to ``new_tokens`` tokens are written to each
+    of ``sequences`` texts.
+    """
+
+    route: OpenAIRoute
+    body: dict[str, Any]
+    request_id: str
+    prompt_tokens: int
+    new_tokens: int
+    prompts: int = 1
+    sequences: int = 1
+    cache_salt: str | None = None
+
+    @property
+    def priority(self) -> int:
+        """As in GenerationRequest."""
+        return int(self.body.get("priority", 0))
+
+    @property
+    def tokens(self) -> int:
+        """Most tokens the request can take in the engine: each text with its prompt."""
+        return self.sequences * (-(-self.prompt_tokens // self.prompts) + self.new_tokens)
+
+    @property
+    def cost(self) -> int:
+        """What the request takes of the engine; see ``text_cost``."""
+        return text_cost(self.prompt_tokens, self.sequences * self.new_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +116,11 @@ class PermutationRequest:
         """Most tokens the request can take in the engine: prompt, identifiers and separators."""
         longest = max(map(len, self.identifiers), default=1)
         return len(self.token_ids) + max(1, self.needed) * (longest + len(self.separator))
+
+    @property
+    def cost(self) -> int:
+        """What the request takes of the engine: all its tokens, which are verified several at a time."""
+        return self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +165,8 @@ class Engine(Protocol):
         """
         ...
 
-    def openai(
-        self, route: OpenAIRoute, body: dict[str, Any], request_id: str
-    ) -> AsyncGenerator[str | dict[str, Any], None]:
-        """Answer an OpenAI request body as vLLM does.
+    def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
+        """Answer an OpenAI request as vLLM does.
 
         Yields:
             The reply as one dict, or with ``stream: true`` server-sent events as text, ``[DONE]`` included.
@@ -148,43 +185,10 @@ class Engine(Protocol):
         ...
 
 
-def check_openai_body(body: Mapping[str, Any], decoding: Decoding) -> None:
-    """Refuse what an engine with drafted windows cannot do, or only at other requests' cost.
+def text_cost(prompt_tokens: int, new_tokens: int) -> int:
+    """What free text takes of an engine, in tokens of a prompt; budgets, admission and turns count it.
 
-    Beside drafts, vLLM dies of ``logprob_token_ids`` and ignores ``min_p`` and ``logit_bias``. More log
-    probabilities than OpenAI's 20 are for windows alone.
-
-    Raises:
-        InvalidRequest: a field of that kind is set; its ``param`` names it.
+    A token that is written takes a pass of its own, as much as several tokens of a prompt that are read
+    together: 4 to 5 on a GPU with a full batch of an 8B model.
     """
-    if decoding != "drafted":
-        return
-    for name in _REFUSED_BESIDE_DRAFTS:
-        if body.get(name):
-            raise InvalidRequest(f"{name}: this server's engines do not support it", param=name)
-    for name in ("logprobs", "top_logprobs", "prompt_logprobs"):
-        count = body.get(name)
-        if isinstance(count, int) and not -1 < count <= _MOST_LOG_PROBS:
-            raise InvalidRequest(f"{name}: from 0 to {_MOST_LOG_PROBS}", param=name)
-
-
-def openai_tokens(body: Mapping[str, Any]) -> int:
-    """Estimate an OpenAI request's tokens: prompt tokens by text length, plus the maximum of new tokens."""
-    limit = body.get("max_completion_tokens") or body.get("max_tokens")
-    new = limit if isinstance(limit, int) and limit > 0 else _DEFAULT_NEW_TOKENS
-    copies = body.get("n")
-    return (
-        _length(body.get("messages") or body.get("prompt")) // _CHARS_PER_TOKEN
-        + 1
-        + new * (copies if isinstance(copies, int) and copies > 0 else 1)
-    )
-
-
-def _length(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(_length, value.values()))
-    if isinstance(value, list):
-        return sum(map(_length, value))
-    return _CHARS_PER_TOKEN if isinstance(value, int) else 0
+    return prompt_tokens + _NEW_TOKEN_COST * new_tokens

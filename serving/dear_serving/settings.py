@@ -183,7 +183,10 @@ class RankingSettings(_Settings):
 
 
 class LimitSettings(_Settings):
-    """Limits for one request, and for the requests and tokens in one gateway replica."""
+    """Limits for one request, and for the requests and tokens in one gateway replica.
+
+    A chat that does not say how many tokens to write gets ``default_new_tokens``.
+    """
 
     max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
     max_documents: Annotated[int, Field(gt=0)] = 1000
@@ -191,6 +194,7 @@ class LimitSettings(_Settings):
     max_query_chars: Annotated[int, Field(gt=0)] = 1_000_000
     max_requests_in_flight: Annotated[int, Field(gt=0)] = 1024
     max_queued_tokens: Annotated[int, Field(gt=0)] = 4_000_000
+    default_new_tokens: Annotated[int, Field(gt=0)] = 1024
 
 
 class RegistrySettings(_Settings):

@@ -13,10 +13,17 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError, UnknownModel
 from dear_serving.gateway.engine_client import EngineClient
-from dear_serving.protocol import DecodedWindow, Generation, GenerationRequest, PermutationRequest
+from dear_serving.protocol import (
+    DecodedWindow,
+    Generation,
+    GenerationRequest,
+    OpenAIRequest,
+    PermutationRequest,
+)
 from dear_serving.types import Usage
 
 REQUEST = GenerationRequest([1, 2, 3], 8, None, "r")
+CHAT = OpenAIRequest("chat", {"model": "m"}, "r", 1, 1)
 WINDOW = PermutationRequest([1, 2, 3], ((10,), (11,)), (90,), 2, None, "w")
 ANSWER = Generation("[0]", Usage(3, 1, 0.0, 1.0))
 PARTLY, WHOLE = (
@@ -32,7 +39,7 @@ either_call = pytest.mark.parametrize(
 Stream = Callable[[EngineClient], AsyncIterator[object]]
 either_stream = pytest.mark.parametrize(
     "stream",
-    [lambda engine: engine.openai("chat", {}, "r"), lambda engine: engine.permute_stream(WINDOW)],
+    [lambda engine: engine.openai(CHAT), lambda engine: engine.permute_stream(WINDOW)],
     ids=["openai", "permute_stream"],
 )
 
@@ -109,12 +116,12 @@ async def test_calls_reach_the_replicas_method_of_their_name() -> None:
     assert await engine.generate(REQUEST) == ANSWER
     assert await engine.permute(WINDOW) == WHOLE
     assert [window async for window in engine.permute_stream(WINDOW)] == [PARTLY, WHOLE]
-    assert [item async for item in engine.openai("chat", {"a": 1}, "r")] == ["item"]
+    assert [item async for item in engine.openai(CHAT)] == ["item"]
     assert handle.asked == [
         ("generate", (REQUEST,)),
         ("permute", (WINDOW,)),
         ("permute_stream", (WINDOW,)),
-        ("openai", ("chat", {"a": 1}, "r")),
+        ("openai", (CHAT,)),
     ]
 
 
@@ -235,7 +242,7 @@ async def test_without_a_running_replica_calls_fail_instead_of_waiting() -> None
     handle = Handle(ANSWER)
     engine = engine_over(handle, 0)
     calls = [engine.generate(REQUEST), engine.permute(WINDOW), engine.check_ready(), engine.metrics()]
-    for call in [*calls, anext(engine.openai("chat", {}, "r")), anext(engine.permute_stream(WINDOW))]:
+    for call in [*calls, anext(engine.openai(CHAT)), anext(engine.permute_stream(WINDOW))]:
         with pytest.raises(EngineUnavailable):
             await call
     assert handle.calls == 0

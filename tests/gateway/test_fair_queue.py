@@ -89,7 +89,7 @@ async def test_less_is_in_the_engines_when_several_ask() -> None:
     # In "shared" the first of a were let in before b came.
     assert (most["alone"], most["later"]) == (10, 10)
     assert most["shared"] <= 10
-    assert queue.tokens == 0
+    assert queue.cost == 0
 
 
 async def test_who_leaves_while_waiting_holds_nobody_up() -> None:
@@ -105,15 +105,15 @@ async def test_who_leaves_while_waiting_holds_nobody_up() -> None:
     await entered.wait()
     waiting = [asyncio.create_task(hold()) for _ in range(20)]
     await asyncio.sleep(0)
-    assert queue.tokens == 210
+    assert queue.cost == 210
     for task in (*waiting[::2], holding):
         task.cancel()
     await asyncio.sleep(0.01)
-    assert queue.tokens == 100  # the ten who stayed, one of them inside now
+    assert queue.cost == 100  # the ten who stayed, one of them inside now
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, holding, return_exceptions=True)
-    assert queue.tokens == 0
+    assert queue.cost == 0
     async with asyncio.timeout(1), queue.turn("b", 1.0, 10):
         pass
 
@@ -136,10 +136,55 @@ async def test_a_long_line_costs_no_more_a_window_than_a_short_one() -> None:
     assert await seconds(5000) < 40 * await seconds(500)
 
 
-async def test_a_window_larger_than_the_engines_still_finds_a_place() -> None:
-    queue = FairQueue(alone=10, shared=10)
-    async with asyncio.timeout(1), queue.turn("a", 1.0, 10**9):
-        assert queue.tokens == 10
+async def test_a_window_larger_than_the_engines_still_finds_a_place_and_counts_whole() -> None:
+    engine = Engine(FairQueue(alone=10, shared=10))
+    async with asyncio.timeout(1):
+        await serve(engine, ("huge", 1.0, 10**6), *[("huge",)] * 5, *[("other",)] * 50)
+    assert engine.served == ["huge"] + ["other"] * 50 + ["huge"] * 5
+
+
+async def test_a_newcomers_window_does_not_wait_for_the_texts_of_others() -> None:
+    queue = FairQueue(alone=1000, shared=100)
+    never = asyncio.Event()
+    inside = Counter[str]()
+
+    async def text(tenant: str) -> None:
+        async with queue.turn(tenant, 1.0, 40, tokens=10, is_text=True):
+            inside[tenant] += 1
+            await never.wait()
+
+    texts = [asyncio.create_task(text("streams")) for _ in range(200)]
+    await asyncio.sleep(0.01)
+    assert inside["streams"] == 75  # three quarters of what one tenant may have in the engines
+    async with asyncio.timeout(1), queue.turn("newcomer", 1.0, 20), queue.turn("newcomer", 1.0, 5):
+        pass
+    # A tenant's own windows do not wait either.
+    async with asyncio.timeout(1), queue.turn("streams", 1.0, 20):
+        pass
+    more = asyncio.create_task(text("newcomer"))
+    await asyncio.sleep(0.01)
+    assert inside["newcomer"] == 0  # texts wait for texts
+    for one in [*texts, more]:
+        one.cancel()
+    await asyncio.gather(*texts, more, return_exceptions=True)
+    assert queue.cost == 0
+
+
+async def test_texts_are_not_starved_by_windows() -> None:
+    queue = FairQueue(alone=20, shared=20)
+    served = list[str]()
+
+    async def window() -> None:
+        async with queue.turn("windows", 1.0, 10):
+            served.append("window")
+            await asyncio.sleep(0)
+
+    async def text() -> None:
+        async with queue.turn("texts", 1.0, 10, tokens=10**6, is_text=True):
+            served.append("text")
+
+    await asyncio.gather(*(window() for _ in range(100)), text())
+    assert "text" in served[:10]
 
 
 async def test_idle_tenants_are_forgotten() -> None:

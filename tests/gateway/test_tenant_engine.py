@@ -9,7 +9,7 @@ import pytest
 
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.tenant_engine import TenantEngine
-from dear_serving.protocol import GenerationRequest, PermutationRequest, openai_tokens
+from dear_serving.protocol import GenerationRequest, OpenAIRequest, PermutationRequest
 from dear_serving.tenancy.tenants import Tenant
 from tests.support.fake_engine import FakeEngine
 
@@ -51,7 +51,7 @@ async def test_waiting_counts_against_the_deadline_and_as_queue_time(spy: Spy) -
     (request,) = spy.seen
     assert request.cache_salt == "salt"
     assert 9.0 < request.deadline_s <= 9.81
-    assert queue.tokens == 0
+    assert queue.cost == 0
 
 
 async def test_a_deadline_that_passed_while_waiting_leaves_the_first_step(spy: Spy) -> None:
@@ -69,9 +69,9 @@ async def test_streams_hold_their_place_until_they_are_closed(engine: FakeEngine
     queue = FairQueue(alone=100, shared=100)
     windows = TenantEngine(engine, queue, Tenant("acme")).permute_stream(WINDOW)
     await anext(windows)
-    assert queue.tokens == WINDOW.tokens
+    assert queue.cost == WINDOW.tokens
     await windows.aclose()
-    assert queue.tokens == 0
+    assert queue.cost == 0
 
 
 async def test_an_engine_that_fails_frees_the_place(engine: FakeEngine) -> None:
@@ -79,21 +79,15 @@ async def test_an_engine_that_fails_frees_the_place(engine: FakeEngine) -> None:
     queue = FairQueue(alone=100, shared=100)
     with pytest.raises(Exception, match="engine"):
         await TenantEngine(engine, queue, Tenant("acme")).generate(GenerationRequest([1, 2], 5, None, "g"))
-    assert queue.tokens == 0
+    assert queue.cost == 0
 
 
 def test_a_window_costs_its_prompt_and_its_answer() -> None:
     assert WINDOW.tokens == 3 + 2 * (2 + 2)
 
 
-@pytest.mark.parametrize(
-    ("body", "tokens"),
-    [
-        ({"prompt": "x" * 400, "max_tokens": 10}, 100 + 1 + 10),
-        ({"prompt": [1, 2, 3], "max_tokens": 10, "n": 2}, 3 + 1 + 20),
-        ({"messages": [{"role": "user", "content": "x" * 396}], "max_completion_tokens": 7}, 100 + 1 + 7),
-        ({"messages": None, "max_tokens": "many"}, 1 + 256),
-    ],
-)
-def test_an_openai_request_costs_its_text_and_what_it_may_write(body: dict[str, Any], tokens: int) -> None:
-    assert openai_tokens(body) == tokens
+def test_free_text_costs_more_a_token_than_its_prompt() -> None:
+    assert GenerationRequest([1, 2], 5, None, "g").cost == 2 + 4 * 5
+    request = OpenAIRequest("completions", {}, "r", 30, new_tokens=5, prompts=3, sequences=6)
+    assert request.cost == 30 + 4 * 6 * 5
+    assert request.tokens == 6 * (10 + 5)

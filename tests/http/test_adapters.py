@@ -15,6 +15,7 @@ from tests.support.adapters import Engine
 from tests.support.fake_engine import FakeEngine
 
 ADMIN = {"authorization": "Bearer root"}
+CHAT = [{"role": "user", "content": "hi"}]
 BODY = {"query": "q", "documents": ["a", "b", "c"]}
 
 
@@ -190,7 +191,7 @@ async def test_vllms_own_paths(http: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_openai_replies_name_what_the_caller_asked_for(http: httpx.AsyncClient, stream: bool) -> None:
     key = await key_of(http, "acme")
-    body = {"model": "legal", "messages": [], "stream": stream}
+    body = {"model": "legal", "messages": CHAT, "stream": stream}
     reply = await http.post("/v1/chat/completions", json=body, headers=key)
     assert '"model":"legal"' in reply.text.replace(": ", ":")
     assert "legal@" not in reply.text
@@ -203,7 +204,7 @@ async def test_metrics_of_a_revision_go_with_it(http: httpx.AsyncClient) -> None
         return (await http.get("/metrics", headers=key)).text
 
     first = await register(http, "new", "legal", activate=True)
-    for route, body in (("v2/rerank", BODY), ("v1/chat/completions", {"messages": []})):
+    for route, body in (("v2/rerank", BODY), ("v1/chat/completions", {"messages": CHAT})):
         assert (await http.post(f"/{route}", json=body | {"model": "new"}, headers=key)).status_code == 200
     text = await metrics()
     labels = f'revision="{first["id"]}",tenant="acme"'

@@ -14,7 +14,7 @@ import pytest
 from dear_serving.errors import EngineUnavailable
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http.app import create_app
-from dear_serving.protocol import DecodedWindow, OpenAIRoute, PermutationRequest
+from dear_serving.protocol import DecodedWindow, OpenAIRequest, PermutationRequest
 from tests.conftest import LEGAL, client_of, with_rerank
 from tests.support.fake_engine import FakeEngine
 
@@ -371,9 +371,7 @@ class Chatting(FakeEngine):
 
     closed = False
 
-    async def openai(
-        self, route: OpenAIRoute, body: dict[str, Any], request_id: str
-    ) -> AsyncGenerator[str | dict[str, Any], None]:
+    async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
         try:
             yield 'data: {"choices": []}\n\n'
             await asyncio.sleep(60)

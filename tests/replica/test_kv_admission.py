@@ -17,13 +17,21 @@ BLOCK = 16
 class Holder:
     """One window that holds its place until it is let go."""
 
-    def __init__(self, sessions: KvAdmission, tokens: int = BLOCK, priority: int = 0) -> None:
+    def __init__(
+        self,
+        sessions: KvAdmission,
+        tokens: int = BLOCK,
+        priority: int = 0,
+        sequences: int = 1,
+        is_text: bool = False,
+    ) -> None:
         self.inside = asyncio.Event()
         self.leave = asyncio.Event()
-        self.task = asyncio.create_task(self._run(sessions, tokens, priority))
+        self._holding = sessions.hold(tokens, priority, sequences, is_text=is_text)
+        self.task = asyncio.create_task(self._run())
 
-    async def _run(self, sessions: KvAdmission, tokens: int, priority: int) -> None:
-        async with sessions.hold(tokens, priority):
+    async def _run(self) -> None:
+        async with self._holding:
             self.inside.set()
             await self.leave.wait()
 
@@ -104,6 +112,38 @@ async def test_each_group_of_the_cache_takes_blocks_of_its_own() -> None:
     for one in holders:
         await one.cancel()
     assert await is_free(sessions, 12)
+
+
+async def test_windows_find_room_beside_texts() -> None:
+    sessions = of(max_open=8)
+    texts = [Holder(sessions, is_text=True) for _ in range(20)]
+    await settle()
+    assert sum(text.holds for text in texts) == 6
+    windows = [Holder(sessions) for _ in range(3)]
+    await settle()
+    assert [window.holds for window in windows] == [True, True, False]
+    await texts[0].end()
+    assert not windows[2].holds  # the seventh text came before it
+    await windows[0].end()
+    assert windows[2].holds
+    assert sum(text.holds for text in texts) == 6
+    for one in [*texts[1:], *windows[1:]]:
+        await one.cancel()
+    assert await is_free(sessions, 900)
+
+
+async def test_a_text_of_many_sequences_has_a_place_and_blocks_for_each() -> None:
+    sessions = of(max_open=16, blocks=64)
+    text = Holder(sessions, 4 * 3 * BLOCK, sequences=4, is_text=True)  # 4 x (3 + 1) of 48 blocks
+    others = [Holder(sessions, BLOCK, is_text=True) for _ in range(20)]  # 2 blocks each
+    await settle()
+    assert text.holds
+    assert sum(other.holds for other in others) == 8  # 12 places for texts
+    for one in [text, *others]:
+        await one.cancel()
+    huge = Holder(sessions, 10**6, sequences=1000, is_text=True)
+    await settle()
+    assert huge.holds
 
 
 async def test_the_lower_priority_comes_in_first_and_then_the_earlier() -> None:

@@ -14,7 +14,7 @@ from dear_serving.protocol import (
     DecodedWindow,
     Generation,
     GenerationRequest,
-    OpenAIRoute,
+    OpenAIRequest,
     PermutationRequest,
 )
 from dear_serving.types import Usage
@@ -34,6 +34,7 @@ class FakeEngine:
     dead: bool = False
     decides: int | None = None
     requests: list[GenerationRequest | PermutationRequest] = field(default_factory=list)
+    asked: list[OpenAIRequest] = field(default_factory=list)
     finished: int = 0
     cancelled: int = 0
 
@@ -69,12 +70,12 @@ class FakeEngine:
             preferred, decided, tuple(log_probs), Usage(len(request.token_ids), max(1, decided), 1.0, 2.0)
         )
 
-    async def openai(
-        self, route: OpenAIRoute, body: dict[str, Any], request_id: str
-    ) -> AsyncGenerator[str | dict[str, Any], None]:
+    async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
+        self.asked.append(request)
         await self._work()
-        reply = {"id": request_id, "object": route, "model": body["model"], "choices": []}
+        body = request.body
+        reply = {"id": request.request_id, "object": request.route, "model": body["model"], "choices": []}
         if body.get("stream"):
             yield f"data: {json.dumps(reply)}\n\n"
             yield "data: [DONE]\n\n"

@@ -9,9 +9,16 @@ import math
 import pytest
 
 from dear_serving.errors import EngineUnavailable
-from dear_serving.protocol import DecodedWindow, Engine, GenerationRequest, PermutationRequest
+from dear_serving.protocol import (
+    DecodedWindow,
+    Engine,
+    GenerationRequest,
+    OpenAIRequest,
+    PermutationRequest,
+)
 from tests.support.fake_engine import FakeEngine
 
+CHAT = OpenAIRequest("chat", {"model": "m"}, "r", 1, 1)
 TEXT = GenerationRequest([1, 2, 3], 8, None, "r")
 
 
@@ -78,7 +85,7 @@ async def test_it_decides_less_where_there_is_a_deadline(deadline_s: float | Non
 async def test_a_dead_engine_is_unavailable_in_every_call() -> None:
     engine = fake(dead=True)
     calls = [engine.generate(TEXT), engine.permute(window_of()), engine.check_ready(), engine.metrics()]
-    for call in [*calls, anext(engine.permute_stream(window_of())), anext(engine.openai("chat", {}, "r"))]:
+    for call in [*calls, anext(engine.permute_stream(window_of())), anext(engine.openai(CHAT))]:
         with pytest.raises(EngineUnavailable):
             await call
     assert engine.finished == 0

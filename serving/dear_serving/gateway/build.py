@@ -68,7 +68,15 @@ def build_gateway(
         settings=settings,
         engine=engine,
         rerank=RerankService(engine, builders, queue, token_admission, metrics, settings.ranking),
-        openai=OpenAIService(engine, queue, token_admission, metrics, settings.engine.decoding),
+        openai=OpenAIService(
+            engine,
+            queue,
+            token_admission,
+            metrics,
+            tokenizer,
+            settings.engine.max_model_len,
+            settings.limits.default_new_tokens,
+        ),
         catalog=catalog,
         lifecycle=Lifecycle(
             adapters,

@@ -18,7 +18,7 @@ from dear_serving.protocol import (
     DecodedWindow,
     Generation,
     GenerationRequest,
-    OpenAIRoute,
+    OpenAIRequest,
     PermutationRequest,
 )
 
@@ -83,11 +83,9 @@ class EngineClient:
             async for window in windows:
                 yield window
 
-    async def openai(
-        self, route: OpenAIRoute, body: dict[str, Any], request_id: str
-    ) -> AsyncGenerator[str | dict[str, Any], None]:
+    async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
-        async with contextlib.aclosing(self._items(self._stream.openai, route, body, request_id)) as items:
+        async with contextlib.aclosing(self._items(self._stream.openai, request)) as items:
             async for item in items:
                 yield item
 

@@ -1,4 +1,4 @@
-"""Shares the engines fairly among tenants: chooses which window goes next under overload."""
+"""Shares the engines fairly among tenants: chooses what goes next under overload."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 _RATE_SMOOTHING = 0.2
 _RATE_PERIOD_S = 1.0
+_TEXT_SHARE = 0.75
 
 
 @dataclass(order=True, slots=True)
@@ -19,29 +20,45 @@ class _Waiter:
     priority: int
     number: int
     cost: int = field(compare=False)
+    tokens: int = field(compare=False)
+    is_text: bool = field(compare=False)
     turn: asyncio.Future[None] = field(compare=False)
 
 
 @dataclass(slots=True)
 class _Line:
-    """A tenant's windows. ``tag`` is the tenant's work divided by its weight, on the shared virtual clock."""
+    """A tenant's work. ``tag`` is what it had of the engines by its weight, on the shared virtual clock."""
 
     weight: float
     tag: float = 0.0
-    waiting: list[_Waiter] = field(default_factory=list)
+    windows: list[_Waiter] = field(default_factory=list)
+    texts: list[_Waiter] = field(default_factory=list)
     in_engine: int = 0
     last_asked_s: float = 0.0
 
+    @property
+    def waiting(self) -> bool:
+        return bool(self.windows or self.texts)
+
+    def heads(self) -> list[_Waiter]:
+        """The first window and the first text, in turn; cancelled ones are dropped."""
+        for waiting in (self.windows, self.texts):
+            while waiting and waiting[0].turn.cancelled():
+                heapq.heappop(waiting)
+        return sorted(waiting[0] for waiting in (self.windows, self.texts) if waiting)
+
 
 class FairQueue:
-    """Start-time fair queueing of windows by tenant; a window's cost is its predicted tokens.
+    """Start-time fair queueing of windows and free texts by tenant.
 
-    The next window comes from the waiting tenant with the least work done per weight; idle time gives no
-    credit. Windows of one tenant are ordered by priority, then by arrival.
+    The next one comes from the waiting tenant with the least work done per weight; idle time gives no credit.
+    Windows of one tenant are ordered by priority, then by arrival, and so are its texts.
 
     The tokens in the engines are bounded too, because a window there cannot be overtaken. The bound is
     ``alone`` while one tenant is active and the smaller ``shared`` while several are, so that a new tenant
-    waits little and the batch has room for its windows.
+    waits little and the batch has room for its windows. A text can last long, so texts never have more than
+    three quarters of the bound that holds, and what they had before does not count against windows: a new
+    tenant's window does not wait until other tenants' texts have ended.
 
     Args:
         alone: maximum tokens in the engines while one tenant is active.
@@ -66,44 +83,62 @@ class FairQueue:
         self._lines: dict[str, _Line] = {}
         self._numbers = itertools.count()
         self._clock = 0.0
-        self._waiting_tokens = self._engine_tokens = 0
-        self._done_tokens, self._since_s, self._rate = 0, now_s(), 0.0
+        self._waiting_cost = self._engine_cost = 0
+        self._window_tokens = self._text_tokens = 0
+        self._done_cost, self._since_s, self._rate = 0, now_s(), 0.0
 
     @property
-    def tokens(self) -> int:
-        """Predicted tokens of all windows that wait or are in the engines."""
-        return self._waiting_tokens + self._engine_tokens
+    def cost(self) -> int:
+        """The cost of all that waits or is in the engines."""
+        return self._waiting_cost + self._engine_cost
 
-    def seconds_for(self, tokens: int) -> float:
-        """Seconds that the engines need for ``tokens`` at the recently measured rate; 0 without one."""
-        return tokens / self._rate if self._rate else 0.0
+    def seconds_for(self, cost: int) -> float:
+        """Seconds that the engines need for work of ``cost`` at the recently measured rate; 0 without one."""
+        return cost / self._rate if self._rate else 0.0
 
     @asynccontextmanager
-    async def turn(self, tenant: str, weight: float, cost: int, priority: int = 0) -> AsyncIterator[None]:
-        """Wait for the window's turn and hold its place in the engines until the block ends.
+    async def turn(
+        self,
+        tenant: str,
+        weight: float,
+        cost: int,
+        priority: int = 0,
+        *,
+        tokens: int | None = None,
+        is_text: bool = False,
+    ) -> AsyncIterator[None]:
+        """Wait for the tenant's turn and hold a place in the engines until the block ends.
 
         Args:
-            tenant: the window's tenant.
+            tenant: whose work it is.
             weight: the tenant's share, > 0.
-            cost: predicted tokens of the window, >= 1.
-            priority: the tenant's windows with lower values go first.
+            cost: what it takes of the engines, >= 1: what the tenant has had counts in this.
+            priority: the tenant's windows, or texts, with lower values go first.
+            tokens: most tokens in the engines, >= 1; None: ``cost``.
+            is_text: a free text, not a window.
         """
-        cost = max(1, min(cost, self._shared))  # so that a huge window fits as well
         line = self._lines.setdefault(tenant, _Line(weight))
         line.weight, line.last_asked_s = weight, self._now_s()
         if not line.waiting:
             line.tag = max(line.tag, self._clock)
-        waiter = _Waiter(priority, next(self._numbers), cost, asyncio.get_running_loop().create_future())
-        heapq.heappush(line.waiting, waiter)
-        self._waiting_tokens += cost
+        waiter = _Waiter(
+            priority,
+            next(self._numbers),
+            cost,
+            max(1, min(cost if tokens is None else tokens, self._shared)),  # so that a huge one fits as well
+            is_text,
+            asyncio.get_running_loop().create_future(),
+        )
+        heapq.heappush(line.texts if is_text else line.windows, waiter)
+        self._waiting_cost += cost
         self._serve()
         try:
             await waiter.turn
         except asyncio.CancelledError:
             if waiter.turn.cancelled():
-                self._waiting_tokens -= cost
+                self._waiting_cost -= cost
             else:  # the turn came at the same moment as the cancellation
-                self._leave(line, cost, done=False)
+                self._leave(line, waiter, done=False)
             self._serve()
             raise
         done = False
@@ -111,30 +146,42 @@ class FairQueue:
             yield
             done = True
         finally:
-            self._leave(line, cost, done=done)
+            self._leave(line, waiter, done=done)
             self._serve()
 
     def _serve(self) -> None:
-        """Admit windows in turn while there is room in the engines."""
-        while (line := self._next_line()) is not None:
-            cost = line.waiting[0].cost
-            if self._engine_tokens and self._engine_tokens + cost > self._room():
-                return
-            waiter = heapq.heappop(line.waiting)
+        """Admit in turn while there is room in the engines."""
+        while (found := self._next()) is not None:
+            line, waiter = found
+            heapq.heappop(line.texts if waiter.is_text else line.windows)
             self._clock = line.tag
-            line.tag += cost / line.weight
+            line.tag += waiter.cost / line.weight
             line.in_engine += 1
-            self._waiting_tokens -= cost
-            self._engine_tokens += cost
+            self._waiting_cost -= waiter.cost
+            self._engine_cost += waiter.cost
+            if waiter.is_text:
+                self._text_tokens += waiter.tokens
+            else:
+                self._window_tokens += waiter.tokens
             waiter.turn.set_result(None)
 
-    def _next_line(self) -> _Line | None:
-        """The line that goes next, if any waits; cancelled windows at the head of a line are dropped."""
-        for line in self._lines.values():
-            while line.waiting and line.waiting[0].turn.cancelled():
-                heapq.heappop(line.waiting)
-        waiting = (line for line in self._lines.values() if line.waiting)
-        return min(waiting, key=lambda line: line.tag, default=None)
+    def _next(self) -> tuple[_Line, _Waiter] | None:
+        """What goes next, if there is room for it; only a text that waits for other texts is overtaken."""
+        room = self._room()
+        text_room = int(room * _TEXT_SHARE)
+        texts = min(self._text_tokens, text_room)
+        for line in sorted(self._lines.values(), key=lambda line: line.tag):
+            for waiter in line.heads():
+                if waiter.is_text:
+                    if self._text_tokens and self._text_tokens + waiter.tokens > text_room:
+                        continue
+                    needed = self._window_tokens + self._text_tokens + min(waiter.tokens, text_room)
+                    is_first = not self._window_tokens + self._text_tokens
+                else:
+                    needed = self._window_tokens + texts + waiter.tokens
+                    is_first = not self._window_tokens
+                return (line, waiter) if needed <= room or is_first else None
+        return None
 
     def _room(self) -> int:
         recent_s = self._now_s() - self._memory_s
@@ -145,21 +192,25 @@ class FairQueue:
         )
         return self._shared if active > 1 else self._alone
 
-    def _leave(self, line: _Line, cost: int, *, done: bool) -> None:
+    def _leave(self, line: _Line, waiter: _Waiter, *, done: bool) -> None:
         line.in_engine -= 1
-        self._engine_tokens -= cost
+        self._engine_cost -= waiter.cost
+        if waiter.is_text:
+            self._text_tokens -= waiter.tokens
+        else:
+            self._window_tokens -= waiter.tokens
         now_s = self._now_s()
         if done:
-            self._done_tokens += cost
-        if not self.tokens:  # idle time must not count into the rate
+            self._done_cost += waiter.cost
+        if not self.cost:  # idle time must not count into the rate
             self._forget_idle(now_s)
         elif now_s - self._since_s >= _RATE_PERIOD_S:
-            rate = self._done_tokens / (now_s - self._since_s)
+            rate = self._done_cost / (now_s - self._since_s)
             self._rate += (_RATE_SMOOTHING if self._rate else 1.0) * (rate - self._rate)
-            self._done_tokens, self._since_s = 0, now_s
+            self._done_cost, self._since_s = 0, now_s
 
     def _forget_idle(self, now_s: float) -> None:
         """Called when nothing waits or runs: forget tenants without recent requests."""
-        self._done_tokens, self._since_s = 0, now_s
+        self._done_cost, self._since_s = 0, now_s
         recent_s = now_s - self._memory_s
         self._lines = {name: line for name, line in self._lines.items() if line.last_asked_s > recent_s}

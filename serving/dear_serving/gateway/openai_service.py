@@ -2,49 +2,93 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
+from dear_serving.errors import InvalidRequest
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.tenant_engine import TenantEngine
 from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.metrics import Metrics
-from dear_serving.protocol import Engine, OpenAIRoute, check_openai_body, openai_tokens
-from dear_serving.types import Decoding
+from dear_serving.openai.bodies import ChatBody, CompletionBody
+from dear_serving.protocol import Engine, OpenAIRequest
+from dear_serving.ranking.prompts import MAX_CHARS_PER_TOKEN, Tokenizer
+
+_NEW_TOKENS_OF_COMPLETIONS = 16  # as OpenAI's and vLLM's
+_TOKENS_AROUND_A_TURN = 16
+_INLINE_CHARS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAIService:
     """Answers OpenAI bodies on the engines, fairly among tenants; fields as in RerankService.
 
-    ``decoding`` is how the engines decode windows.
+    ``tokenizer`` is the base model's, ``max_model_len`` its length in tokens. A chat that does not say how
+    much to write gets ``new_tokens`` tokens, or what the model's length leaves.
     """
 
     engine: Engine
     queue: FairQueue
     admission: TokenAdmission
     metrics: Metrics
-    decoding: Decoding
+    tokenizer: Tokenizer
+    max_model_len: int
+    new_tokens: int
 
     async def answer(
-        self, route: OpenAIRoute, body: dict[str, Any], caller: Caller
+        self, body: ChatBody | CompletionBody, caller: Caller
     ) -> tuple[ServedModel, AsyncGenerator[str | dict[str, Any], None]]:
         """The model that answers, and its reply as in Engine.openai.
 
-        Args:
-            body: the caller's body; ``model`` is a string or None.
-
         Raises:
             UnknownModel: the caller may use no model of that name.
-            InvalidRequest: see check_openai_body.
+            InvalidRequest: the prompts or the answer are longer than the model.
             Overloaded, RateLimited, PayloadTooLarge: see TokenAdmission.admit.
         """
-        model = caller.find(body.get("model"))
-        check_openai_body(body, self.decoding)
-        await self.admission.admit(caller, openai_tokens(body))
-        self.metrics.count_model(caller.tenant.id, model.revision, route)
-        engine = TenantEngine(self.engine, self.queue, caller.tenant)
-        return model, engine.openai(route, body | {"model": model.revision}, caller.request_id)
+        model = caller.find(body.model)
+        prompt_tokens = await self._prompt_tokens(body)
+        new_tokens = self._new_tokens(body, prompt_tokens)
+        request = OpenAIRequest(
+            route="chat" if isinstance(body, ChatBody) else "completions",
+            body=body.for_engine(new_tokens) | {"model": model.revision},
+            request_id=caller.request_id,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            prompts=body.prompts,
+            sequences=body.sequences,
+        )
+        await self.admission.admit(caller, request.cost)
+        self.metrics.count_model(caller.tenant.id, model.revision, request.route)
+        return model, TenantEngine(self.engine, self.queue, caller.tenant).openai(request)
+
+    async def _prompt_tokens(self, body: ChatBody | CompletionBody) -> int:
+        """All prompts' tokens: of completions as they are, of chats with room for the chat template's own."""
+        field = "messages" if isinstance(body, ChatBody) else "prompt"
+        texts = list(body.texts)
+        chars, most = sum(map(len, texts)), self.max_model_len * MAX_CHARS_PER_TOKEN * body.prompts
+        if chars > most or body.token_ids > self.max_model_len * body.prompts:
+            raise InvalidRequest(f"{field}: longer than the model's {self.max_model_len} tokens", param=field)
+        if chars > _INLINE_CHARS:
+            tokens = await asyncio.to_thread(self._count, texts)
+        else:
+            tokens = self._count(texts)
+        return max(1, body.token_ids + tokens + _TOKENS_AROUND_A_TURN * body.turns)
+
+    def _count(self, texts: list[str]) -> int:
+        return sum(len(self.tokenizer.encode(text)) for text in texts)
+
+    def _new_tokens(self, body: ChatBody | CompletionBody, prompt_tokens: int) -> int:
+        asked = body.new_tokens
+        if asked is not None and asked > self.max_model_len:
+            raise InvalidRequest(
+                f"max_tokens: {asked} are over the model's {self.max_model_len} tokens", param="max_tokens"
+            )
+        if asked is not None:
+            return asked
+        if isinstance(body, CompletionBody):
+            return _NEW_TOKENS_OF_COMPLETIONS
+        return max(1, min(self.new_tokens, self.max_model_len - prompt_tokens))

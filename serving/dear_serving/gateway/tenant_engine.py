@@ -14,12 +14,13 @@ from dear_serving.protocol import (
     Engine,
     Generation,
     GenerationRequest,
-    OpenAIRoute,
+    OpenAIRequest,
     PermutationRequest,
-    openai_tokens,
 )
 from dear_serving.tenancy.tenants import Tenant
 from dear_serving.types import Usage
+
+_Request = GenerationRequest | PermutationRequest | OpenAIRequest
 
 
 class TenantEngine:
@@ -38,30 +39,37 @@ class TenantEngine:
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """See the protocol; ``queue_ms`` includes the wait in the fair queue."""
-        async with self._turn(request.tokens, request.priority) as waited:
+        async with self._turn(request) as waited:
             done = await self._engine.generate(replace(request, cache_salt=self._tenant.cache_salt))
         return replace(done, usage=waited + done.usage)
 
     async def permute(self, request: PermutationRequest) -> DecodedWindow:
         """See the protocol; the deadline and ``queue_ms`` include the wait in the fair queue."""
-        async with self._turn(request.tokens, request.priority) as waited:
+        async with self._turn(request) as waited:
             window = await self._engine.permute(self._left(request, waited))
         return replace(window, usage=waited + window.usage)
 
     async def permute_stream(self, request: PermutationRequest) -> AsyncGenerator[DecodedWindow, None]:
         """See the protocol and ``permute``."""
         async with (
-            self._turn(request.tokens, request.priority) as waited,
+            self._turn(request) as waited,
             aclosing(self._engine.permute_stream(self._left(request, waited))) as windows,
         ):
             async for window in windows:
                 yield replace(window, usage=waited + window.usage)
 
     @asynccontextmanager
-    async def _turn(self, cost: int, priority: int = 0) -> AsyncIterator[Usage]:
+    async def _turn(self, request: _Request) -> AsyncIterator[Usage]:
         """Wait for the tenant's turn; yields the time waited."""
         arrived_s = time.monotonic()
-        async with self._queue.turn(self._tenant.id, self._tenant.weight, cost, priority):
+        async with self._queue.turn(
+            self._tenant.id,
+            self._tenant.weight,
+            request.cost,
+            request.priority,
+            tokens=request.tokens,
+            is_text=not isinstance(request, PermutationRequest),
+        ):
             yield Usage(queue_ms=(time.monotonic() - arrived_s) * 1e3)
 
     def _left(self, request: PermutationRequest, waited: Usage) -> PermutationRequest:
@@ -73,16 +81,12 @@ class TenantEngine:
             deadline_s=None if deadline_s is None else max(0.0, deadline_s - waited.queue_ms / 1e3),
         )
 
-    async def openai(
-        self, route: OpenAIRoute, body: dict[str, Any], request_id: str
-    ) -> AsyncGenerator[str | dict[str, Any], None]:
-        """See the protocol. The tenant's cache_salt replaces the caller's."""
-        body = {name: value for name, value in body.items() if name != "cache_salt"}
-        if self._tenant.cache_salt is not None:
-            body["cache_salt"] = self._tenant.cache_salt
+    async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
+        """See the protocol."""
+        request = replace(request, cache_salt=self._tenant.cache_salt)
         async with (
-            self._turn(openai_tokens(body)),
-            aclosing(self._engine.openai(route, body, request_id)) as items,
+            self._turn(request),
+            aclosing(self._engine.openai(request)) as items,
         ):
             async for item in items:
                 yield item

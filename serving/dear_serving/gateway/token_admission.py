@@ -32,7 +32,7 @@ class TokenAdmission:
             PayloadTooLarge: the request alone exceeds the tenant's tokens per minute.
             Overloaded: the gateway's queue is full.
         """
-        waiting = self._queue.tokens
+        waiting = self._queue.cost
         if waiting and waiting + tokens > self._max_queued_tokens:
             raise Overloaded(
                 f"{waiting} tokens of work are ahead, the server takes on {self._max_queued_tokens}",

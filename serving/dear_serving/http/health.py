@@ -58,7 +58,7 @@ async def metrics(request: Request) -> PlainTextResponse:
             of_engine = await gateway.engine.metrics()
     except (TimeoutError, EngineUnavailable):
         of_engine = ""
-    gateway.metrics.queued_tokens.set(gateway.queue.tokens)
+    gateway.metrics.queued_tokens.set(gateway.queue.cost)
     with contextlib.suppress(RegistryUnavailable):  # the last values stay
         alive = await gateway.lifecycle.alive()
         gateway.metrics.show_held({replica.id: replica.holds for replica in alive.replicas})

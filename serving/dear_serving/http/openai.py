@@ -12,16 +12,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
-from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError, UnknownModel
+from dear_serving.errors import EngineUnavailable, RequestError, UnknownModel
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http.body import BodyReader, json_reply, read_json
+from dear_serving.http.body import BodyReader, json_reply, read_json, validate
 from dear_serving.http.errors import error_body
-from dear_serving.http.openai_bodies import ChatBody, Completion, CompletionBody, ModelCard, ModelList
+from dear_serving.http.openai_replies import Completion, ModelCard, ModelList
 from dear_serving.http.openapi import errors
 from dear_serving.http.streaming import event_stream
-from dear_serving.protocol import OpenAIRoute
+from dear_serving.openai.bodies import ChatBody, CompletionBody
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -38,13 +38,14 @@ _GENERATES: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ForwardedBody(BodyReader):
-    """Publishes ``model``, and leaves it to vLLM to check the body."""
+class OpenAIReader(BodyReader):
+    """Reads a body of as many bytes as rerank bodies may have."""
 
-    async def __call__(self, request: Request) -> dict[str, Any]:
-        """The body as it came."""
+    async def __call__(self, request: Request) -> Any:
+        """The body, checked."""
         gateway: GatewayState = request.app.state.gateway
-        return await read_json(request, gateway.settings.limits.max_body_bytes)
+        data = await read_json(request, gateway.settings.limits.max_body_bytes)
+        return validate(self.models[0], data)
 
 
 @router.get("/models")
@@ -64,29 +65,24 @@ async def retrieve_model(request: Request, name: Annotated[str, Path(examples=["
 
 
 @router.post("/chat/completions", **_GENERATES)
-async def chat(
-    request: Request, body: Annotated[dict[str, Any], Depends(ForwardedBody(ChatBody))]
-) -> Response:
+async def chat(request: Request, body: Annotated[ChatBody, Depends(OpenAIReader(ChatBody))]) -> Response:
     """OpenAI chat."""
-    return await _forward(request, "chat", body)
+    return await _forward(request, body)
 
 
 @router.post("/completions", **_GENERATES)
 async def completions(
-    request: Request, body: Annotated[dict[str, Any], Depends(ForwardedBody(CompletionBody))]
+    request: Request, body: Annotated[CompletionBody, Depends(OpenAIReader(CompletionBody))]
 ) -> Response:
     """OpenAI completions."""
-    return await _forward(request, "completions", body)
+    return await _forward(request, body)
 
 
-async def _forward(request: Request, route: OpenAIRoute, body: dict[str, Any]) -> Response:
+async def _forward(request: Request, body: ChatBody | CompletionBody) -> Response:
     """Send the body to an engine; the first item decides between an error, a reply and a stream."""
     gateway: GatewayState = request.app.state.gateway
-    model = body.get("model")
-    if model is not None and not isinstance(model, str):
-        raise InvalidRequest("model: a text is needed", param="model")
     caller: Caller = request.state.caller
-    served, items = await gateway.openai.answer(route, body, caller)
+    served, items = await gateway.openai.answer(body, caller)
     try:
         first = await anext(items)
     except StopAsyncIteration:

@@ -19,7 +19,7 @@ _ANSWER_SLACK_TOKENS = 18
 _MIN_PASSAGE_TOKENS = 8
 _MAX_QUERY_SHARE = 0.25
 # No tokenizer in use averages more characters per token; longer text is cut before encoding.
-_MAX_CHARS_PER_TOKEN = 16
+MAX_CHARS_PER_TOKEN = 16
 
 _SLOT = re.compile("\ue000(q|[0-9]+)\ue001")
 # Punctuation and white space after a slot, and one space before it, are encoded together with the text in
@@ -201,7 +201,7 @@ class TaskPrompts:
         self._max_passage_tokens = task.max_passage_tokens
         self._reasoning = task.reasoning
         self._query = neutralise(task.query).strip()
-        self._max_chars = builder.max_model_len * _MAX_CHARS_PER_TOKEN
+        self._max_chars = builder.max_model_len * MAX_CHARS_PER_TOKEN
         # Skip text that can never fit, even if the template removes most of it as white space.
         max_read_chars = 4 * self._max_chars
         # Neutralise twice: the template may remove text between a bracket and its number.

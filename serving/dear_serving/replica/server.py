@@ -7,7 +7,7 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,15 +28,14 @@ from dear_serving.errors import (
     UnknownModel,
 )
 from dear_serving.metrics import EngineMetrics
+from dear_serving.openai.bodies import model_of
 from dear_serving.protocol import (
     HELD,
     DecodedWindow,
     Generation,
     GenerationRequest,
-    OpenAIRoute,
+    OpenAIRequest,
     PermutationRequest,
-    check_openai_body,
-    openai_tokens,
 )
 from dear_serving.registry.database import open_database
 from dear_serving.replica.adapter_slots import AdapterSlots
@@ -56,6 +55,7 @@ logger = logging.getLogger(__name__)
 
 _RESTART_S = 10.0
 _NOT_HELD_S = 1.0
+_LONGEST_MESSAGE = 500
 _SELF_CHECK_SHARE = 0.25  # of engine.start_timeout_s, for each of two checks
 
 
@@ -92,7 +92,6 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self._admission = await self._kv_admission()
         self._stall_s = settings.stall_timeout_s
         self._self_check_s = settings.start_timeout_s * _SELF_CHECK_SHARE
-        self._configured = settings.decoding
         self._use(settings.decoding)
         await self._check_decoder([None])
         if self._client().errored:
@@ -117,7 +116,6 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self._llm_config = llm_config.model_copy(update={"engine_kwargs": kwargs})
         self._llm_config._engine_config = None  # made from the arguments, and cached
         await self.start()
-        self._configured = "ordinary"
         self._use("ordinary")
 
     def _use(self, decoding: Decoding) -> None:
@@ -220,8 +218,9 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         await self.permute(small_window("warm-up"))
         await self.generate(GenerationRequest([0] * 32, 2, None, "warm-up-text"))
         body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+        chat = OpenAIRequest("chat", body, "warm-up-chat", prompt_tokens=64, new_tokens=2)
         with contextlib.suppress(RequestError):  # a base model may have no chat template
-            async for _ in self.openai("chat", body, "warm-up-chat"):
+            async for _ in self.openai(chat):
                 pass
 
     async def _start_engine(self) -> None:
@@ -244,7 +243,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         output = None
         async with (
             self._using(request.adapter, request.priority) as lora,
-            self._admission.hold(request.tokens, request.priority),
+            self._admission.hold(request.tokens, request.priority, is_text=True),
         ):
             try:
                 # FINAL_ONLY: there is one output.
@@ -299,23 +298,16 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             except Undecodable as error:
                 raise EngineUnavailable(str(error)) from error
 
-    async def openai(
-        self, route: OpenAIRoute, body: dict[str, Any], request_id: str
-    ) -> AsyncGenerator[str | dict[str, Any], None]:
+    async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
-        check_openai_body(body, self._configured)
-        request_type = ChatCompletionRequest if route == "chat" else CompletionRequest
-        try:
-            request = request_type.model_validate(body | {"request_id": request_id})
-        except ValidationError as error:
-            field = ".".join(str(step) for step in error.errors()[0]["loc"]) or None
-            raise InvalidRequest(describe(error), param=field) from None
-        adapter = None if request.model == self._llm_config.model_id else request.model
+        asked = _vllm_request(request)
+        adapter = None if asked.model == self._llm_config.model_id else asked.model
         async with (
             self._using(adapter, request.priority),
-            self._admission.hold(openai_tokens(body), request.priority),
+            self._admission.hold(request.tokens, request.priority, request.sequences, is_text=True),
         ):
-            answer = await (self.chat(request) if route == "chat" else self.completions(request))
+            with _vllm_errors():
+                answer = await (self.chat(asked) if request.route == "chat" else self.completions(asked))
             async with contextlib.aclosing(answer):  # a cancelled request ends the generation at once
                 async for item in answer:
                     # Ray yields a stream in batches of texts, and of vLLM's error if there is one.
@@ -382,13 +374,42 @@ def keep_tokens_out_of_runtime_envs() -> None:
     ENV_VARS_TO_PROPAGATE.difference_update(VARIABLES)
 
 
+def _vllm_request(request: OpenAIRequest) -> ChatCompletionRequest | CompletionRequest:
+    """The request as vLLM's, checked once more by our own rules."""
+    try:
+        body = model_of(request.route).model_validate(request.body)
+        fields = body.for_engine(request.new_tokens) | {"request_id": request.request_id}
+        if request.cache_salt is not None:
+            fields["cache_salt"] = request.cache_salt
+        kind = ChatCompletionRequest if request.route == "chat" else CompletionRequest
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        field = ".".join(str(step) for step in error.errors()[0]["loc"]) or None
+        raise InvalidRequest(_cut(describe(error)), param=field) from None
+
+
+@contextlib.contextmanager
+def _vllm_errors() -> Iterator[None]:
+    """What vLLM raises for a body that it cannot take, as InvalidRequest."""
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise InvalidRequest(_cut(str(error))) from None
+
+
+def _cut(message: str) -> str:
+    """vLLM's words, which may repeat all of a caller's text."""
+    line = " ".join(message[: 4 * _LONGEST_MESSAGE].split())
+    return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}..."
+
+
 def _restarting() -> EngineUnavailable:
     return EngineUnavailable("the engine is restarting", retry_after_s=_RESTART_S)
 
 
 def _from_vllm(error: dict[str, Any]) -> RequestError:
     """vLLM's error object as our error; messages of server errors are not passed on to callers."""
-    code, message = int(error.get("code") or 500), str(error.get("message") or "")
+    code, message = int(error.get("code") or 500), _cut(str(error.get("message") or ""))
     if code == 404:
         return UnknownModel(message, param=error.get("param"))
     if code < 500:
