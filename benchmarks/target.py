@@ -60,7 +60,7 @@ def of_files(base: Path, adapter: Path, folder: Path) -> Target:
     served = [{"name": adapter.name, "path": adapter.name}]
     settings["model"] = {"id": "base", "source": str(base)}
     settings["adapters"] = {"root": str(folder / "adapters"), "serve": served}
-    settings["tenancy"] = {"open": True}
+    settings["tenancy"] = {"open": True, "open_metrics": True}
     if gpu:
         settings["engine"] |= {"replicas": 1}
         del settings["engine"]["accelerator_type"], settings["default_model"], settings["http"]

@@ -158,8 +158,12 @@ async def with_tenants(gateway: GatewayState) -> GatewayState:
     """A gateway that is closed to callers without a key; medical is not shared."""
     gateway.lifecycle.adapters.share("medical", False, actor="test")
     await gateway.catalog.refresh()
+    tenancy = gateway.settings.tenancy.model_copy(update={"open": False, "open_metrics": False})
     return dataclasses.replace(
-        gateway, authenticator=Authenticator(gateway.tenants, fresh_s=0.0), admin_digests=hash_keys(["root"])
+        gateway,
+        settings=gateway.settings.model_copy(update={"tenancy": tenancy}),
+        authenticator=Authenticator(gateway.tenants, fresh_s=0.0),
+        admin_digests=hash_keys(["root"]),
     )
 
 

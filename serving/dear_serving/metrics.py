@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import get_args
 
 from prometheus_client import (
@@ -12,9 +12,11 @@ from prometheus_client import (
     Enum,
     Gauge,
     Histogram,
+    Metric,
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.registry import Collector
 
 from dear_serving.types import Decoding, Ranking
 
@@ -173,9 +175,27 @@ class Metrics:
             self._tenants.add(tenant)
         return tenant if tenant in self._tenants else "others"
 
-    def render(self) -> str:
-        """Prometheus' text format."""
-        return generate_latest(self.registry).decode()
+    def render(self, tenant: str | None = None) -> str:
+        """Prometheus' text format: everything, or the series of one tenant."""
+        registry = self.registry
+        if tenant is not None:
+            registry = CollectorRegistry()
+            registry.register(_OfTenant(self.registry, tenant))
+        return generate_latest(registry).decode()
+
+
+class _OfTenant(Collector):
+    """The series of a registry that are labelled with one tenant."""
+
+    def __init__(self, registry: CollectorRegistry, tenant: str) -> None:
+        self._registry = registry
+        self._tenant = tenant
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [one for one in metric.samples if one.labels.get("tenant") == self._tenant]
+            if metric.samples:
+                yield metric
 
 
 class EngineMetrics:

@@ -201,7 +201,7 @@ async def test_metrics_of_a_revision_go_with_it(http: httpx.AsyncClient) -> None
     key = await key_of(http, "acme")
 
     async def metrics() -> str:
-        return (await http.get("/metrics", headers=key)).text
+        return (await http.get("/metrics", headers=ADMIN)).text
 
     first = await register(http, "new", "legal", activate=True)
     for route, body in (("v2/rerank", BODY), ("v1/chat/completions", {"messages": CHAT})):

@@ -265,6 +265,24 @@ async def test_metrics_name_tenants_and_want_a_key_unless_opened(with_tenants: G
         assert (await http.get("/metrics")).status_code == 200
 
 
+async def test_metrics_show_a_tenant_its_own_and_administrators_all(with_tenants: GatewayState) -> None:
+    async with client_of(with_tenants) as http:
+        keys = [await key_of(http, name) for name in ("acme", "other")]
+        for key in keys:
+            await rerank(http, key)
+        own = (await http.get("/metrics", headers=keys[1])).text
+        every = (await http.get("/metrics", headers=ADMIN)).text
+    assert 'tenant="other"' in own
+    samples = [line for line in own.splitlines() if not line.startswith("#")]
+    assert samples
+    assert all('tenant="other"' in line for line in samples)
+    assert "acme" not in own
+    assert "fake_requests_total" not in own
+    assert 'tenant="acme"' in every
+    assert 'tenant="other"' in every
+    assert "fake_requests_total 1.0" in every
+
+
 @pytest.mark.integration
 async def test_a_thousand_unknown_adapters_leave_nothing_behind(with_tenants: GatewayState) -> None:
     async with client_of(with_tenants) as http:

@@ -117,7 +117,9 @@ async def test_keys_guard_every_route_but_health_and_ready(
     gateway: GatewayState, authorization: str | None, status: int
 ) -> None:
     authenticator = Authenticator(gateway.tenants, hash_keys(["first-key", "second-key"]), open_access=True)
-    guarded = dataclasses.replace(gateway, authenticator=authenticator)
+    tenancy = gateway.settings.tenancy.model_copy(update={"open_metrics": False})
+    settings = gateway.settings.model_copy(update={"tenancy": tenancy})
+    guarded = dataclasses.replace(gateway, settings=settings, authenticator=authenticator)
     headers = {"authorization": authorization.encode("latin-1")} if authorization else {}
     async with client_of(guarded) as http:
         for path in ("/v1/models", "/metrics"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from dear_serving.gateway.authenticator import Authenticator
+from dear_serving.gateway.authenticator import Authenticator, bearer, matches_any
 from dear_serving.gateway.budgets import Budgets
 from dear_serving.gateway.catalog import Catalog
 from dear_serving.gateway.fair_queue import FairQueue
@@ -43,4 +43,10 @@ class GatewayState:
     queue: FairQueue
     metrics: Metrics
     admin_digests: tuple[bytes, ...] = ()
+
+    def is_admin(self, authorization: str | None) -> bool:
+        """Whether an Authorization header has an admin key."""
+        key = bearer(authorization)
+        return key is not None and matches_any(key, self.admin_digests)
+
     started_s: int = field(default_factory=lambda: int(time.time()))

@@ -18,7 +18,6 @@ from dear_serving.errors import (
     UnknownModel,
     UnknownSubject,
 )
-from dear_serving.gateway.authenticator import bearer, matches_any
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http.access import ADMIN_PATH
 from dear_serving.http.body import BodyReader
@@ -51,13 +50,12 @@ def require_admin(request: Request) -> None:
         PermissionDenied: the server has no admin key, so that nobody may.
         InvalidKey: another key, or none.
     """
-    digests = request.app.state.gateway.admin_digests
-    if not digests:
+    gateway: GatewayState = request.app.state.gateway
+    if not gateway.admin_digests:
         raise PermissionDenied(
             f"the admin routes are closed: the server was started without {ADMIN_KEY_VARIABLE}"
         )
-    key = bearer(request.headers.get("authorization"))
-    if key is None or not matches_any(key, digests):
+    if not gateway.is_admin(request.headers.get("authorization")):
         raise InvalidKey("the admin key is needed: Authorization: Bearer KEY")
 
 

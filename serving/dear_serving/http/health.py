@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 
 from dear_serving.errors import EngineUnavailable, RegistryUnavailable
+from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http.openapi import errors
 from dear_serving.http.reply import Reply
@@ -51,8 +52,13 @@ async def ready(request: Request) -> Readiness:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> PlainTextResponse:
-    """Prometheus metrics of this gateway, and of an engine if one answers."""
+    """Prometheus metrics. A tenant gets its own; with the admin key, or `tenancy.open_metrics`, all of this
+    gateway come, and those of an engine if one answers.
+    """
     gateway: GatewayState = request.app.state.gateway
+    caller: Caller | None = getattr(request.state, "caller", None)
+    if caller is not None:
+        return PlainTextResponse(gateway.metrics.render(caller.tenant.id))
     try:
         async with asyncio.timeout(_READY_TIMEOUT_S):
             of_engine = await gateway.engine.metrics()

@@ -53,7 +53,7 @@ class RequestMiddleware:
         route = _route_of(scope)
         held = contextlib.ExitStack()
         try:
-            if self._asks_for_tenant(scope["path"]):
+            if self._asks_for_tenant(scope["path"], headers.get("authorization")):
                 tenant = await self._gateway.authenticator.identify(headers.get("authorization"))
                 # Held until the reply's last byte, so that one revision answers the whole request.
                 models = held.enter_context(self._gateway.catalog.hold())
@@ -69,8 +69,10 @@ class RequestMiddleware:
             metrics.requests.labels(route, str(status)).inc()
             metrics.request_seconds.labels(route).observe(time.monotonic() - started_s)
 
-    def _asks_for_tenant(self, path: str) -> bool:
-        if path == "/metrics" and self._gateway.settings.tenancy.open_metrics:
+    def _asks_for_tenant(self, path: str, authorization: str | None) -> bool:
+        if path == "/metrics" and (
+            self._gateway.settings.tenancy.open_metrics or self._gateway.is_admin(authorization)
+        ):
             return False
         return key_for(path) == "tenant"
 

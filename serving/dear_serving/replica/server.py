@@ -78,6 +78,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         """Start the engine and load the adapters that the registry wants."""
         hub_tokens.use()
         keep_tokens_out_of_runtime_envs()
+        logging.getLogger("ray.serve").addFilter(is_not_of_a_caller)
         async with start_deadline(engine.start_timeout_s):
             await self._start(llm_config, registry_url, adapters, engine)
 
@@ -110,6 +111,8 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
 
     async def _start_without_windows(self, llm_config: LLMConfig) -> None:
         """Start vLLM again with its own scheduler, after it died of ours."""
+        logger.warning("vLLM died of %s decoding and starts again without it", self._decoder.decoding)
+        self._metrics.self_check_failures.inc()
         self._client().shutdown()
         ours = ("scheduler_cls", "speculative_config", "additional_config")
         kwargs = {key: value for key, value in llm_config.engine_kwargs.items() if key not in ours}
@@ -184,7 +187,10 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         )
 
     async def _check_decoder(self, adapters: Sequence[str | None]) -> None:
-        """Rank a burst of windows with free text beside it; if naive decoding disagrees, use that."""
+        """Rank a burst of windows with free text beside it; if naive decoding disagrees, use that.
+
+        An engine that dies of it is left as it is.
+        """
         from vllm.v1.engine.exceptions import EngineDeadError
 
         if self._decoder.decoding == "ordinary":
@@ -197,13 +203,11 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                 problem, _ = await asyncio.gather(
                     check_burst(self._decoder, self._client(), loras, length), self.generate(text)
                 )
-        except EngineDeadError:
-            problem = "the engine died"
         except TimeoutError:
             problem = f"no answer in {self._self_check_s:.0f} s"
-        except (EngineUnavailable, Undecodable) as error:
-            problem = "the engine died" if self._client().errored else str(error)
-        if problem is not None:
+        except (EngineDeadError, EngineUnavailable, Undecodable) as error:
+            problem = str(error)
+        if problem is not None and not self._client().errored:
             logger.warning(
                 "windows are decoded with a request for each choice, which is several times slower; "
                 "%s decoding failed its check: %s",
@@ -364,6 +368,11 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             ) from None
 
 
+def is_not_of_a_caller(record: logging.LogRecord) -> bool:
+    """False for errors that a caller is told: Serve logs each with its traceback, and so callers' texts."""
+    return not (record.exc_info and isinstance(record.exc_info[1], RequestError))
+
+
 def keep_tokens_out_of_runtime_envs() -> None:
     """Ray Serve LLM copies tokens into runtime environments, which Ray writes into its logs in plain text.
 
@@ -382,7 +391,8 @@ def _vllm_request(request: OpenAIRequest) -> ChatCompletionRequest | CompletionR
         if request.cache_salt is not None:
             fields["cache_salt"] = request.cache_salt
         kind = ChatCompletionRequest if request.route == "chat" else CompletionRequest
-        return kind.model_validate(fields)
+        with _vllm_errors():
+            return kind.model_validate(fields)
     except ValidationError as error:
         field = ".".join(str(step) for step in error.errors()[0]["loc"]) or None
         raise InvalidRequest(_cut(describe(error)), param=field) from None
@@ -391,9 +401,13 @@ def _vllm_request(request: OpenAIRequest) -> ChatCompletionRequest | CompletionR
 @contextlib.contextmanager
 def _vllm_errors() -> Iterator[None]:
     """What vLLM raises for a body that it cannot take, as InvalidRequest."""
+    from vllm.exceptions import VLLMClientError
+
     try:
         yield
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except ValidationError:
+        raise
+    except (VLLMClientError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidRequest(_cut(str(error))) from None
 
 
