@@ -146,7 +146,7 @@ def test_what_would_stall_the_engine_is_refused_at_once(
 
 def test_no_more_tokens_run_than_are_charged(server: Server) -> None:
     """Every way to write a limit that was charged as another."""
-    limits = [
+    limits: list[tuple[str, dict[str, Any]]] = [
         (
             CHAT,
             {"messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 1, "max_tokens": 99},
@@ -172,7 +172,7 @@ def test_no_more_tokens_run_than_are_charged(server: Server) -> None:
 
 
 def test_callers_texts_are_in_no_log(server: Server, mallory: dict[str, str]) -> None:
-    wrong = [
+    wrong: list[tuple[str, dict[str, Any]]] = [
         (CHAT, {"messages": [{"role": "user", "content": [{"type": CANARY, "text": CANARY}]}]}),
         (CHAT, {"messages": [{"role": "user", "content": CANARY}], "tool_choice": "auto"}),
         (CHAT, {"messages": [{"role": "user", "content": CANARY}], "max_tokens": 4096}),
