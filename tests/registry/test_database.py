@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -101,6 +103,25 @@ def test_writers_wait_for_each_other(registry_url: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: add_entry(database, str(number)), range(64)))
     assert entries(database) == 64
+    database.close()
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
+def test_the_file_is_its_owners_alone(there: bool, tmp_path: Path) -> None:
+    file = tmp_path / "made" / "registry.db"
+    if there:  # by a server that did not mind
+        file.parent.mkdir()
+        sqlite3.connect(file).close()
+        file.touch(0o644)
+        file.chmod(0o644)
+    before = os.umask(0o022)
+    try:
+        database = open_database(f"sqlite:///{file}")
+        add_entry(database)
+    finally:
+        os.umask(before)
+    modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in file.parent.iterdir()}
+    assert modes == {"registry.db": 0o600, "registry.db-wal": 0o600, "registry.db-shm": 0o600}
     database.close()
 
 

@@ -86,7 +86,7 @@ class Intake:
             raise StoreUnavailable(f"no copy can be made for the store: {error.strerror}") from error
 
     def _take(self, name: str, source: str) -> Content:
-        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._scratch) as scratch:
             folder = Path(scratch)
             for file in (CONFIG_FILE, WEIGHTS_FILE):
