@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dear_serving.errors import SettingsError
 from dear_serving.types import Decoding
+from dear_tools.plain_yaml import load_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 """A public model or adapter name: letters, digits, ``. _ / -``, at most 128 characters."""
@@ -266,7 +267,7 @@ def load_settings(path: Path) -> Settings:
         SettingsError: no such file, not YAML, or an unknown or wrong setting; one line that names it.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"cannot read settings file {path}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dear_tools.exits import ToolError
+from dear_tools.plain_yaml import load_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 TenantId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -56,7 +57,7 @@ def read_apply_file(file: Path) -> ApplyFile:
         ToolError: no such file, no YAML, or something wrong in it; one sentence that names it.
     """
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = load_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ToolError(f"cannot read {file}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:
