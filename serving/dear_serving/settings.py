@@ -223,10 +223,16 @@ class TenancySettings(_Settings):
 
 
 class HttpSettings(_Settings):
-    """The address that the server listens on."""
+    """The address that the server listens on, and the names it answers to.
+
+    ``allowed_hosts`` are Host headers without a port, ``*.example.com`` for every name below, ``*`` for any.
+    Default: any; loopback's names alone where the server needs no keys and listens on loopback, since a page
+    in a browser there can have its own name lead to it.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    allowed_hosts: tuple[str, ...] | None = None
 
 
 class Settings(_Settings):
@@ -312,7 +318,7 @@ def check_open_access(settings: Settings) -> None:
         SettingsError: the server would accept callers without a key from other machines.
     """
     tenancy, host = settings.tenancy, settings.http.host
-    if not tenancy.open or tenancy.open_to_network or accepted_api_keys() or _is_loopback(host):
+    if not tenancy.open or tenancy.open_to_network or accepted_api_keys() or is_loopback(host):
         return
     raise SettingsError(
         f"tenancy.open: without keys the server listens on loopback addresses alone, not on {host}; "
@@ -320,7 +326,8 @@ def check_open_access(settings: Settings) -> None:
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address or a name is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
