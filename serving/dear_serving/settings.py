@@ -13,10 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dear_serving.errors import SettingsError
 from dear_serving.types import Decoding
+from dear_tools.names import Name, TemplateName
 from dear_tools.plain_yaml import load_yaml
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
-"""A public model or adapter name: letters, digits, ``. _ / -``, at most 128 characters."""
 
 API_KEYS_VARIABLE = "DEAR_API_KEYS"
 """Environment variable with API keys of the default tenant, separated by commas."""
@@ -45,7 +43,7 @@ class ModelSettings(_Settings):
 
     id: Name
     source: str | None = None
-    template: str = "plain"
+    template: TemplateName = "plain"
     chat_template: Path | None = None
 
 
@@ -57,7 +55,7 @@ class AdapterSettings(_Settings):
 
     name: Name
     path: Path
-    template: str = "plain"
+    template: TemplateName = "plain"
     shared: bool = True
 
 
