@@ -25,7 +25,7 @@ from dear_serving.gateway.tokenizer import BaseTokenizer, load_tokenizer
 from dear_serving.http.app import create_app
 from dear_serving.protocol import GenerationRequest
 from dear_serving.registry.database import Database, open_database
-from dear_serving.settings import RegistrySettings, Settings, load_settings
+from dear_serving.settings import HttpSettings, RegistrySettings, Settings, load_settings
 from dear_serving.tenancy.tenants import Tenants
 from tests.support.fake_engine import FakeEngine
 from tests.support.postgres import new_postgres_database, postgres
@@ -145,7 +145,10 @@ async def gateway(
         update={"max_body_bytes": 2_000_000, "max_documents": 100, "max_document_chars": 200_000}
     )
     shutil.copy(seeded / "registry.db", tmp_path)
-    own = settings_in(tmp_path, settings.model_copy(update={"limits": limits}), seeded / "store")
+    http = HttpSettings(allowed_hosts=("*",))  # clients in process have names of their own for it
+    own = settings_in(
+        tmp_path, settings.model_copy(update={"limits": limits, "http": http}), seeded / "store"
+    )
     assert own.model.source is not None
     state = build_gateway(own, engine, tokenizer, own.model.source)
     await state.catalog.refresh()

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = {"dear_serving": ROOT / "serving", "dear_client": ROOT / "client", "dear_tools": ROOT / "client"}
 
 _NOUNS = {"types", "errors"}
-_SHARED = _NOUNS | {"protocol", "openai", "settings", "metrics", "registry"}
+_SHARED = _NOUNS | {"loopback", "protocol", "openai", "settings", "metrics", "registry"}
 _GATEWAY = _SHARED | {"ranking", "adapters", "tenancy"}
 
 # What each folder or file of dear_serving may import of the others. Nothing may import http.
@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "protocol": _NOUNS,
     "openai": {"errors"},
+    "loopback": set(),
     "settings": _NOUNS,
     "metrics": {"types"},
     "registry": {"errors"},
@@ -40,7 +41,15 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Libraries that belong to one place.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"replica", "gateway.engine_client", "gateway.replica_choice", "http.ingress", "app", "process"},
+    "ray": {
+        "replica",
+        "gateway.engine_client",
+        "gateway.replica_choice",
+        "http.ingress",
+        "app",
+        "process",
+        "loopback",
+    },
     "vllm": {"inside_vllm", "replica"},
     "torch": {"inside_vllm"},
     "transformers": {"gateway.tokenizer", "adapters"},

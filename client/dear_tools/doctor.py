@@ -67,9 +67,7 @@ def check_server(url: str | None, api_key: str | None) -> Iterator[Finding]:
         try:
             client.ready()
         except ClientError as error:
-            yield Finding(
-                "server", "wrong", error.message, "wait, or see /tmp/ray/session_latest/logs on its machine"
-            )
+            yield Finding("server", "wrong", error.message, "wait, or see Ray's logs on its machine")
             return
         yield Finding("server", "ok", f"{client.base_url} answers")
         yield _check_models(client)

@@ -13,9 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dear_serving.errors import SettingsError
 from dear_serving.types import Decoding
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
-"""A public model or adapter name: letters, digits, ``. _ / -``, at most 128 characters."""
+from dear_tools.names import Name, TemplateName
+from dear_tools.plain_yaml import load_yaml
 
 API_KEYS_VARIABLE = "DEAR_API_KEYS"
 """Environment variable with API keys of the default tenant, separated by commas."""
@@ -44,7 +43,7 @@ class ModelSettings(_Settings):
 
     id: Name
     source: str | None = None
-    template: str = "plain"
+    template: TemplateName = "plain"
     chat_template: Path | None = None
 
 
@@ -56,7 +55,7 @@ class AdapterSettings(_Settings):
 
     name: Name
     path: Path
-    template: str = "plain"
+    template: TemplateName = "plain"
     shared: bool = True
 
 
@@ -226,10 +225,16 @@ class TenancySettings(_Settings):
 
 
 class HttpSettings(_Settings):
-    """The address that the server listens on."""
+    """The address that the server listens on, and the names it answers to.
+
+    ``allowed_hosts`` are Host headers without a port, ``*.example.com`` for every name below, ``*`` for any.
+    Default: any; loopback's names alone where the server needs no keys and listens on loopback, since a page
+    in a browser there can have its own name lead to it.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    allowed_hosts: tuple[str, ...] | None = None
 
 
 class Settings(_Settings):
@@ -270,7 +275,7 @@ def load_settings(path: Path) -> Settings:
         SettingsError: no such file, not YAML, or an unknown or wrong setting; one line that names it.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"cannot read settings file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -315,7 +320,7 @@ def check_open_access(settings: Settings) -> None:
         SettingsError: the server would accept callers without a key from other machines.
     """
     tenancy, host = settings.tenancy, settings.http.host
-    if not tenancy.open or tenancy.open_to_network or accepted_api_keys() or _is_loopback(host):
+    if not tenancy.open or tenancy.open_to_network or accepted_api_keys() or is_loopback(host):
         return
     raise SettingsError(
         f"tenancy.open: without keys the server listens on loopback addresses alone, not on {host}; "
@@ -323,7 +328,8 @@ def check_open_access(settings: Settings) -> None:
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address or a name is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -239,3 +241,15 @@ def test_a_bucket_that_is_not_there_is_unavailable(s3: str, folder: Path, name: 
     shutil.rmtree(folder)
     with pytest.raises(StoreUnavailable):
         store.put(folder, name)
+
+
+def test_the_folders_that_it_makes_are_its_owners_alone(tmp_path: Path, folder: Path, name: str) -> None:
+    before = os.umask(0o022)
+    try:
+        store = Store(str(tmp_path / "store"))
+        store.put(folder, name)
+        store.fetch(name, tmp_path / "cache")
+    finally:
+        os.umask(before)
+    made = [stat.S_IMODE((tmp_path / one).stat().st_mode) for one in ("store", "cache")]
+    assert made == [0o700, 0o700]

@@ -112,7 +112,7 @@ async def test_ten_thousand_tenants_cost_a_request_no_more_than_one(tenants: Ten
         from dear_serving.registry.tables import KeyRow, TenantRow
 
         for number in range(10_000):
-            session.add(TenantRow(id=f"t{number:05d}", weight=1.0, cache_salt="", created_s=0.0))
+            session.add(TenantRow(id=f"t{number:05d}", weight=1.0, created_s=0.0))
         session.flush()
         for number in range(10_000):
             name, made = f"t{number:05d}", new_key()

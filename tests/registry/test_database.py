@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -13,11 +15,12 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import select
+from sqlalchemy import inspect, select, text
 
 from dear_serving.errors import RegistryUnavailable, SettingsError
-from dear_serving.registry.database import Database, open_database
+from dear_serving.registry.database import Database, _create_engine, _upgrade, open_database
 from dear_serving.registry.tables import AuditRow, Table
+from dear_serving.tenancy.tenants import Tenants
 
 pytestmark = pytest.mark.integration
 
@@ -36,6 +39,33 @@ def test_migrations_make_the_tables_that_the_code_declares(registry_url: str) ->
     database = open_database(registry_url)
     with database._engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+    database.close()
+
+
+def test_a_registry_of_the_first_release_keeps_tenants_keys_and_grants_and_forgets_salts(
+    registry_url: str,
+) -> None:
+    old = _create_engine(registry_url)
+    with old.begin() as connection:
+        _upgrade(connection, "0002")
+        for tenant in ("acme", "zeta"):
+            for insert in (
+                "tenants (id, weight, cache_salt, created_s) VALUES (:tenant, 2.0, 'in clear', 1.0)",
+                "keys (id, tenant_id, label, salt, digest, created_s)"
+                " VALUES ('of-' || :tenant, :tenant, '', :bytes, :bytes, 1.0)",
+                "grants (tenant_id, adapter) VALUES (:tenant, 'legal')",
+            ):
+                values = {"tenant": tenant, "bytes": b"x"}
+                connection.execute(text(f"INSERT INTO {insert}"), values)
+    old.dispose()
+    database = open_database(registry_url)
+    tenants = Tenants(database)
+    assert [(one.id, one.weight, one.granted) for one in tenants.list()] == [
+        ("acme", 2.0, {"legal"}),
+        ("zeta", 2.0, {"legal"}),
+    ]
+    assert [key.id for key in tenants.keys("acme")] == ["of-acme"]
+    assert "cache_salt" not in {one["name"] for one in inspect(database._engine).get_columns("tenants")}
     database.close()
 
 
@@ -73,6 +103,25 @@ def test_writers_wait_for_each_other(registry_url: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: add_entry(database, str(number)), range(64)))
     assert entries(database) == 64
+    database.close()
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
+def test_the_file_is_its_owners_alone(there: bool, tmp_path: Path) -> None:
+    file = tmp_path / "made" / "registry.db"
+    if there:  # by a server that did not mind
+        file.parent.mkdir()
+        sqlite3.connect(file).close()
+        file.touch(0o644)
+        file.chmod(0o644)
+    before = os.umask(0o022)
+    try:
+        database = open_database(f"sqlite:///{file}")
+        add_entry(database)
+    finally:
+        os.umask(before)
+    modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in file.parent.iterdir()}
+    assert modes == {"registry.db": 0o600, "registry.db-wal": 0o600, "registry.db-shm": 0o600}
     database.close()
 
 

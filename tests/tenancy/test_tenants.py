@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from sqlalchemy import text
 
 from dear_serving.errors import AlreadyThere, InvalidRequest, UnknownSubject
 from dear_serving.registry.database import Database
@@ -44,6 +45,27 @@ def test_a_tenant_is_as_it_was_made_and_changed(tenants: Tenants) -> None:
     assert changed.limits == Limits(3, None, 10**12)
     assert (changed.weight, changed.cache_salt) == (1.0, made.cache_salt)
     assert tenants.get("acme") == changed
+
+
+def test_no_two_tenants_share_a_cache_and_each_keeps_its_own(tenants: Tenants, clock: Clock) -> None:
+    for name in ("acme", "zeta"):
+        make(tenants, name)
+    salts = {name: tenants.get(name).cache_salt for name in ("acme", "zeta")}
+    assert None not in salts.values()
+    assert len(set(salts.values())) == 2
+    assert {one.id: one.cache_salt for one in tenants.list()} == salts
+    tenants.delete("acme", actor="test")
+    clock.now_s += 0.5
+    make(tenants, "acme")
+    assert tenants.get("acme").cache_salt not in salts.values()
+
+
+def test_the_registry_keeps_no_cache_salt(tenants: Tenants, registry: Database) -> None:
+    made = tenants.create("acme", weight=1.0, limits=Limits(), actor="test")
+    assert made.cache_salt is not None
+    with registry.reading() as session:
+        rows = session.execute(text("SELECT * FROM tenants")).all()
+    assert made.cache_salt not in [value for row in rows for value in row]
 
 
 def test_a_second_tenant_of_the_same_id_is_refused_and_noted_nowhere(tenants: Tenants) -> None:

@@ -10,9 +10,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dear_tools.exits import ToolError
+from dear_tools.names import Name, TemplateName, TenantId
+from dear_tools.plain_yaml import load_yaml
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
-TenantId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Tokens = Annotated[int, Field(ge=1, le=2**53)]
 Weight = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
@@ -38,7 +38,7 @@ class WantedAdapter(_Entry):
 
     name: Name
     source: Annotated[str, Field(min_length=1, max_length=1000)]
-    template: Annotated[str, Field(max_length=128)] | None = None
+    template: TemplateName | None = None
     shared: bool = True
 
 
@@ -56,7 +56,7 @@ def read_apply_file(file: Path) -> ApplyFile:
         ToolError: no such file, no YAML, or something wrong in it; one sentence that names it.
     """
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = load_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ToolError(f"cannot read {file}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:

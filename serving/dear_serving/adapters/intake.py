@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
-
-import fsspec
 
 from dear_serving.adapters.preflight import (
     CONFIG_FILE,
@@ -22,16 +18,13 @@ from dear_serving.adapters.preflight import (
     check_adapter,
     digest,
 )
+from dear_serving.adapters.remote_sources import Readable, open_remote
 from dear_serving.adapters.revisions import Content
 from dear_serving.adapters.store import UNFINISHED, Store
 from dear_serving.errors import InvalidAdapterFiles, StoreUnavailable
 from dear_serving.settings import Settings
 
 _CHUNK_BYTES = 1 << 20
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
 
 
 def intake(settings: Settings, base: BaseShape) -> Intake:
@@ -93,7 +86,7 @@ class Intake:
             raise StoreUnavailable(f"no copy can be made for the store: {error.strerror}") from error
 
     def _take(self, name: str, source: str) -> Content:
-        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._scratch) as scratch:
             folder = Path(scratch)
             for file in (CONFIG_FILE, WEIGHTS_FILE):
@@ -119,10 +112,10 @@ class Intake:
                     left -= copy.write(chunk)
 
     @contextmanager
-    def _open(self, name: str, source: str, file: str) -> Iterator[tuple[_Readable | None, int]]:
+    def _open(self, name: str, source: str, file: str) -> Iterator[tuple[Readable | None, int]]:
         """The open file and its size in bytes; (None, 0) if there is no such file."""
         if "://" in source:
-            with self._open_url(name, source, file) as opened:
+            with open_remote(name, source, file, self._sources) as opened:
                 yield opened
             return
         path = self._inside(name, source, file)
@@ -160,39 +153,3 @@ class Intake:
         if not is_folder:
             raise InvalidAdapterFiles(f'adapter "{name}": no such folder {source!r}')
         return path
-
-    @contextmanager
-    def _open_url(self, name: str, source: str, file: str) -> Iterator[tuple[_Readable | None, int]]:
-        url = source.rstrip("/")
-        if not f"{url}/".startswith(self._sources or ("\0",)) or ".." in url.split("/"):
-            raise InvalidAdapterFiles(f'adapter "{name}": {source} is not under one of adapters.sources')
-        with contextlib.ExitStack() as opened:
-            try:
-                files, path = fsspec.core.url_to_fs(f"{url}/{file}")
-                size = int(files.size(path))
-                original = _RemoteFile(opened.enter_context(files.open(path, "rb")), name, source)
-            except FileNotFoundError:
-                yield None, 0
-                return
-            except Exception as error:  # remote filesystems raise errors of their own kinds
-                raise _unreadable(name, source, error) from error
-            yield original, size
-
-
-class _RemoteFile:
-    """A remote file; errors while reading it are raised as InvalidAdapterFiles."""
-
-    def __init__(self, file: BinaryIO, name: str, source: str) -> None:
-        self._file = file
-        self._name = name
-        self._source = source
-
-    def read(self, size: int, /) -> bytes:
-        try:
-            return self._file.read(size)
-        except Exception as error:  # remote filesystems raise errors of their own kinds
-            raise _unreadable(self._name, self._source, error) from error
-
-
-def _unreadable(name: str, source: str, error: Exception) -> InvalidAdapterFiles:
-    return InvalidAdapterFiles(f'adapter "{name}": {source} cannot be read ({type(error).__name__})')

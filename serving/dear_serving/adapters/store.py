@@ -51,6 +51,8 @@ class Store:
         with _translated("cannot be written"):
             if self._holds(target, name):
                 return
+            if self._local:
+                Path(self._root).mkdir(mode=0o700, parents=True, exist_ok=True)
             self._files.makedirs(target, exist_ok=True)
             for file in FILES:
                 self._files.put_file(str(folder / file), f"{target}/{file}")
@@ -73,7 +75,7 @@ class Store:
         if _is_whole(cached):
             return cached
         with _translated("cannot be copied"):
-            cache.mkdir(parents=True, exist_ok=True)
+            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=cache) as unfinished:
             copy = Path(unfinished) / name
             copy.mkdir()

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from dear_serving.errors import SettingsError
 from dear_serving.ranking.template import Template
 from dear_serving.settings import describe
+from dear_tools.plain_yaml import load_yaml
 
 
 def load_template(name: str, folder: Path | None) -> Template:
@@ -30,7 +31,7 @@ def load_template(name: str, folder: Path | None) -> Template:
             f'no prompt template "{name}" in {folder or "the server"}; it comes with {", ".join(known)}'
         )
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = load_yaml(file.read_text(encoding="utf-8"))
         if not isinstance(data, dict):
             raise SettingsError(f"{file} does not hold a mapping")
         return Template.model_validate({"name": name} | data)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dear_serving.settings import Name
+from dear_tools.names import Name, TemplateName
 
 Source = Annotated[str, Field(min_length=1, max_length=1000)]
 RevisionId = Annotated[str, Field(min_length=6, max_length=200)]
@@ -31,7 +31,7 @@ class NewAdapter(_Body):
 
     name: Name
     source: Source
-    template: Annotated[str, Field(max_length=128)] | None = None
+    template: TemplateName | None = None
     shared: bool | None = None
     tenants: Annotated[list[str], Field(max_length=1000)] = []
     activate: bool = False

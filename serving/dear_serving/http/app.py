@@ -14,6 +14,7 @@ from dear_serving.gateway.state import GatewayState
 from dear_serving.http import adapters, admin, errors, health, openai, rerank
 from dear_serving.http.middleware import RequestMiddleware
 from dear_serving.http.openapi import ABOUT, publish
+from dear_serving.http.trusted_host import TrustedHost
 
 router = APIRouter()
 for one in (rerank, openai, admin, adapters, health):
@@ -35,6 +36,7 @@ def create_app(gateway: GatewayState) -> FastAPI:
 
     app = FastAPI(
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would lead to the host that the caller gave
         **ABOUT,
         exception_handlers={
             RequestError: errors.on_request_error,
@@ -46,4 +48,5 @@ def create_app(gateway: GatewayState) -> FastAPI:
     app.router.routes.extend(router.routes)  # made once: a copy for each app takes 30 ms
     publish(app)
     app.add_middleware(RequestMiddleware, gateway=gateway)
+    app.add_middleware(TrustedHost, gateway=gateway)
     return app

@@ -15,6 +15,7 @@ from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.engine_client import EngineClient
 from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.http.app import create_app
+from dear_serving.loopback import keep_on_loopback
 from dear_serving.settings import Settings
 
 
@@ -39,6 +40,7 @@ class Gateway:
         hub_tokens: HubTokens,
     ) -> None:
         hub_tokens.use()
+        keep_on_loopback()
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # else a log line for every request
         # By value: one gRPC call instead of objects in Ray's store, which costs milliseconds a window.
         engines = EngineClient(engine.options(_by_reference=False), lambda: running_replicas(engine))

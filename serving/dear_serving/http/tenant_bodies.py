@@ -7,9 +7,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from dear_serving.settings import Name
+from dear_tools.names import Name, TenantId
 
-TenantId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Tokens = Annotated[int, Field(ge=1, le=2**53)]
 Weight = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]

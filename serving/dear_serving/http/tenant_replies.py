@@ -26,7 +26,7 @@ class TenantReply(Reply):
 
     @classmethod
     def of(cls, tenant: Tenant) -> Self:
-        """A tenant without its cache salt, which stays secret."""
+        """A tenant without its cache salt."""
         granted = sorted(tenant.granted)
         return cls(id=tenant.id, weight=tenant.weight, **asdict(tenant.limits), granted=granted)
 

@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from dear_serving.errors import DearError, StartupError
+from dear_serving.process import local_ray
 from dear_serving.process.supervisor import adopt_orphans, end_descendants
 from dear_serving.settings import Settings, load_settings
 
@@ -22,12 +23,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")  # as in http.ingress: saves 1 ms per request
 os.environ.setdefault("RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+local_ray.set_environment()
 
 _PROGRESS_S = 5.0
 _REASON_CHARS = 400
-_LOGS = "/tmp/ray/session_latest/logs"
 _CLOSE_S = 4.0
-_RAY_MEMORY_BYTES = 256 * 1024 * 1024
 
 
 def run(settings: Settings) -> int:
@@ -55,6 +55,7 @@ def run(settings: Settings) -> int:
 
 def main() -> NoReturn:
     """Entry point of the server process; its arguments are settings file, host and port."""
+    os.umask(0o077)  # what this process and those that it starts write is its owner's alone
     _, config, host, port = sys.argv
     settings = load_settings(Path(config))
     http = settings.http.model_copy(update={"host": host, "port": int(port)})
@@ -102,7 +103,6 @@ class _Progress:
 
 
 def _start(settings: Settings, progress: _Progress) -> None:
-    import ray
     from ray import serve
 
     from dear_serving.adapters.configured import register_configured
@@ -112,18 +112,7 @@ def _start(settings: Settings, progress: _Progress) -> None:
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     progress.stage("starting Ray")
-    address = os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {
-        "num_cpus": max(2, os.cpu_count() or 2),
-        "include_dashboard": False,
-        "object_store_memory": _RAY_MEMORY_BYTES,
-    }
-    ray.init(
-        address=address,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        **({} if address else local),
-    )
+    local_ray.start()
     # We have metrics instead of access logs: a line per request in three processes costs as much as routing.
     serve.start(http_options=http_options(settings), logging_config={"enable_access_log": False})
     count = len(settings.adapters.serve)
@@ -143,7 +132,7 @@ def _reason(error: str, messages: list[str]) -> str:
     report = "\n".join((error, *messages)).replace("\\n", "\n")
     raised = re.split(r"^\s*(?=[\w.]*(?:Error|Exception): )", report, flags=re.MULTILINE)[-1]
     reason = " ".join(raised.split())[:_REASON_CHARS]
-    return f"{reason} (logs: {_LOGS})"
+    return f"{reason} (logs: {local_ray.logs()})"
 
 
 def _shut_down() -> None:

@@ -42,7 +42,6 @@ class TenantRow(Table):
     requests_in_flight: Mapped[int | None] = mapped_column(Integer)
     requests_per_minute: Mapped[int | None] = mapped_column(Integer)
     tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
-    cache_salt: Mapped[str] = mapped_column(String(64))
     created_s: Mapped[float] = mapped_column(Double)
 
 
