@@ -120,6 +120,33 @@ async def test_rank_fields_choose_what_the_model_reads(
     assert "ignored" not in prompt
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (["text", "text"], "rank_fields: a field is named twice"),
+        ([f"f{number}" for number in range(65)], "rank_fields: List should have at most 64 items"),
+        (["f" * 257], "rank_fields.0: String should have at most 256 characters"),
+    ],
+)
+async def test_rank_fields_are_few_short_and_different(
+    http: httpx.AsyncClient, fields: list[str], message: str
+) -> None:
+    documents = [dict.fromkeys(fields, "x")]
+    reply = await http.post("/v2/rerank", json=BODY | {"documents": documents, "rank_fields": fields})
+    assert reply.status_code == 400
+    assert reply.json()["message"].startswith(message)
+
+
+async def test_fields_that_are_too_long_together_are_a_413(http: httpx.AsyncClient) -> None:
+    documents = ["short", {"title": "x" * 100_000, "body": "y" * 100_000}]
+    body = BODY | {"documents": documents, "rank_fields": ["title", "body"]}
+    reply = await http.post("/v2/rerank", json=body)
+    assert reply.status_code == 413
+    assert reply.json()["message"] == (
+        "documents.1: its rank_fields have 200014 characters, over the limit of 200000"
+    )
+
+
 async def test_tei_answers_a_bare_array_best_first(http: httpx.AsyncClient) -> None:
     body = {"query": "q", "texts": DOCUMENTS, "raw_scores": False, "return_text": True, "truncate": True}
     reply = await http.post("/rerank", json=body)

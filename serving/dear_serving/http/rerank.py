@@ -115,8 +115,9 @@ async def rerank_documents(request: Request, body: _Documents) -> Response:
 
 async def _rerank_documents(request: Request, body: RerankBody) -> Response:
     gateway: GatewayState = request.app.state.gateway
-    task = documents.to_task(body)
-    check_texts(task, "documents", gateway.settings.limits)
+    limits = gateway.settings.limits
+    task = documents.to_task(body, limits.max_document_chars)
+    check_texts(task, "documents", limits)
     caller: Caller = request.state.caller
 
     async def rank(on_progress: OnProgress | None = None) -> Ranking:
