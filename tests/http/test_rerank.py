@@ -561,6 +561,30 @@ async def test_a_body_over_the_limit_is_a_413_declared_or_streamed(http: httpx.A
         assert "2000000 bytes" in reply.json()["message"]
 
 
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"strategy": "joint", "window_size": 4, "passes": 16}, "dear.passes"),
+        ({"passes": 16}, "dear.passes"),
+        ({"strategy": "joint", "window_size": 2}, "dear.window_size"),
+        ({"strategy": "sliding", "step": 1, "window_size": 2}, "dear.window_size"),
+        ({"strategy": "tourrank", "window_size": 2, "passes": 2}, "dear.window_size"),
+    ],
+)
+async def test_more_windows_than_a_request_may_have_are_a_400(
+    gateway: GatewayState, options: dict[str, Any], field: str
+) -> None:
+    documents = [f"{number}" for number in range(100)]
+    async with client_of(with_rerank(gateway, max_windows=90)) as http:
+        reply = await http.post("/v2/rerank", json=BODY | {"documents": documents, "dear": options})
+        assert reply.status_code == 400
+        assert reply.json()["error"]["param"] == field
+        assert "the limit is 90" in reply.json()["message"]
+        fewer = {"strategy": "joint", "passes": 6}
+        reply = await http.post("/v2/rerank", json=BODY | {"documents": documents, "dear": fewer})
+        assert reply.json()["meta"]["dear"]["windows"] == 90
+
+
 async def test_too_many_passages_for_one_window_is_a_400(gateway: GatewayState) -> None:
     builder = gateway.rerank.builders("plain")
     builder.max_model_len = 1024

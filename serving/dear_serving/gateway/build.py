@@ -67,7 +67,9 @@ def build_gateway(
     return GatewayState(
         settings=settings,
         engine=engine,
-        rerank=RerankService(engine, builders, queue, token_admission, metrics, settings.ranking),
+        rerank=RerankService(
+            engine, builders, queue, token_admission, metrics, settings.ranking, settings.limits.max_windows
+        ),
         openai=OpenAIService(engine, queue, token_admission, metrics, settings.engine.decoding),
         catalog=catalog,
         lifecycle=Lifecycle(

@@ -37,6 +37,7 @@ class RerankService:
         admission: admits or refuses work by its tokens.
         metrics: counts requests and rankings.
         defaults: default window and step.
+        max_windows: most windows of one request.
         latencies: recent round times of each model, by its public name.
     """
 
@@ -46,6 +47,7 @@ class RerankService:
     admission: TokenAdmission
     metrics: Metrics
     defaults: RankingSettings
+    max_windows: int
     latencies: MutableMapping[str, LatencyModel] = field(default_factory=lambda: LRUCache(_MOST_MODELS))
 
     async def rank(self, task: RankTask, caller: Caller, on_progress: OnProgress | None = None) -> Ranking:
@@ -66,9 +68,13 @@ class RerankService:
         builder = self.builders(model.template)
         _check_reasoning(task, model, builder)
         latency = self.latencies.setdefault(model.name, LatencyModel())
+        plan = plan_ranking(task, self.defaults.window_size, self.defaults.step, self.max_windows, latency)
+        least_tokens = builder.least_tokens(plan.widest, plan.cost.calls, reasoning=task.reasoning)
+        await self.admission.check(caller, least_tokens)
         prompts = builder.prepare(task)
-        plan = plan_ranking(task, prompts, self.defaults.window_size, self.defaults.step, latency)
-        await self.admission.admit(caller, plan.prompt_tokens)
+        await self.admission.admit(
+            caller, prompts.expected_tokens(plan.widest, plan.cost.calls, plan.cost.shown)
+        )
         self.metrics.count_model(caller.tenant.id, model.revision, "rerank")
         engine = TenantEngine(self.engine, self.queue, caller.tenant)
         window_ranker = WindowRanker(engine, builder, model.adapter, task, prompts)

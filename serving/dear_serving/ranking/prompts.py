@@ -144,6 +144,10 @@ class PromptBuilder:
         """Prepare a task's query and passages once, so that each window's prompt is cheap."""
         return TaskPrompts(self, task)
 
+    def least_tokens(self, window: int, windows: int, *, reasoning: bool = False) -> int:
+        """The prompt tokens of ``windows`` windows of ``window`` passages, all texts left out."""
+        return windows * self.layout(min(window, MAX_IDENTIFIERS), reasoning=reasoning).fixed_tokens
+
     def layout(self, count: int, *, reasoning: bool = False) -> _Layout:
         """The template's pieces for ``count`` passages; with ``reasoning``, its reasoning form."""
         return self._layout(count, reasoning)
