@@ -16,6 +16,7 @@ from dear_serving.gateway.budgets import Budgets
 from dear_serving.gateway.canary import rank_canary
 from dear_serving.gateway.catalog import Catalog, ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
+from dear_serving.gateway.fair_threads import FairThreads
 from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.openai_service import OpenAIService
 from dear_serving.gateway.request_admission import RequestAdmission
@@ -29,6 +30,9 @@ from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.registry.database import open_database
 from dear_serving.settings import Settings
 from dear_serving.tenancy.tenants import Tenants
+
+# Two, because cleaning text holds Python's lock while encoding it does not.
+_THREADS = 2
 
 
 def build_gateway(
@@ -68,7 +72,14 @@ def build_gateway(
         settings=settings,
         engine=engine,
         rerank=RerankService(
-            engine, builders, queue, token_admission, metrics, settings.ranking, settings.limits.max_windows
+            engine,
+            builders,
+            queue,
+            token_admission,
+            metrics,
+            settings.ranking,
+            settings.limits.max_windows,
+            FairThreads(_THREADS),
         ),
         openai=OpenAIService(engine, queue, token_admission, metrics, settings.engine.decoding),
         catalog=catalog,
