@@ -58,7 +58,8 @@ async def test_no_more_jobs_run_at_once_than_there_are_threads() -> None:
 
 
 async def test_a_cancelled_job_gives_its_thread_back_when_it_is_done(threads: FairThreads) -> None:
-    release, done = threading.Event(), []
+    release = threading.Event()
+    done: list[str] = []
     running = asyncio.create_task(threads.run("acme", release.wait))
     waiting = asyncio.create_task(threads.run("acme", done.append, "waiting"))
     behind = asyncio.create_task(threads.run("acme", done.append, "behind"))

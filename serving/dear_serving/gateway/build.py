@@ -24,6 +24,7 @@ from dear_serving.gateway.rerank_service import RerankService
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.gateway.tokenizer import BaseTokenizer
+from dear_serving.gateway.worker_process import WorkerProcess
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import Engine
 from dear_serving.ranking.prompts import PromptBuilder
@@ -98,6 +99,7 @@ def build_gateway(
         budgets=budgets,
         queue=queue,
         metrics=metrics,
+        worker=WorkerProcess(),
         admin_digests=tuple(admin_digests),
     )
 

@@ -13,6 +13,7 @@ from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.openai_service import OpenAIService
 from dear_serving.gateway.request_admission import RequestAdmission
 from dear_serving.gateway.rerank_service import RerankService
+from dear_serving.gateway.worker_process import WorkerProcess
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import Engine
 from dear_serving.registry.database import Database
@@ -26,7 +27,7 @@ class GatewayState:
 
     ``rerank`` and ``openai`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are this gateway's
     access to the registry. ``authenticator``, ``admission``, ``budgets`` and ``queue`` decide which requests
-    are served, and when. ``admin_digests`` are digests of the admin keys.
+    are served, and when. ``worker`` parses large bodies. ``admin_digests`` are digests of the admin keys.
     """
 
     settings: Settings
@@ -42,5 +43,11 @@ class GatewayState:
     budgets: Budgets
     queue: FairQueue
     metrics: Metrics
+    worker: WorkerProcess
     admin_digests: tuple[bytes, ...] = ()
     started_s: int = field(default_factory=lambda: int(time.time()))
+
+    def close(self) -> None:
+        """End the threads and the process of large requests."""
+        self.rerank.threads.close()
+        self.worker.close()

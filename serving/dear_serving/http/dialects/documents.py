@@ -87,6 +87,16 @@ class RerankBody(BaseModel):
         return min((cap for cap in caps if cap is not None and cap > 0), default=None)
 
 
+def ranked_fields(body: RerankBody) -> RerankBody:
+    """The body without the documents' other fields, which only the reply could need."""
+    fields = body.rank_fields or ["text"]
+    documents: list[str | dict[str, Any]] = [
+        one if isinstance(one, str) else {name: one[name] for name in fields if name in one}
+        for one in body.documents
+    ]
+    return body.model_copy(update={"documents": documents})
+
+
 def to_task(body: RerankBody, max_chars: int) -> RankTask:
     """The task in a body.
 
