@@ -52,6 +52,9 @@ class Metrics:
             registry=self.registry,
         )
         self.in_flight = Gauge("dear_requests_in_flight", "Requests being worked on.", registry=self.registry)
+        self.arriving = Gauge(
+            "dear_bodies_arriving", "Requests whose body is not there yet.", registry=self.registry
+        )
         self.tenant_requests = Counter(
             "dear_tenant_requests",
             "Requests by tenant and outcome.",

@@ -15,7 +15,7 @@ import pytest
 
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import BaseTokenizer
-from dear_serving.http import body as body_of_requests
+from dear_serving.http import arrival
 from dear_serving.protocol import GenerationRequest, PermutationRequest
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.ranking.strategies.latency import LatencyModel
@@ -535,7 +535,7 @@ async def test_another_content_type_is_a_415(http: httpx.AsyncClient) -> None:
 async def test_a_body_that_does_not_come_is_a_408_and_gives_its_place_back(
     gateway: GatewayState, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body_of_requests, "_ARRIVAL_S", 0.05)
+    monkeypatch.setattr(arrival, "_ARRIVAL_S", 0.05)
 
     async def half() -> AsyncIterator[bytes]:
         yield b'{"query": '

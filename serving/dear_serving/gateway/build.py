@@ -95,6 +95,7 @@ def build_gateway(
         database=database,
         tenants=tenants,
         authenticator=Authenticator(tenants, key_digests, open_access=settings.tenancy.open),
+        arrivals=RequestAdmission(settings.limits.max_requests_in_flight, "bodies arriving"),
         admission=RequestAdmission(settings.limits.max_requests_in_flight),
         budgets=budgets,
         queue=queue,

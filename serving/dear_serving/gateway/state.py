@@ -26,8 +26,9 @@ class GatewayState:
     """The objects that the routes of a gateway replica use.
 
     ``rerank`` and ``openai`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are this gateway's
-    access to the registry. ``authenticator``, ``admission``, ``budgets`` and ``queue`` decide which requests
-    are served, and when. ``worker`` parses large bodies. ``admin_digests`` are digests of the admin keys.
+    access to the registry. ``authenticator``, ``arrivals``, ``admission``, ``budgets`` and ``queue`` decide
+    which requests are served, and when: ``arrivals`` bounds those whose body is not there yet, ``admission``
+    the others. ``worker`` parses large bodies. ``admin_digests`` are digests of the admin keys.
     """
 
     settings: Settings
@@ -39,6 +40,7 @@ class GatewayState:
     database: Database
     tenants: Tenants
     authenticator: Authenticator
+    arrivals: RequestAdmission
     admission: RequestAdmission
     budgets: Budgets
     queue: FairQueue

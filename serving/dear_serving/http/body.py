@@ -1,8 +1,7 @@
-"""Request bodies: read within the limit, parsed strictly, validated with the field named."""
+"""Request bodies: parsed strictly, validated with the field named; and JSON replies."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -14,17 +13,17 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dear_serving.errors import BodyTimeout, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from dear_serving.errors import InvalidRequest, UnsupportedMediaType
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.worker_process import Buffer
+from dear_serving.http.arrival import receive_body
 from dear_serving.ranking.neutralise import without_surrogates
 
 Model = TypeVar("Model", bound=BaseModel)
 T = TypeVar("T")
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
-_ARRIVAL_S = 60.0
 _ADMIN_BYTES = 64 * 1024
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # Parsing this much takes a few milliseconds; the way to the worker process and back takes about one.
@@ -54,18 +53,15 @@ async def read_parsed(request: Request, max_bytes: int, parse: Callable[[Buffer]
 
     Raises:
         UnsupportedMediaType: a content type other than JSON is declared.
-        PayloadTooLarge: more than ``max_bytes``; the rest of the body is not read.
-        BodyTimeout: it is not there after a minute: who waits for it holds a place.
+        PayloadTooLarge, BodyTimeout: see receive_body.
         WorkerUnavailable: the worker process died or took too long.
     """
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType(f"the content type has to be application/json, not {kind[:80]}")
-    try:
-        async with asyncio.timeout(_ARRIVAL_S):
-            body = await _read(request, max_bytes)
-    except TimeoutError:
-        raise BodyTimeout(f"the body did not arrive within {_ARRIVAL_S:.0f} s") from None
+    body: Buffer | None = request.scope.get("state", {}).pop("body", None)  # the middleware read it
+    if body is None:
+        body = await receive_body(request, max_bytes)
     request.state.is_large = len(body) > _INLINE_BYTES
     if not request.state.is_large:
         return parse(body)
@@ -170,19 +166,6 @@ def _tenant_of(request: Request) -> str:
 
 def _is_field(step: int | str) -> bool:
     return isinstance(step, int) or (step.islower() and step not in {"str", "dict"} and "[" not in step)
-
-
-async def _read(request: Request, max_bytes: int) -> bytearray:
-    too_large = PayloadTooLarge(f"the body is over the limit of {max_bytes} bytes")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared[:20]) > max_bytes:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise too_large
-    return body
 
 
 def _parse_if_any(body: Buffer) -> dict[str, Any]:
