@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 import uuid
 
@@ -15,11 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dear_serving.errors import RequestError
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http.access import key_for
+from dear_serving.http.access import REQUEST_ID, key_for
 from dear_serving.http.arrival import receive_body
 from dear_serving.http.errors import error_reply
-
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class RequestMiddleware:
@@ -37,7 +34,7 @@ class RequestMiddleware:
             return
         headers, started_s = Headers(scope=scope), time.monotonic()
         given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})
         status = 499  # the client left before there was an answer
         caller: Caller | None = None
