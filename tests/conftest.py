@@ -153,6 +153,7 @@ async def gateway(
     state = build_gateway(own, engine, tokenizer, own.model.source)
     await state.catalog.refresh()
     yield state
+    state.close()
     state.database.close()
 
 

@@ -28,6 +28,9 @@ from dear_serving.settings import (
 )
 from dear_serving.types import MAX_IDENTIFIERS
 
+# Read by Ray's HTTP proxy, a process of its own. A Ray that runs already needs it in its own environment.
+os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "dear_serving.http.proxy.middlewares")
+
 APP_NAME = "dear"
 ENGINE_NAME = "Engine"
 GATEWAY_NAME = "Gateway"

@@ -23,6 +23,7 @@ DearError
     │   └── RateLimited                a tenant's own limit; `headers` show the remaining budget
     ├── EngineUnavailable    503       retryable, after `retry_after_s`
     ├── RegistryUnavailable  503       retryable, after `retry_after_s`
+    ├── WorkerUnavailable    503       retryable, after `retry_after_s`
     ├── StoreUnavailable     503       retryable, after `retry_after_s`
     └── DeadlineExceeded     504       retryable
 """
@@ -228,6 +229,15 @@ class RegistryUnavailable(RequestError):
     status = 503
     type = "service_unavailable"
     code = "registry_unavailable"
+    retryable = True
+
+
+class WorkerUnavailable(RequestError):
+    """The process that reads large bodies died, or took too long."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "worker_unavailable"
     retryable = True
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import get_args
 
@@ -23,6 +25,7 @@ from dear_serving.types import Decoding, Ranking
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 _MOST_TENANTS = 1000
+_WATCH_S = 0.05
 
 
 class Metrics:
@@ -51,10 +54,19 @@ class Metrics:
             registry=self.registry,
         )
         self.in_flight = Gauge("dear_requests_in_flight", "Requests being worked on.", registry=self.registry)
+        self.arriving = Gauge(
+            "dear_bodies_arriving", "Requests whose body is not there yet.", registry=self.registry
+        )
         self.tenant_requests = Counter(
             "dear_tenant_requests",
             "Requests by tenant and outcome.",
             ("tenant", "outcome"),
+            registry=self.registry,
+        )
+        self.loop_blocked_seconds = Histogram(
+            "dear_loop_blocked_seconds",
+            "How much later than planned the event loop woke up, measured 20 times a second, seconds.",
+            buckets=_SECONDS,
             registry=self.registry,
         )
         self.queued_tokens = Gauge(
@@ -115,6 +127,13 @@ class Metrics:
             ("revision", "replica"),
             registry=self.registry,
         )
+
+    async def watch_loop(self) -> None:
+        """Measure how long the event loop is blocked, until cancelled."""
+        while True:
+            began_s = time.monotonic()
+            await asyncio.sleep(_WATCH_S)
+            self.loop_blocked_seconds.observe(max(0.0, time.monotonic() - began_s - _WATCH_S))
 
     def count_request(self, tenant: str, outcome: str) -> None:
         """Count a tenant's request by its outcome."""

@@ -184,6 +184,7 @@ class RankingSettings(_Settings):
 class LimitSettings(_Settings):
     """Limits for one request, and for the requests and tokens in one gateway replica.
 
+    ``max_windows`` is for all passes of a request together: 1,000 documents in 16 passes of 150 windows fit.
     A chat that does not say how many tokens to write gets ``default_new_tokens``.
     """
 
@@ -191,6 +192,7 @@ class LimitSettings(_Settings):
     max_documents: Annotated[int, Field(gt=0)] = 1000
     max_document_chars: Annotated[int, Field(gt=0)] = 1_000_000
     max_query_chars: Annotated[int, Field(gt=0)] = 1_000_000
+    max_windows: Annotated[int, Field(gt=0)] = 2500
     max_requests_in_flight: Annotated[int, Field(gt=0)] = 1024
     max_queued_tokens: Annotated[int, Field(gt=0)] = 4_000_000
     default_new_tokens: Annotated[int, Field(gt=0)] = 1024

@@ -201,3 +201,10 @@ def test_errors_of_the_engine_are_short(server: Server, mallory: dict[str, str])
     reply = httpx.post(server.url + TEXT, json=asked, headers=mallory, timeout=60)
     assert reply.status_code == 400
     assert len(json.loads(reply.text)["message"]) < 600
+
+
+def test_a_reply_of_more_than_four_mebibytes_arrives(server: Server, mallory: dict[str, str]) -> None:
+    asked = {"prompt": "a", "n": 16, "temperature": 1, "logprobs": 20, "max_tokens": 400, "ignore_eos": True}
+    reply = httpx.post(server.url + TEXT, json=asked, headers=mallory, timeout=120)
+    assert reply.status_code == 200, reply.text[:500]
+    assert len(reply.content) > 4 * 1024 * 1024

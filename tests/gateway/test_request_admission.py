@@ -81,3 +81,50 @@ def test_a_tenants_own_bound_leaves_room_for_the_others() -> None:
     with admission.permit(small):
         pass
     assert not admission._of_tenants
+
+
+def test_a_tenant_leaves_places_to_others() -> None:
+    admission = RequestAdmission(32)
+    hog, other = Tenant("hog"), Tenant("other")
+    with contextlib.ExitStack() as held:
+        for _ in range(30):  # alone it has nearly all
+            held.enter_context(admission.permit(hog))
+        with pytest.raises(RateLimited, match="the tenant has 30 requests in flight, and leaves"):
+            admission.check(hog)
+        with admission.permit(other), admission.permit(other), pytest.raises(Overloaded):
+            admission.check(other)
+    with admission.permit(other), contextlib.ExitStack() as held:
+        for _ in range(24):  # beside others three quarters
+            held.enter_context(admission.permit(hog))
+        with pytest.raises(RateLimited):
+            admission.check(hog)
+        admission.check(other)
+    assert not admission._of_tenants
+    assert not admission._places
+
+
+def test_a_large_request_takes_several_places_and_always_fits_alone() -> None:
+    admission, tenant = RequestAdmission(32), Tenant()
+    with admission.permit(tenant, 20 * 256 * 1024):
+        assert admission.in_flight == 1
+        with pytest.raises(RateLimited), admission.permit(tenant, 10 * 256 * 1024):
+            pass
+        with admission.permit(tenant, 200_000):
+            pass
+    with admission.permit(tenant, 10**9), admission.permit(tenant):
+        pass
+    assert not admission._places
+
+
+def test_a_body_takes_more_places_as_it_grows() -> None:
+    admission, tenant = RequestAdmission(32), Tenant()
+    with contextlib.suppress(RateLimited, Overloaded), admission.permit(tenant) as first:
+        first.grow(23 * 256 * 1024)
+        with admission.permit(tenant) as second:
+            second.grow(256 * 1024)
+            second.grow(100)  # it does not shrink
+            assert second.places == 2
+            second.grow(20 * 256 * 1024)
+            pytest.fail("there were no places for it")
+    assert admission.in_flight == 0
+    assert not admission._places

@@ -12,6 +12,7 @@ import pytest
 
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.token_admission import TokenAdmission
+from dear_serving.ranking.prompts import PromptBuilder
 from tests.conftest import client_of, with_rerank
 
 ADMIN = {"authorization": "Bearer root"}
@@ -208,6 +209,25 @@ async def test_a_request_over_the_tenants_whole_budget_is_too_large(http: httpx.
     reply = await rerank(http, key)
     assert reply.status_code == 413
     assert "retry-after" not in reply.headers
+
+
+async def test_what_a_tenant_cannot_pay_is_refused_before_a_text_is_read(
+    with_tenants: GatewayState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client_of(with_tenants) as http:
+        small = await key_of(http, "small", tokens_per_minute=2000)
+        assert (await rerank(http, small)).status_code == 200
+        monkeypatch.setattr(PromptBuilder, "prepare", lambda *_: pytest.fail("a text was read"))
+        documents = [f"{number}" for number in range(100)]
+        spent = await rerank(http, small, documents=documents)
+        over = await rerank(http, small, documents=documents, dear={"passes": 16})
+        assert (spent.status_code, spent.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert over.status_code == 413
+        assert over.json()["message"].startswith("this request is worth at least ")
+        queue = with_tenants.queue
+        bounded = with_rerank(with_tenants, admission=TokenAdmission(queue, with_tenants.budgets, 50))
+        async with queue.turn("somebody", 1.0, 40), client_of(bounded) as full:
+            assert (await rerank(full, await key_of(full, "other"))).status_code == 429
 
 
 async def test_openai_routes_spend_tokens_too(http: httpx.AsyncClient) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import BaseTokenizer
-from dear_serving.http import body as body_of_requests
+from dear_serving.http import arrival
 from dear_serving.protocol import GenerationRequest, PermutationRequest
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.ranking.strategies.latency import LatencyModel
@@ -118,6 +118,33 @@ async def test_rank_fields_choose_what_the_model_reads(
     prompt = tokenizer.decode(engine.requests[0].token_ids)
     assert "title: Bulbs body: Edison" in prompt
     assert "ignored" not in prompt
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (["text", "text"], "rank_fields: a field is named twice"),
+        ([f"f{number}" for number in range(65)], "rank_fields: List should have at most 64 items"),
+        (["f" * 257], "rank_fields.0: String should have at most 256 characters"),
+    ],
+)
+async def test_rank_fields_are_few_short_and_different(
+    http: httpx.AsyncClient, fields: list[str], message: str
+) -> None:
+    documents = [dict.fromkeys(fields, "x")]
+    reply = await http.post("/v2/rerank", json=BODY | {"documents": documents, "rank_fields": fields})
+    assert reply.status_code == 400
+    assert reply.json()["message"].startswith(message)
+
+
+async def test_fields_that_are_too_long_together_are_a_413(http: httpx.AsyncClient) -> None:
+    documents = ["short", {"title": "x" * 100_000, "body": "y" * 100_000}]
+    body = BODY | {"documents": documents, "rank_fields": ["title", "body"]}
+    reply = await http.post("/v2/rerank", json=body)
+    assert reply.status_code == 413
+    assert reply.json()["message"] == (
+        "documents.1: its rank_fields have 200014 characters, over the limit of 200000"
+    )
 
 
 async def test_tei_answers_a_bare_array_best_first(http: httpx.AsyncClient) -> None:
@@ -508,7 +535,7 @@ async def test_another_content_type_is_a_415(http: httpx.AsyncClient) -> None:
 async def test_a_body_that_does_not_come_is_a_408_and_gives_its_place_back(
     gateway: GatewayState, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body_of_requests, "_ARRIVAL_S", 0.05)
+    monkeypatch.setattr(arrival, "_ARRIVAL_S", 0.05)
 
     async def half() -> AsyncIterator[bytes]:
         yield b'{"query": '
@@ -532,6 +559,30 @@ async def test_a_body_over_the_limit_is_a_413_declared_or_streamed(http: httpx.A
         reply = await http.post("/v2/rerank", content=content, headers=headers)
         assert reply.status_code == 413
         assert "2000000 bytes" in reply.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"strategy": "joint", "window_size": 4, "passes": 16}, "dear.passes"),
+        ({"passes": 16}, "dear.passes"),
+        ({"strategy": "joint", "window_size": 2}, "dear.window_size"),
+        ({"strategy": "sliding", "step": 1, "window_size": 2}, "dear.window_size"),
+        ({"strategy": "tourrank", "window_size": 2, "passes": 2}, "dear.window_size"),
+    ],
+)
+async def test_more_windows_than_a_request_may_have_are_a_400(
+    gateway: GatewayState, options: dict[str, Any], field: str
+) -> None:
+    documents = [f"{number}" for number in range(100)]
+    async with client_of(with_rerank(gateway, max_windows=90)) as http:
+        reply = await http.post("/v2/rerank", json=BODY | {"documents": documents, "dear": options})
+        assert reply.status_code == 400
+        assert reply.json()["error"]["param"] == field
+        assert "the limit is 90" in reply.json()["message"]
+        fewer = {"strategy": "joint", "passes": 6}
+        reply = await http.post("/v2/rerank", json=BODY | {"documents": documents, "dear": fewer})
+        assert reply.json()["meta"]["dear"]["windows"] == 90
 
 
 async def test_too_many_passages_for_one_window_is_a_400(gateway: GatewayState) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dear_serving.ranking import neutralise as neutralise_module
 from dear_serving.ranking.neutralise import neutralise
 
 MARKED = [
@@ -85,3 +86,11 @@ def test_a_long_hostile_text_takes_linear_time() -> None:
     for piece in ("[", "[ ", "[1", "1" * 3000 + "]", "1 ", "[" + " " * 3000, "\n", "1" + " " * 8):
         neutralise(piece * (200_000 // len(piece)))
     assert time.process_time() - started < 4.0
+
+
+@given(st.text(alphabet="[]［】 3٣a\n\r\ud800", max_size=40), st.integers(1, 8))
+def test_a_long_text_becomes_the_same_in_pieces(text: str, piece_chars: int) -> None:
+    whole = neutralise(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neutralise_module, "_PIECE_CHARS", piece_chars)
+        assert neutralise(text) == whole

@@ -92,32 +92,61 @@ class Budgets:
         """
         return await self._spend(tenant.id, "tokens", tenant.limits.tokens_per_minute, tokens)
 
+    async def check_tokens(self, tenant: Tenant, least_tokens: int) -> None:
+        """Refuse what spend_tokens would refuse for ``least_tokens`` or more; spends nothing.
+
+        Raises:
+            RateLimited: the budget is spent.
+            PayloadTooLarge: the request needs more than the whole budget.
+        """
+        limit = tenant.limits.tokens_per_minute
+        if limit is None:
+            return
+        item = RateLimitItemPerMinute(limit, namespace="dear")
+        cost = min(least_tokens, limit + 1)
+        fits, stats = await self._hit(item, "tokens", tenant.id, cost, spend=False)
+        if not fits:
+            raise self._refusal(_allowance("tokens", limit, stats), f"at least {least_tokens}", cost)
+
     async def _spend(self, tenant: str, kind: str, limit: int | None, cost: int) -> Allowance | None:
         if limit is None:
             return None
         item = RateLimitItemPerMinute(limit, namespace="dear")
         fits, stats = await self._hit(item, kind, tenant, cost)
-        left = Allowance(kind, limit, max(0, stats.remaining), stats.reset_time - time.time())
+        left = _allowance(kind, limit, stats)
         if fits:
             return left
-        if cost > limit:  # waiting would not help
-            raise PayloadTooLarge(f"this request is worth {cost} {kind}, the tenant has {limit} a minute")
-        raise RateLimited(
-            f"the tenant's {limit} {kind} a minute are spent",
+        raise self._refusal(left, str(cost), cost)
+
+    @staticmethod
+    def _refusal(left: Allowance, worth: str, cost: int) -> PayloadTooLarge | RateLimited:
+        if cost > left.limit:  # waiting would not help
+            return PayloadTooLarge(
+                f"this request is worth {worth} {left.kind}, the tenant has {left.limit} a minute"
+            )
+        return RateLimited(
+            f"the tenant's {left.limit} {left.kind} a minute are spent",
             retry_after_s=max(1.0, math.ceil(left.reset_s)),
             headers=left.headers(),
         )
 
     async def _hit(
-        self, item: RateLimitItemPerMinute, kind: str, tenant: str, cost: int
+        self, item: RateLimitItemPerMinute, kind: str, tenant: str, cost: int, *, spend: bool = True
     ) -> tuple[bool, WindowStats]:
+        """Whether ``cost`` fits the budget, and the budget's state; with ``spend`` it is taken off."""
         if self._shared is not None and time.monotonic() >= self._redis_retry_s:
             try:
-                fits = await self._shared.hit(item, kind, tenant, cost=cost)
+                ask = self._shared.hit if spend else self._shared.test
+                fits = await ask(item, kind, tenant, cost=cost)
                 return fits, await self._shared.get_window_stats(item, kind, tenant)
             except StorageError as error:
                 # Less strict limits are better than no service.
                 logger.warning("Redis is unavailable, this gateway counts limits alone: %s", error)
                 self._redis_retry_s = time.monotonic() + _REDIS_PAUSE_S
-        fits = await self._local.hit(item, kind, tenant, cost=cost)
+        ask = self._local.hit if spend else self._local.test
+        fits = await ask(item, kind, tenant, cost=cost)
         return fits, await self._local.get_window_stats(item, kind, tenant)
+
+
+def _allowance(kind: str, limit: int, stats: WindowStats) -> Allowance:
+    return Allowance(kind, limit, max(0, stats.remaining), stats.reset_time - time.time())

@@ -16,6 +16,7 @@ from dear_serving.gateway.budgets import Budgets
 from dear_serving.gateway.canary import rank_canary
 from dear_serving.gateway.catalog import Catalog, ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
+from dear_serving.gateway.fair_threads import FairThreads
 from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.openai_service import OpenAIService
 from dear_serving.gateway.request_admission import RequestAdmission
@@ -23,12 +24,16 @@ from dear_serving.gateway.rerank_service import RerankService
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.gateway.tokenizer import BaseTokenizer
+from dear_serving.gateway.worker_process import WorkerProcess
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import Engine
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.registry.database import open_database
 from dear_serving.settings import Settings
 from dear_serving.tenancy.tenants import Tenants
+
+# Two, because cleaning text holds Python's lock while encoding it does not.
+_THREADS = 2
 
 
 def build_gateway(
@@ -64,16 +69,27 @@ def build_gateway(
     catalog = Catalog(uuid.uuid4().hex, base, adapters, heartbeats, settings.default_model)
     queue, budgets = _fair_queue(settings), Budgets(settings.tenancy.limits_url)
     token_admission = TokenAdmission(queue, budgets, settings.limits.max_queued_tokens)
+    threads = FairThreads(_THREADS)
     return GatewayState(
         settings=settings,
         engine=engine,
-        rerank=RerankService(engine, builders, queue, token_admission, metrics, settings.ranking),
+        rerank=RerankService(
+            engine,
+            builders,
+            queue,
+            token_admission,
+            metrics,
+            settings.ranking,
+            settings.limits.max_windows,
+            threads,
+        ),
         openai=OpenAIService(
             engine,
             queue,
             token_admission,
             metrics,
             tokenizer,
+            threads,
             settings.engine.max_model_len,
             settings.limits.default_new_tokens,
         ),
@@ -89,10 +105,12 @@ def build_gateway(
         database=database,
         tenants=tenants,
         authenticator=Authenticator(tenants, key_digests, open_access=settings.tenancy.open),
+        arrivals=RequestAdmission(settings.limits.max_requests_in_flight, "bodies arriving"),
         admission=RequestAdmission(settings.limits.max_requests_in_flight),
         budgets=budgets,
         queue=queue,
         metrics=metrics,
+        worker=WorkerProcess(),
         admin_digests=tuple(admin_digests),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from dear_serving.errors import InvalidRequest
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
+from dear_serving.gateway.fair_threads import FairThreads
 from dear_serving.gateway.tenant_engine import TenantEngine
 from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.metrics import Metrics
@@ -27,8 +27,8 @@ _INLINE_CHARS = 16_384
 class OpenAIService:
     """Answers OpenAI bodies on the engines, fairly among tenants; fields as in RerankService.
 
-    ``tokenizer`` is the base model's, ``max_model_len`` its length in tokens. A chat that does not say how
-    much to write gets ``new_tokens`` tokens, or what the model's length leaves.
+    ``tokenizer`` is the base model's; ``threads`` use it for long texts. ``max_model_len`` is in tokens. A
+    chat that does not say how much to write gets ``new_tokens`` tokens, or what the model's length leaves.
     """
 
     engine: Engine
@@ -36,6 +36,7 @@ class OpenAIService:
     admission: TokenAdmission
     metrics: Metrics
     tokenizer: Tokenizer
+    threads: FairThreads
     max_model_len: int
     new_tokens: int
 
@@ -50,7 +51,7 @@ class OpenAIService:
             Overloaded, RateLimited, PayloadTooLarge: see TokenAdmission.admit.
         """
         model = caller.find(body.model)
-        prompt_tokens = await self._prompt_tokens(body)
+        prompt_tokens = await self._prompt_tokens(body, caller)
         new_tokens = self._new_tokens(body, prompt_tokens)
         request = OpenAIRequest(
             route="chat" if isinstance(body, ChatBody) else "completions",
@@ -65,7 +66,7 @@ class OpenAIService:
         self.metrics.count_model(caller.tenant.id, model.revision, request.route)
         return model, TenantEngine(self.engine, self.queue, caller.tenant).openai(request)
 
-    async def _prompt_tokens(self, body: ChatBody | CompletionBody) -> int:
+    async def _prompt_tokens(self, body: ChatBody | CompletionBody, caller: Caller) -> int:
         """All prompts' tokens: of completions as they are, of chats with room for the chat template's own."""
         field = "messages" if isinstance(body, ChatBody) else "prompt"
         texts = list(body.texts)
@@ -73,7 +74,7 @@ class OpenAIService:
         if chars > most or body.token_ids > self.max_model_len * body.prompts:
             raise InvalidRequest(f"{field}: longer than the model's {self.max_model_len} tokens", param=field)
         if chars > _INLINE_CHARS:
-            tokens = await asyncio.to_thread(self._count, texts)
+            tokens = await self.threads.run(caller.tenant.id, self._count, texts)
         else:
             tokens = self._count(texts)
         return max(1, body.token_ids + tokens + _TOKENS_AROUND_A_TURN * body.turns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dear_serving.errors import DeadlineExceeded
 from dear_serving.gateway.window_ranker import OnDecoded, WindowRanker
@@ -13,6 +13,9 @@ from dear_serving.protocol import DecodedWindow
 from dear_serving.ranking.scores import Scores
 from dear_serving.ranking.windows import Batch, Strategy, Window
 from dear_serving.types import OnProgress, Order, Ranking, RankTask, Repairs, Usage
+
+# Windows of one task that have a prompt at a time. More wait without one, since prompts take memory.
+_OPEN_WINDOWS = 256
 
 
 class Ranker:
@@ -60,12 +63,11 @@ class Ranker:
         """
         task = self._task
         ends_s = math.inf if task.deadline_s is None else time.monotonic() + task.deadline_s
-        try:
-            batch = next(strategy)
-            while True:
-                batch = strategy.send(await self._run_round(batch, ends_s))
-        except StopIteration as done:
-            order: Order = done.value
+        step = await self._window_ranker.runner.run(_advance, strategy, None)
+        while isinstance(step, Batch):
+            orders = await self._run_round(step, ends_s)
+            step = await self._window_ranker.runner.run(_advance, strategy, orders)
+        order = step
         return Ranking(
             order=order,
             scores=self._scores.along(order),
@@ -94,6 +96,9 @@ class Ranker:
             self._rounds += 1
         elif self._rounds == 0:
             raise DeadlineExceeded("the deadline passed before anything was ranked", param="dear.deadline_ms")
+        return await self._window_ranker.runner.run(self._take_in_all, batch, ranked)
+
+    def _take_in_all(self, batch: Batch, ranked: Sequence[DecodedWindow | None]) -> list[Order]:
         orders = []
         for window, decoded in zip(batch.windows, ranked, strict=True):
             if decoded is None:
@@ -102,18 +107,21 @@ class Ranker:
             else:
                 self._take_in(window, decoded)
                 orders.append(decoded.order)
-        self._usage += Usage.side_by_side(decoded.usage for decoded in done)
+        self._usage += Usage.side_by_side(decoded.usage for decoded in ranked if decoded is not None)
         return orders
 
     async def _rank_all(self, batch: Batch, ends_s: float) -> list[DecodedWindow | None]:
-        """Rank all windows at once; the first failure cancels the others and is raised unchanged."""
+        """Rank all windows at once, or as many as may be open; the first failure cancels the others and is
+        raised unchanged."""
+        places = asyncio.Semaphore(_OPEN_WINDOWS)
+
+        async def rank(window: Window, request_id: str) -> DecodedWindow:
+            async with places:
+                return await self._window_ranker.rank(window, request_id, ends_s, report)
+
         report = self._reporter(batch.windows[0]) if batch.leads and self._on_progress is not None else None
         tasks = [
-            asyncio.create_task(
-                self._window_ranker.rank(
-                    window, f"{self._request_id}-{self._windows + self._skipped + offset}", ends_s, report
-                )
-            )
+            asyncio.create_task(rank(window, f"{self._request_id}-{self._windows + self._skipped + offset}"))
             for offset, window in enumerate(batch.windows)
         ]
         try:
@@ -170,3 +178,12 @@ class Ranker:
                 "first-step probabilities"
             )
         return tuple(warnings)
+
+
+def _advance(strategy: Strategy, orders: Sequence[Order] | None) -> Batch | Order:
+    """The strategy's next batch, or its final order."""
+    try:
+        return next(strategy) if orders is None else strategy.send(orders)
+    except StopIteration as done:
+        order: Order = done.value
+        return order

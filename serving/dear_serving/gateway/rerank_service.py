@@ -11,6 +11,7 @@ from dear_serving.errors import InvalidRequest
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
+from dear_serving.gateway.fair_threads import FairThreads, Inline, TenantThreads
 from dear_serving.gateway.ranker import Ranker
 from dear_serving.gateway.tenant_engine import TenantEngine
 from dear_serving.gateway.token_admission import TokenAdmission
@@ -24,6 +25,8 @@ from dear_serving.settings import RankingSettings
 from dear_serving.types import OnProgress, Ranking, RankTask
 
 _MOST_MODELS = 1024
+# Smaller tasks run on the event loop: they block it for less than 15 ms, and threads would cost them time.
+_INLINE_CHARS, _INLINE_WINDOWS = 16_384, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class RerankService:
         admission: admits or refuses work by its tokens.
         metrics: counts requests and rankings.
         defaults: default window and step.
+        max_windows: most windows of one request.
+        threads: read and rank large tasks, off the event loop.
         latencies: recent round times of each model, by its public name.
     """
 
@@ -46,6 +51,8 @@ class RerankService:
     admission: TokenAdmission
     metrics: Metrics
     defaults: RankingSettings
+    max_windows: int
+    threads: FairThreads
     latencies: MutableMapping[str, LatencyModel] = field(default_factory=lambda: LRUCache(_MOST_MODELS))
 
     async def rank(self, task: RankTask, caller: Caller, on_progress: OnProgress | None = None) -> Ranking:
@@ -66,12 +73,19 @@ class RerankService:
         builder = self.builders(model.template)
         _check_reasoning(task, model, builder)
         latency = self.latencies.setdefault(model.name, LatencyModel())
+        plan = plan_ranking(task, self.defaults.window_size, self.defaults.step, self.max_windows, latency)
+        least_tokens = builder.least_tokens(plan.widest, plan.cost.calls, reasoning=task.reasoning)
+        await self.admission.check(caller, least_tokens)
         prompts = builder.prepare(task)
-        plan = plan_ranking(task, prompts, self.defaults.window_size, self.defaults.step, latency)
-        await self.admission.admit(caller, plan.prompt_tokens)
+        is_small = prompts.chars <= _INLINE_CHARS and plan.cost.calls <= _INLINE_WINDOWS
+        runner = Inline() if is_small else TenantThreads(self.threads, caller.tenant.id)
+        for batch in prompts.batches():
+            await runner.run(prompts.read, batch, plan.widest)
+        tokens = await runner.run(prompts.expected_tokens, plan.widest, plan.cost.calls, plan.cost.shown)
+        await self.admission.admit(caller, tokens)
         self.metrics.count_model(caller.tenant.id, model.revision, "rerank")
         engine = TenantEngine(self.engine, self.queue, caller.tenant)
-        window_ranker = WindowRanker(engine, builder, model.adapter, task, prompts)
+        window_ranker = WindowRanker(engine, builder, model.adapter, task, prompts, runner)
         ranker = Ranker(window_ranker, task, caller.request_id, latency.observe, on_progress)
         ranking = await ranker.rank(plan.start(), plan.strategy, plan.reason)
         self.metrics.observe_ranking(caller.tenant.id, model.revision, ranking)

@@ -13,6 +13,7 @@ from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.openai_service import OpenAIService
 from dear_serving.gateway.request_admission import RequestAdmission
 from dear_serving.gateway.rerank_service import RerankService
+from dear_serving.gateway.worker_process import WorkerProcess
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import Engine
 from dear_serving.registry.database import Database
@@ -25,8 +26,9 @@ class GatewayState:
     """The objects that the routes of a gateway replica use.
 
     ``rerank`` and ``openai`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are this gateway's
-    access to the registry. ``authenticator``, ``admission``, ``budgets`` and ``queue`` decide which requests
-    are served, and when. ``admin_digests`` are digests of the admin keys.
+    access to the registry. ``authenticator``, ``arrivals``, ``admission``, ``budgets`` and ``queue`` decide
+    which requests are served, and when: ``arrivals`` bounds those whose body is not there yet, ``admission``
+    the others. ``worker`` parses large bodies. ``admin_digests`` are digests of the admin keys.
     """
 
     settings: Settings
@@ -38,10 +40,12 @@ class GatewayState:
     database: Database
     tenants: Tenants
     authenticator: Authenticator
+    arrivals: RequestAdmission
     admission: RequestAdmission
     budgets: Budgets
     queue: FairQueue
     metrics: Metrics
+    worker: WorkerProcess
     admin_digests: tuple[bytes, ...] = ()
 
     def is_admin(self, authorization: str | None) -> bool:
@@ -50,3 +54,8 @@ class GatewayState:
         return key is not None and matches_any(key, self.admin_digests)
 
     started_s: int = field(default_factory=lambda: int(time.time()))
+
+    def close(self) -> None:
+        """End the threads and the process of large requests."""
+        self.rerank.threads.close()
+        self.worker.close()

@@ -24,6 +24,18 @@ class TokenAdmission:
         self._budgets = budgets
         self._max_queued_tokens = max_queued_tokens
 
+    async def check(self, caller: Caller, least_tokens: int) -> None:
+        """Refuse a request that ``admit`` would refuse later, before work is done for it; spends nothing.
+
+        Args:
+            least_tokens: the request needs these or more.
+
+        Raises:
+            RateLimited, PayloadTooLarge, Overloaded: see ``admit``.
+        """
+        self._check_queue(least_tokens)
+        await self._budgets.check_tokens(caller.tenant, least_tokens)
+
     async def admit(self, caller: Caller, tokens: int) -> None:
         """Admit a request of ``tokens`` predicted tokens.
 
@@ -32,10 +44,13 @@ class TokenAdmission:
             PayloadTooLarge: the request alone exceeds the tenant's tokens per minute.
             Overloaded: the gateway's queue is full.
         """
+        self._check_queue(tokens)
+        caller.report(await self._budgets.spend_tokens(caller.tenant, tokens))
+
+    def _check_queue(self, tokens: int) -> None:
         waiting = self._queue.cost
         if waiting and waiting + tokens > self._max_queued_tokens:
             raise Overloaded(
                 f"{waiting} tokens of work are ahead, the server takes on {self._max_queued_tokens}",
                 retry_after_s=min(_LONGEST_RETRY_S, max(1.0, self._queue.seconds_for(waiting))),
             )
-        caller.report(await self._budgets.spend_tokens(caller.tenant, tokens))

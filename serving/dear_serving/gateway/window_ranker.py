@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from dear_serving.errors import EngineUnavailable, InvalidRequest
+from dear_serving.gateway.fair_threads import Inline, Runner
 from dear_serving.protocol import DecodedWindow, Engine, GenerationRequest, PermutationRequest
 from dear_serving.ranking.permutation import parse_permutation
 from dear_serving.ranking.prompts import PromptBuilder, TaskPrompts
@@ -31,6 +32,7 @@ class WindowRanker:
         adapter: as in GenerationRequest.
         task: the task that the windows belong to.
         prompts: ``builder.prepare(task)``, if already made.
+        runner: builds the prompts, elsewhere if they are many or long.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class WindowRanker:
         adapter: str | None,
         task: RankTask,
         prompts: TaskPrompts | None = None,
+        runner: Runner | None = None,
     ) -> None:
         self._engine = engine
         self._builder = builder
         self._adapter = adapter
         self._task = task
         self.prompts = prompts or builder.prepare(task)
+        self.runner = runner or Inline()
 
     async def rank(
         self,
@@ -67,7 +71,7 @@ class WindowRanker:
                 identifiers have the same first token.
             EngineUnavailable: the engine could not decode the window.
         """
-        token_ids = self.prompts.window(window.passages)
+        token_ids = await self.runner.run(self.prompts.window, window.passages)
         if self._task.scoring == "generate":
             return await self._free_text(token_ids, window, request_id)
         if not self._task.reasoning:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
+
+REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+"""What a caller's X-Request-Id may be; another one is replaced."""
 
 ADMIN_PATH = "/admin/v1"
 VLLM_PATHS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dear_serving.errors import RequestError
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http.access import key_for
+from dear_serving.http.access import REQUEST_ID, key_for
+from dear_serving.http.arrival import receive_body
 from dear_serving.http.errors import error_reply
-
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class RequestMiddleware:
-    """ASGI middleware: a place is held until the last byte of a stream, or until the client leaves."""
+    """ASGI middleware: a place is held from the last byte of the body until the last byte of the answer, or
+    until the client leaves. While bodies arrive they are bounded apart, so that slow ones hold no place."""
 
     def __init__(self, app: ASGIApp, gateway: GatewayState) -> None:
         self._app = app
@@ -34,7 +34,7 @@ class RequestMiddleware:
             return
         headers, started_s = Headers(scope=scope), time.monotonic()
         given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})
         status = 499  # the client left before there was an answer
         caller: Caller | None = None
@@ -61,6 +61,8 @@ class RequestMiddleware:
             await self._work(caller, scope, receive, send_with_id)
         except RequestError as error:
             await error_reply(error)(scope, receive, send_with_id)
+        except ClientDisconnect:
+            pass  # nobody is left to answer
         finally:
             held.close()
             metrics = self._gateway.metrics
@@ -80,10 +82,14 @@ class RequestMiddleware:
         if caller is None or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        with (
-            self._gateway.admission.permit(caller.tenant),
-            self._gateway.metrics.in_flight.track_inprogress(),
-        ):
+        tenant, admission, metrics = caller.tenant, self._gateway.admission, self._gateway.metrics
+        admission.check(tenant)  # while it would be refused, its body need not come
+        with self._gateway.arrivals.permit(tenant) as arrival, metrics.arriving.track_inprogress():
+            max_bytes = self._gateway.settings.limits.max_body_bytes
+            body = await receive_body(Request(scope, receive), max_bytes, arrival.grow)
+        size, scope["state"]["body"] = len(body), body
+        del body  # whoever parses it holds it
+        with admission.permit(tenant, size), metrics.in_flight.track_inprogress():
             caller.report(await self._gateway.budgets.spend_request(caller.tenant))
             await self._app(scope, receive, send)
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request
@@ -16,7 +17,7 @@ from dear_serving.errors import EngineUnavailable, RequestError, UnknownModel
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http.body import BodyReader, json_reply, read_json, validate
+from dear_serving.http.body import BodyReader, json_reply, parse_as, read_parsed
 from dear_serving.http.errors import error_body
 from dear_serving.http.openai_replies import Completion, ModelCard, ModelList
 from dear_serving.http.openapi import errors
@@ -44,8 +45,8 @@ class OpenAIReader(BodyReader):
     async def __call__(self, request: Request) -> Any:
         """The body, checked."""
         gateway: GatewayState = request.app.state.gateway
-        data = await read_json(request, gateway.settings.limits.max_body_bytes)
-        return validate(self.models[0], data)
+        parse = partial(parse_as, self.models[0])
+        return await read_parsed(request, gateway.settings.limits.max_body_bytes, parse)
 
 
 @router.get("/models")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -11,10 +12,11 @@ from starlette.responses import Response
 from dear_serving.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest, UnknownModel
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http.body import BodyReader, json_reply, read_json, validate
+from dear_serving.http.body import BodyReader, encode_json, read_parsed
 from dear_serving.http.dialects import documents, tei
 from dear_serving.http.dialects.documents import RerankBody
-from dear_serving.http.dialects.limits import check_count, check_texts
+from dear_serving.http.dialects.limits import check_texts
+from dear_serving.http.dialects.parse import parse_rerank
 from dear_serving.http.dialects.reply import RerankReply
 from dear_serving.http.dialects.tei import TeiBody, TeiResult
 from dear_serving.http.openapi import errors
@@ -78,12 +80,8 @@ class RerankReader(BodyReader):
         """The body; TEI's has ``texts`` and no ``documents``."""
         gateway: GatewayState = request.app.state.gateway
         limits = gateway.settings.limits
-        data = await read_json(request, limits.max_body_bytes)
-        if TeiBody in self.models and "texts" in data and data.get("documents") is None:
-            check_count(data, "texts", limits)
-            return validate(TeiBody, data)
-        check_count(data, "documents", limits)
-        return validate(RerankBody, data)
+        parse = partial(parse_rerank, limits.max_documents, TeiBody in self.models)
+        return await read_parsed(request, limits.max_body_bytes, parse)
 
 
 _Documents = Annotated[RerankBody, Depends(RerankReader(RerankBody, examples=_EXAMPLES))]
@@ -115,8 +113,9 @@ async def rerank_documents(request: Request, body: _Documents) -> Response:
 
 async def _rerank_documents(request: Request, body: RerankBody) -> Response:
     gateway: GatewayState = request.app.state.gateway
-    task = documents.to_task(body)
-    check_texts(task, "documents", gateway.settings.limits)
+    limits = gateway.settings.limits
+    task = documents.to_task(body, limits.max_document_chars)
+    check_texts(task, "documents", limits)
     caller: Caller = request.state.caller
 
     async def rank(on_progress: OnProgress | None = None) -> Ranking:
@@ -126,8 +125,8 @@ async def _rerank_documents(request: Request, body: RerankBody) -> Response:
         return documents.to_reply(body, task, ranking, caller.request_id)
 
     if body.dear is not None and body.dear.stream:
-        return await stream_ranking(body, rank, reply)
-    return json_reply(reply(await rank()))
+        return await stream_ranking(body, rank, reply, partial(encode_json, request))
+    return await _json(request, reply(await rank()))
 
 
 async def _rerank_texts(request: Request, body: TeiBody) -> Response:
@@ -137,4 +136,8 @@ async def _rerank_texts(request: Request, body: TeiBody) -> Response:
     if body.dear is not None and body.dear.stream:
         raise InvalidRequest("dear.stream: goes with documents, not with texts", param="dear.stream")
     caller: Caller = request.state.caller
-    return json_reply(tei.to_reply(body, await gateway.rerank.rank(task, caller)))
+    return await _json(request, tei.to_reply(body, await gateway.rerank.rank(task, caller)))
+
+
+async def _json(request: Request, content: RerankReply | list[TeiResult]) -> Response:
+    return Response(await encode_json(request, content), media_type="application/json")

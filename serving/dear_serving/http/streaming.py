@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -16,6 +15,9 @@ from dear_serving.http.dialects.documents import RerankBody, results_along
 from dear_serving.http.dialects.reply import RerankReply
 from dear_serving.http.errors import error_body
 from dear_serving.types import OnProgress, Order, Ranking
+
+Encode = Callable[[Any], Awaitable[str]]
+"""JSON of anything."""
 
 Rank = Callable[[OnProgress | None], Awaitable[Ranking]]
 
@@ -41,31 +43,31 @@ def event_stream(events: AsyncGenerator[str, None]) -> StreamingResponse:
 
 
 async def stream_ranking(
-    body: RerankBody, rank: Rank, reply: Callable[[Ranking], RerankReply]
+    body: RerankBody, rank: Rank, reply: Callable[[Ranking], RerankReply], encode: Encode
 ) -> StreamingResponse:
     """``rank`` events, one a result and best first, then a ``ranking`` event with the whole reply.
 
     Raises:
         RequestError: from ``rank``, where it fails before the first event; later it is an ``error`` event.
     """
-    events = _events(body, rank, reply)
+    events = _events(body, rank, reply, encode)
     first = await anext(events)
-    return event_stream(_resume(first, events))
+    return event_stream(_resume(first, events, encode))
 
 
-async def _resume(first: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+async def _resume(first: str, rest: AsyncGenerator[str, None], encode: Encode) -> AsyncGenerator[str, None]:
     try:
         yield first
         async for event in rest:
             yield event
     except RequestError as error:
-        yield _event("error", error_body(error))
+        yield _event("error", await encode(error_body(error)))
     finally:
         await rest.aclose()
 
 
 async def _events(
-    body: RerankBody, rank: Rank, reply: Callable[[Ranking], RerankReply]
+    body: RerankBody, rank: Rank, reply: Callable[[Ranking], RerankReply], encode: Encode
 ) -> AsyncGenerator[str, None]:
     progress: asyncio.Queue[tuple[Order, tuple[float, ...]] | None] = asyncio.Queue()
     ranking = asyncio.ensure_future(rank(lambda order, scores: progress.put_nowait((order, scores))))
@@ -74,17 +76,17 @@ async def _events(
     try:
         while (best := await progress.get()) is not None:
             for result in results_along(body, *best, first=sent):
-                yield _event("rank", {"rank": sent, **result})
+                yield _event("rank", await encode({"rank": sent, **result}))
                 sent += 1
         done = await ranking
         for result in results_along(body, done.order, done.scores, first=sent):
-            yield _event("rank", {"rank": sent, **result})
+            yield _event("rank", await encode({"rank": sent, **result}))
             sent += 1
-        yield _event("ranking", reply(done))
+        yield _event("ranking", await encode(reply(done)))
         yield "data: [DONE]\n\n"
     finally:
         ranking.cancel()
 
 
-def _event(name: str, data: Mapping[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
+def _event(name: str, data: str) -> str:
+    return f"event: {name}\ndata: {data}\n\n"

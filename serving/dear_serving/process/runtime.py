@@ -21,6 +21,7 @@ from dear_serving.settings import Settings, load_settings
 # Set before ray is imported. Ray and vLLM print little on the terminal; their logs are in Ray's log folder.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")  # as in http.ingress: saves 1 ms per request
+os.environ.setdefault("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(256 * 1024 * 1024))  # else 4 MiB
 os.environ.setdefault("RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 local_ray.set_environment()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dear_serving.errors import InvalidRequest
-from dear_serving.ranking.prompts import TaskPrompts
 from dear_serving.ranking.strategies.auto import choose, cost_of, start
 from dear_serving.ranking.strategies.cost import Cost
 from dear_serving.ranking.strategies.latency import LatencyModel
@@ -23,7 +22,6 @@ class RankingPlan:
         sizes: the sizes of list and windows.
         passes: how many shuffled orders are ranked in parallel.
         cost: the cost of all passes together.
-        prompt_tokens: estimated tokens in the prompts of all windows.
     """
 
     strategy: StrategyName
@@ -31,7 +29,11 @@ class RankingPlan:
     sizes: Sizes
     passes: int
     cost: Cost
-    prompt_tokens: int
+
+    @property
+    def widest(self) -> int:
+        """Passages of the widest window."""
+        return self.sizes.count if self.strategy == "single" else min(self.sizes.count, self.sizes.window)
 
     def start(self) -> Strategy:
         """A new run of the strategy."""
@@ -39,34 +41,33 @@ class RankingPlan:
 
 
 def plan_ranking(
-    task: RankTask, prompts: TaskPrompts, window_size: int, step: int, latency: LatencyModel
+    task: RankTask, window_size: int, step: int, max_windows: int, latency: LatencyModel
 ) -> RankingPlan:
-    """Plan a task.
+    """Plan a task by its sizes; no text is read.
 
     Args:
         task: its own sizes, strategy and deadline override the defaults.
-        prompts: the task's prompts.
         window_size: passages per window, if the task gives none.
         step: step of the sliding window, if the task gives none.
+        max_windows: most windows of all passes together.
         latency: recent round times of the model.
 
     Raises:
-        InvalidRequest: the task's step is larger than its window.
+        InvalidRequest: the task's step is larger than its window, or it needs too many windows.
     """
     sizes = _sizes_of(task, window_size, step)
     strategy, reason = task.strategy, "asked for"
     if strategy == "auto":
         strategy, reason = choose(sizes, task.deadline_s, latency, task.passes)
     cost = cost_of(strategy, sizes, task.passes)
-    widest = sizes.count if strategy == "single" else min(sizes.count, sizes.window)
-    return RankingPlan(
-        strategy=strategy,
-        reason=reason,
-        sizes=sizes,
-        passes=task.passes,
-        cost=cost,
-        prompt_tokens=prompts.expected_tokens(widest, cost.calls, cost.shown),
-    )
+    if cost.calls > max_windows:
+        field = "dear.passes" if cost.calls <= max_windows * task.passes else "dear.window_size"
+        raise InvalidRequest(
+            f"{field}: {strategy} needs {cost.calls} windows for {sizes.count} passages, the limit is "
+            f"{max_windows}; choose fewer passes, larger windows or another strategy",
+            param=field,
+        )
+    return RankingPlan(strategy, reason, sizes, task.passes, cost)
 
 
 def _sizes_of(task: RankTask, window_size: int, step: int) -> Sizes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -20,6 +21,8 @@ _MIN_PASSAGE_TOKENS = 8
 _MAX_QUERY_SHARE = 0.25
 # No tokenizer in use averages more characters per token; longer text is cut before encoding.
 MAX_CHARS_PER_TOKEN = 16
+# Characters that are read in one go: about 20 ms of work. A short passage costs as much as 128 characters.
+_BATCH_CHARS, _PASSAGE_CHARS = 65_536, 128
 
 _SLOT = re.compile("\ue000(q|[0-9]+)\ue001")
 # Punctuation and white space after a slot, and one space before it, are encoded together with the text in
@@ -40,6 +43,10 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Token ids of untrusted text: control tokens in it are encoded as plain characters."""
+        ...
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """As ``encode``, one list for each text."""
         ...
 
     def encode_cut(self, text: str, max_tokens: int) -> list[int]:
@@ -141,8 +148,12 @@ class PromptBuilder:
         return AnswerTokens(opening, identifiers, tuple(separator))
 
     def prepare(self, task: RankTask) -> TaskPrompts:
-        """Prepare a task's query and passages once, so that each window's prompt is cheap."""
+        """The task's prompts; texts are read when they are needed first, see TaskPrompts.read."""
         return TaskPrompts(self, task)
+
+    def least_tokens(self, window: int, windows: int, *, reasoning: bool = False) -> int:
+        """The prompt tokens of ``windows`` windows of ``window`` passages, all texts left out."""
+        return windows * self.layout(min(window, MAX_IDENTIFIERS), reasoning=reasoning).fixed_tokens
 
     def layout(self, count: int, *, reasoning: bool = False) -> _Layout:
         """The template's pieces for ``count`` passages; with ``reasoning``, its reasoning form."""
@@ -198,28 +209,45 @@ class TaskPrompts:
 
     def __init__(self, builder: PromptBuilder, task: RankTask) -> None:
         self._builder = builder
+        self._passages = task.passages
         self._max_passage_tokens = task.max_passage_tokens
         self._reasoning = task.reasoning
-        self._query = neutralise(task.query).strip()
         self._max_chars = builder.max_model_len * MAX_CHARS_PER_TOKEN
         # Skip text that can never fit, even if the template removes most of it as white space.
-        max_read_chars = 4 * self._max_chars
-        # Neutralise twice: the template may remove text between a bracket and its number.
-        whole = [
-            neutralise(builder.template.normalise(neutralise(text[:max_read_chars])))
-            for text in task.passages
-        ]
-        self._texts = [builder.template.cut(text) for text in whole]
-        self._cut_by_template = {
-            index
-            for index, (text, full) in enumerate(zip(self._texts, whole, strict=True))
-            if len(text) < len(full)
-        }
-        self._encoded: dict[str, list[int]] = {}
-        self._cut_by_budget = {
-            index for index, text in enumerate(task.passages) if len(text) > max_read_chars
-        } - self._cut_by_template
+        self._max_read_chars = 4 * self._max_chars
+        self._query = task.query.strip()[: self._max_read_chars]
+        self._texts: dict[int | None, str] = {}  # None: the query
+        # By text, lead and trail. One token more than fits the model says that it is cut.
+        self._encoded: dict[tuple[int | None, str, str], Sequence[int]] = {}
+        self._trails: dict[str, list[int]] = {}
+        self._cut_by_template: set[int] = set()
+        self._cut_by_budget: set[int] = set()
         self._query_tokens_cut_to: int | None = None
+
+    @property
+    def chars(self) -> int:
+        """How much there is to read, in characters."""
+        return len(self._query) + sum(map(self._chars_of, range(len(self._passages))))
+
+    def batches(self) -> Iterator[list[int]]:
+        """All passages in batches for ``read``, each a few milliseconds of work."""
+        batch: list[int] = []
+        chars = 0
+        for index in range(len(self._passages)):
+            batch.append(index)
+            chars += self._chars_of(index)
+            if chars >= _BATCH_CHARS:
+                yield batch
+                batch, chars = [], 0
+        if batch:
+            yield batch
+
+    def read(self, indices: Sequence[int], window: int) -> None:
+        """Clean and encode these passages, so that prompts of ``window`` passages are cheap."""
+        slot = self._first_slot(window)
+        texts = [slot.lead + self._text(index)[: self._max_chars] + slot.trail for index in indices]
+        for index, tokens in zip(indices, self._builder.tokenizer.encode_many(texts), strict=True):
+            self._encoded[index, slot.lead, slot.trail] = self._kept(tokens)
 
     def window(self, indices: Sequence[int]) -> list[int]:
         """Token ids of the prompt that shows these passages in this order.
@@ -246,13 +274,13 @@ class TaskPrompts:
         room = self._builder.max_model_len - layout.max_new_tokens - layout.fixed_tokens
         query_limit = max(1, int(room * _MAX_QUERY_SHARE) // max(1, layout.query_slots))
         filled = {
-            slot: self._fill(self._query, slot, query_limit)
+            slot: self._fill(slot, query_limit)
             for slot in layout.pieces
             if isinstance(slot, _Slot) and slot.passage is None
         }
         room -= sum(len(filled[s]) for s in layout.pieces if isinstance(s, _Slot) and s in filled)
         slots = [s for s in layout.pieces if isinstance(s, _Slot) and s.passage is not None]
-        if room < sum(_MIN_PASSAGE_TOKENS + len(self._encode(slot.trail)) for slot in slots):
+        if room < sum(_MIN_PASSAGE_TOKENS + len(self._trail(slot)) for slot in slots):
             raise InvalidRequest(
                 f"{len(indices)} passages in one window do not fit the model's "
                 f"{self._builder.max_model_len} tokens; choose a smaller window_size",
@@ -261,7 +289,7 @@ class TaskPrompts:
         wanted = [self._length(indices[slot.passage or 0], slot) for slot in slots]
         for slot, share in zip(slots, share_budget(wanted, room), strict=True):
             index = indices[slot.passage or 0]
-            filled[slot] = self._fill(self._texts[index], slot, share, index)
+            filled[slot] = self._fill(slot, share, index)
         token_ids: list[int] = []
         for piece in layout.pieces:
             token_ids += filled[piece] if isinstance(piece, _Slot) else piece
@@ -276,15 +304,17 @@ class TaskPrompts:
             shown: passages shown in all windows together; each counts with the mean length.
         """
         layout = self._builder.layout(min(window, MAX_IDENTIFIERS), reasoning=self._reasoning)
-        slots = [piece for piece in layout.pieces if isinstance(piece, _Slot) and piece.passage is not None]
         # Measured in a window's first slot, so that later windows find most passages encoded in the cache.
-        lengths = sum(self._length(index, slots[0]) for index in range(len(self._texts)))
-        around = layout.fixed_tokens + layout.query_slots * len(self._encode(self._query))
-        whole = windows * around + shown * lengths // max(1, len(self._texts))
+        slot = self._first_slot(window)
+        lengths = sum(self._length(index, slot) for index in range(len(self._passages)))
+        around = layout.fixed_tokens + layout.query_slots * len(self._encode(_Slot(None, "", "")))
+        whole = windows * around + shown * lengths // max(1, len(self._passages))
         return min(whole, windows * self._builder.max_model_len)
 
     def warnings(self) -> tuple[str, ...]:
         """Cuts made so far, one sentence per reason."""
+        for index in range(len(self._passages)):
+            self._text(index)
         template = self._builder.template
         warnings = []
         if self._query_tokens_cut_to is not None:
@@ -305,30 +335,64 @@ class TaskPrompts:
             )
         return tuple(warnings)
 
+    def _first_slot(self, window: int) -> _Slot:
+        pieces = self._builder.layout(min(window, MAX_IDENTIFIERS), reasoning=self._reasoning).pieces
+        return next(piece for piece in pieces if isinstance(piece, _Slot) and piece.passage is not None)
+
+    def _chars_of(self, index: int) -> int:
+        return min(len(self._passages[index]), self._max_read_chars) + _PASSAGE_CHARS
+
+    def _text(self, index: int | None) -> str:
+        """The query, or a passage as the template wants it."""
+        if index is None and index not in self._texts:
+            self._texts[index] = neutralise(self._query).strip()
+        elif index is not None and index not in self._texts:
+            template, given = self._builder.template, self._passages[index]
+            # Neutralise twice: the template may remove text between a bracket and its number.
+            whole = neutralise(template.normalise(neutralise(given[: self._max_read_chars])))
+            text = self._texts[index] = template.cut(whole)
+            if len(text) < len(whole):
+                self._cut_by_template.add(index)
+            elif len(given) > self._max_read_chars:
+                self._cut_by_budget.add(index)
+        return self._texts[index]
+
     def _length(self, index: int, slot: _Slot) -> int:
-        """Tokens that the passage needs in this slot, within the caller's cap."""
-        tokens = len(self._encode(slot.lead + self._texts[index][: self._max_chars] + slot.trail))
+        """Tokens that the passage needs in this slot, within the caller's cap and the model's length."""
+        tokens = len(self._encode(slot, index))
         if self._max_passage_tokens is not None:
-            tokens = min(tokens, self._max_passage_tokens + len(self._encode(slot.trail)))
+            tokens = min(tokens, self._max_passage_tokens + len(self._trail(slot)))
         return tokens
 
-    def _fill(self, text: str, slot: _Slot, limit: int, index: int | None = None) -> list[int]:
+    def _fill(self, slot: _Slot, limit: int, index: int | None = None) -> Sequence[int]:
         """Tokens of lead, text and trail, at most ``limit``; only the text is cut."""
-        whole = self._encode(slot.lead + text[: self._max_chars] + slot.trail)
+        text, whole = self._text(index), self._encode(slot, index)
         if len(whole) <= limit and len(text) <= self._max_chars:
             return whole
-        trail = self._encode(slot.trail)
+        trail = self._trail(slot)
         kept = max(0, limit - len(trail))
         if index is None:
             self._query_tokens_cut_to = kept
         else:
             self._cut_by_budget.add(index)
-        return self._builder.tokenizer.encode_cut(slot.lead + text[: self._max_chars], kept) + trail
+        text = slot.lead + text[: min(self._max_chars, kept * MAX_CHARS_PER_TOKEN)]
+        return self._builder.tokenizer.encode_cut(text, kept) + trail
 
-    def _encode(self, text: str) -> list[int]:
-        if text not in self._encoded:
-            self._encoded[text] = self._builder.tokenizer.encode(text)
-        return self._encoded[text]
+    def _encode(self, slot: _Slot, index: int | None = None) -> Sequence[int]:
+        """Tokens of the query or a passage in this slot, whole or as many as the model's length and one."""
+        key = (index, slot.lead, slot.trail)
+        if key not in self._encoded:
+            text = slot.lead + self._text(index)[: self._max_chars] + slot.trail
+            self._encoded[key] = self._kept(self._builder.tokenizer.encode(text))
+        return self._encoded[key]
+
+    def _kept(self, tokens: Sequence[int]) -> Sequence[int]:
+        return array("I", tokens[: self._builder.max_model_len + 1])  # a list takes nine times the memory
+
+    def _trail(self, slot: _Slot) -> list[int]:
+        if slot.trail not in self._trails:
+            self._trails[slot.trail] = self._builder.tokenizer.encode(slot.trail)
+        return self._trails[slot.trail]
 
 
 def share_budget(wanted: Sequence[int], budget: int) -> list[int]:

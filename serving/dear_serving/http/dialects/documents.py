@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
-from dear_serving.errors import InvalidRequest
+from dear_serving.errors import InvalidRequest, PayloadTooLarge
 from dear_serving.http.dialects.options import DearOptions
 from dear_serving.http.dialects.reply import DearMeta, RerankReply, Result
 from dear_serving.types import Order, Ranking, RankTask
 
 _DOCUMENTS_PER_SEARCH_UNIT = 100
+_MOST_RANK_FIELDS, _MOST_FIELD_CHARS = 64, 256
 
 AtLeastZero = Annotated[int, Field(ge=0)]
 Query = Annotated[str, Field(description="The search query.", json_schema_extra={"pattern": r"\S"})]
@@ -46,8 +47,14 @@ class RerankBody(BaseModel):
     )
     top_n: AtLeastZero | None = Field(None, description="Most results; 0 and null: all.")
     return_documents: bool | None = Field(None, description="Whether results include their documents.")
-    rank_fields: list[str] | None = Field(
-        None, description='The fields of objects that the model reads; null: "text".'
+    rank_fields: (
+        Annotated[
+            list[Annotated[str, Field(max_length=_MOST_FIELD_CHARS)]], Field(max_length=_MOST_RANK_FIELDS)
+        ]
+        | None
+    ) = Field(
+        None,
+        description='The fields of objects that the model reads, each once; null: "text".',
     )
     max_tokens_per_doc: AtLeastZero | None = Field(
         None, description="Every document is cut to this many tokens; 0: no cap."
@@ -66,6 +73,13 @@ class RerankBody(BaseModel):
         """Jina also takes ``{"text": ...}``."""
         return value["text"] if isinstance(value, dict) and set(value) == {"text"} else value
 
+    @field_validator("rank_fields")
+    @classmethod
+    def _each_once(cls, fields: list[str] | None) -> list[str] | None:
+        if fields and len(set(fields)) < len(fields):
+            raise ValueError("a field is named twice")
+        return fields
+
     @property
     def max_passage_tokens(self) -> int | None:
         """The smaller of the two caps the dialects know; 0 and -1 mean none."""
@@ -73,18 +87,29 @@ class RerankBody(BaseModel):
         return min((cap for cap in caps if cap is not None and cap > 0), default=None)
 
 
-def to_task(body: RerankBody) -> RankTask:
+def ranked_fields(body: RerankBody) -> RerankBody:
+    """The body without the documents' other fields, which only the reply could need."""
+    fields = body.rank_fields or ["text"]
+    documents: list[str | dict[str, Any]] = [
+        one if isinstance(one, str) else {name: one[name] for name in fields if name in one}
+        for one in body.documents
+    ]
+    return body.model_copy(update={"documents": documents})
+
+
+def to_task(body: RerankBody, max_chars: int) -> RankTask:
     """The task in a body.
 
     Raises:
         InvalidRequest: a document lacks a field that is ranked, or it is no text.
+        PayloadTooLarge: a document's fields have more than ``max_chars`` characters together.
     """
     fields = body.rank_fields or ["text"]
     options = body.dear.task_fields() if body.dear is not None else {}
     return RankTask(
         query=body.query,
         passages=[
-            one if isinstance(one, str) else _text_of(one, fields, position)
+            one if isinstance(one, str) else _text_of(one, fields, position, max_chars)
             for position, one in enumerate(body.documents)
         ],
         model=body.model,
@@ -156,12 +181,21 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
     }
 
 
-def _text_of(document: dict[str, Any], fields: list[str], position: int) -> str:
-    values = []
+def _text_of(document: dict[str, Any], fields: list[str], position: int, max_chars: int) -> str:
+    values: list[str] = []
     for field in fields:
         value = document.get(field)
         if not isinstance(value, str):
             where = f"documents.{position}.{field}"
             raise InvalidRequest(f"{where}: a text is needed", param=where)
-        values.append(value if len(fields) == 1 else f"{field}: {value}")
-    return "\n".join(values)
+        values.append(value)
+    if len(fields) == 1:
+        return values[0]
+    # Checked before they are joined: the joined text may be much longer than the document.
+    chars = sum(map(len, fields)) + sum(map(len, values)) + 3 * len(fields) - 1
+    if chars > max_chars:
+        where = f"documents.{position}"
+        raise PayloadTooLarge(
+            f"{where}: its rank_fields have {chars} characters, over the limit of {max_chars}", param=where
+        )
+    return "\n".join(f"{field}: {value}" for field, value in zip(fields, values, strict=True))

@@ -9,7 +9,7 @@ from dear_serving.settings import LimitSettings
 from dear_serving.types import RankTask
 
 
-def check_count(data: dict[str, Any], field: str, limits: LimitSettings) -> None:
+def check_count(data: dict[str, Any], field: str, max_documents: int) -> None:
     """Refuse too many passages before each of them is looked at.
 
     Args:
@@ -20,10 +20,8 @@ def check_count(data: dict[str, Any], field: str, limits: LimitSettings) -> None
         PayloadTooLarge: over ``max_documents``.
     """
     passages = data.get(field)
-    if isinstance(passages, list) and len(passages) > limits.max_documents:
-        raise PayloadTooLarge(
-            f"{field}: {len(passages)} are over the limit of {limits.max_documents}", param=field
-        )
+    if isinstance(passages, list) and len(passages) > max_documents:
+        raise PayloadTooLarge(f"{field}: {len(passages)} are over the limit of {max_documents}", param=field)
 
 
 def check_texts(task: RankTask, field: str, limits: LimitSettings) -> None:

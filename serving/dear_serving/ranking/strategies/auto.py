@@ -61,10 +61,18 @@ def choose(sizes: Sizes, deadline_s: float | None, latency: LatencyModel, passes
     return Choice(name, f"{excess}; no strategy fits the deadline, {name} comes closest")
 
 
-@lru_cache(maxsize=1024)
 def cost_of(name: StrategyName, sizes: Sizes, passes: int = 1) -> Cost:
-    """The cost of a strategy, by its public name, for all passes together."""
-    return cost(start(name, sizes, passes))
+    """The cost of a strategy, by its public name, for all passes together.
+
+    Only one pass is run: the others have the same rounds with as many windows (see self_consistent).
+    """
+    one = _cost_of_pass(name, sizes)
+    return one if passes == 1 else Cost(one.calls * passes, one.rounds, one.shown * passes, 0)
+
+
+@lru_cache(maxsize=1024)
+def _cost_of_pass(name: StrategyName, sizes: Sizes) -> Cost:
+    return cost(start(name, sizes))
 
 
 def start(name: StrategyName, sizes: Sizes, passes: int = 1) -> Strategy:

@@ -1,0 +1,123 @@
+"""What runs in Ray Serve's HTTP proxy, in front of every gateway: limits of headers.
+
+Ray calls ``middlewares`` as its proxy starts, named in RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+
+import uvicorn.protocols.http.auto
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from dear_serving.http.access import REQUEST_ID
+
+_MOST_HEADERS, _MOST_HEADER_BYTES = 100, 64 * 1024
+_HEADERS_S = 20.0
+
+
+def middlewares() -> list[Middleware]:
+    """Limit the headers of the proxy's server, and return what every request passes in the proxy."""
+    # The proxy takes neither a protocol nor limits for its uvicorn, whose "auto" is looked up when it starts.
+    uvicorn.protocols.http.auto.AutoHTTPProtocol = LimitedProtocol
+    return [Middleware(ReadableHeaders)]
+
+
+class ReadableHeaders:
+    """ASGI middleware: leaves out headers that Ray's proxy could not decode, which would be a 500.
+
+    A request id that is not well formed is left out too, and Ray gives the request a new one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if "headers" in scope:
+            scope["headers"] = [
+                (name, value) for name, value in scope["headers"] if _is_readable(name, value)
+            ]
+        await self._app(scope, receive, send)
+
+
+def _is_readable(name: bytes, value: bytes) -> bool:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return False
+    return name != b"x-request-id" or REQUEST_ID.fullmatch(text) is not None
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """Ends connections whose headers are too many (431), too large (431) or do not come."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _awaits_headers = True
+    _count = _parsed = _arrived = 0  # headers, and their bytes
+    _is_too_large = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio."""
+        super().connection_made(transport)
+        self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        super().data_received(data)
+        if self._awaits_headers and not self.transport.is_closing():
+            self._arrived += len(data)  # it was all headers
+            if self._arrived > _MOST_HEADER_BYTES:
+                self._refuse()
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        self._await_headers()
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools."""
+        self._count += 1
+        self._parsed += len(name) + len(value)
+        if self._count > _MOST_HEADERS or self._parsed > _MOST_HEADER_BYTES:
+            self._is_too_large = True
+            raise ValueError("the headers are too large")  # the parser stops, and send_400_response is called
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """See httptools."""
+        self._awaits_headers = False
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """A 431 if the headers are too large."""
+        if self._is_too_large:
+            self._refuse()
+        else:
+            super().send_400_response(msg)
+
+    def _await_headers(self) -> None:
+        self._stop_timer()
+        self._awaits_headers = True
+        self._count = self._parsed = self._arrived = 0
+        self._timer = self.loop.call_later(_HEADERS_S, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self) -> None:
+        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        lines = (f"HTTP/1.1 {status.value} {status.phrase}", "connection: close", "content-length: 0", "", "")
+        self.transport.write("\r\n".join(lines).encode())
+        self.transport.close()
