@@ -126,12 +126,13 @@ def seeded(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def settings_in(folder: Path, settings: Settings, store: Path | None = None) -> Settings:
-    """The settings with the registry, store and cache in a folder."""
+    """The settings with the registry, store and cache in a folder, and for any Host: tests use several."""
     adapters = {"store": str(store or folder / "store"), "cache": folder / "cache"}
     return settings.model_copy(
         update={
             "adapters": settings.adapters.model_copy(update=adapters),
             "registry": RegistrySettings(url=f"sqlite:///{folder / 'registry.db'}"),
+            "http": HttpSettings(allowed_hosts=("*",)),
         }
     )
 
@@ -145,10 +146,7 @@ async def gateway(
         update={"max_body_bytes": 2_000_000, "max_documents": 100, "max_document_chars": 200_000}
     )
     shutil.copy(seeded / "registry.db", tmp_path)
-    http = HttpSettings(allowed_hosts=("*",))  # clients in process have names of their own for it
-    own = settings_in(
-        tmp_path, settings.model_copy(update={"limits": limits, "http": http}), seeded / "store"
-    )
+    own = settings_in(tmp_path, settings.model_copy(update={"limits": limits}), seeded / "store")
     assert own.model.source is not None
     state = build_gateway(own, engine, tokenizer, own.model.source)
     await state.catalog.refresh()

@@ -44,6 +44,7 @@ from dear_client.errors import (
     UnknownRoute,
     UnknownSubject,
     UnsupportedMediaType,
+    WorkerUnavailable,
 )
 from dear_client.many import Progress
 from dear_client.models import (
@@ -120,6 +121,7 @@ __all__ = [
     "UnknownSubject",
     "UnsupportedMediaType",
     "Usage",
+    "WorkerUnavailable",
 ]
 
 

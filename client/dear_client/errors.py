@@ -29,7 +29,8 @@ ClientError
     ├── Unavailable          503   retried, after ``retry_after_s``
     │   ├── EngineUnavailable
     │   ├── RegistryUnavailable
-    │   └── StoreUnavailable
+    │   ├── StoreUnavailable
+    │   └── WorkerUnavailable
     ├── DeadlineExceeded     504   the request's own deadline passed before anything was ranked
     └── InternalError        other 5xx
 """
@@ -195,6 +196,10 @@ class StoreUnavailable(Unavailable):
     """The store of adapters cannot be read or written now."""
 
 
+class WorkerUnavailable(Unavailable):
+    """The process that reads large bodies died or took too long."""
+
+
 class DeadlineExceeded(ServerError):
     """The request's deadline passed before anything was decided."""
 
@@ -237,6 +242,7 @@ _BY_CODE: dict[str, tuple[int, type[ServerError]]] = {
     "engine_unavailable": (503, EngineUnavailable),
     "registry_unavailable": (503, RegistryUnavailable),
     "store_unavailable": (503, StoreUnavailable),
+    "worker_unavailable": (503, WorkerUnavailable),
     "deadline_exceeded": (504, DeadlineExceeded),
 }
 

@@ -218,6 +218,7 @@ async def test_after_a_kill_the_registry_is_whole_and_the_service_answers(
             if adapter.active is None:
                 assert reply.status_code == 404
             else:
+                assert reply.status_code == 200, reply.text
                 assert reply.json()["meta"]["dear"]["revision"] == adapter.active
         # And nothing stands in the way of what was cut off.
         await server.swap_to_medical()
