@@ -82,7 +82,7 @@ async def test_it_inherits_no_sockets(worker: WorkerProcess) -> None:
 
 
 async def test_a_killed_worker_fails_its_request_and_the_next_one_works(worker: WorkerProcess) -> None:
-    await worker.start()
+    await worker.start(length)
     waiting = asyncio.create_task(worker.run("acme", wait, b""))
     await asyncio.sleep(0.5)
     assert worker.pid is not None
@@ -110,7 +110,7 @@ async def test_a_job_over_the_time_limit_is_ended() -> None:
 
 
 async def test_it_ends_with_close_even_in_the_middle_of_a_job(worker: WorkerProcess) -> None:
-    await worker.start()
+    await worker.start(length)
     waiting = asyncio.create_task(worker.run("acme", wait, b""))
     await asyncio.sleep(0.3)
     process = psutil.Process(worker.pid)
@@ -125,7 +125,7 @@ def test_it_ends_when_the_gateway_is_killed(tmp_path: Path) -> None:
         "import asyncio, time\n"
         "from dear_serving.gateway.worker_process import WorkerProcess\n"
         "worker = WorkerProcess()\n"
-        "asyncio.run(worker.start())\n"
+        "asyncio.run(worker.start(len))\n"
         "print(worker.pid, flush=True)\n"
         "time.sleep(60)\n"
     )

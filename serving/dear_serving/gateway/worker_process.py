@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import IO, Any, TypeVar
 
 from dear_serving.errors import RequestError, WorkerUnavailable
@@ -44,9 +45,10 @@ class WorkerProcess:
         """The process's id, while there is one."""
         return self._process.pid if self._process is not None else None
 
-    async def start(self) -> None:
-        """Start the process, so that the first job need not wait for it."""
-        await self._thread.run("", self._running)
+    async def start(self, function: Callable[..., Any]) -> None:
+        """Start the process and import what ``function`` needs, so that the first job need not wait."""
+        with contextlib.suppress(RequestError):
+            await self.run("", partial(_imported, function), b"")
 
     async def run(self, tenant: str, function: Callable[[Buffer], T], data: Buffer) -> T:
         """What ``function(data)`` returns.
@@ -143,6 +145,10 @@ def _answer(function: bytes, data: bytes) -> tuple[bool, Any]:
     except Exception as error:  # its text may be the caller's, so it stays here
         where = "".join(traceback.format_tb(error.__traceback__))
         return False, RuntimeError(f"{type(error).__name__} in the worker process\n{where}")
+
+
+def _imported(function: Callable[..., Any], data: Buffer) -> None:
+    """Nothing: the function was unpickled, so its module is there."""
 
 
 def _serve() -> None:

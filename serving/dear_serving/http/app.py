@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from dear_serving.errors import RegistryUnavailable, RequestError
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http import adapters, admin, errors, health, openai, rerank
+from dear_serving.http.dialects.parse import parse_rerank
 from dear_serving.http.middleware import RequestMiddleware
 from dear_serving.http.openapi import ABOUT, publish
 from dear_serving.http.trusted_host import TrustedHost
@@ -28,7 +29,7 @@ def create_app(gateway: GatewayState) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        work = (gateway.lifecycle.run(), gateway.metrics.watch_loop(), gateway.worker.start())
+        work = (gateway.lifecycle.run(), gateway.metrics.watch_loop(), gateway.worker.start(parse_rerank))
         running = [asyncio.create_task(one) for one in work]
         gc.collect()
         gc.freeze()  # else a collection looks at all imported modules, which takes a third of a second

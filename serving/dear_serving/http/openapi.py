@@ -30,6 +30,7 @@ from dear_serving.errors import (
     RegistryUnavailable,
     RequestError,
     UnsupportedMediaType,
+    WorkerUnavailable,
 )
 from dear_serving.http.access import key_for
 from dear_serving.http.body import BodyReader
@@ -61,7 +62,7 @@ _ERRORS_OF_KEYS: dict[str | None, tuple[type[RequestError], ...]] = {
     "admin": (InvalidRequest, InvalidKey, PermissionDenied, RegistryUnavailable),
 }
 _ERRORS_OF_BODIES = (InvalidRequest, PayloadTooLarge, UnsupportedMediaType, BodyTimeout)
-_ERRORS_OF_LIMITS = (Overloaded, RateLimited)
+_ERRORS_OF_LIMITS = (Overloaded, RateLimited, WorkerUnavailable)
 
 _LIMIT_HEADERS = [
     f"x-ratelimit-{what}-{kind}"

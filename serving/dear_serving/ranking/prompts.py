@@ -21,8 +21,10 @@ _MIN_PASSAGE_TOKENS = 8
 _MAX_QUERY_SHARE = 0.25
 # No tokenizer in use averages more characters per token; longer text is cut before encoding.
 MAX_CHARS_PER_TOKEN = 16
-# Characters that are read in one go: about 20 ms of work. A short passage costs as much as 128 characters.
-_BATCH_CHARS, _PASSAGE_CHARS = 65_536, 128
+# Characters that are read in one go: about 10 ms of work. A short passage costs as much as 128 characters.
+_BATCH_CHARS, _PASSAGE_CHARS = 32_768, 128
+# Of a long text, a beginning of this many characters a token is encoded first, since it may fill the model.
+_FIRST_CHARS_PER_TOKEN = 4
 
 _SLOT = re.compile("\ue000(q|[0-9]+)\ue001")
 # Punctuation and white space after a slot, and one space before it, are encoded together with the text in
@@ -245,9 +247,8 @@ class TaskPrompts:
     def read(self, indices: Sequence[int], window: int) -> None:
         """Clean and encode these passages, so that prompts of ``window`` passages are cheap."""
         slot = self._first_slot(window)
-        texts = [slot.lead + self._text(index)[: self._max_chars] + slot.trail for index in indices]
-        for index, tokens in zip(indices, self._builder.tokenizer.encode_many(texts), strict=True):
-            self._encoded[index, slot.lead, slot.trail] = self._kept(tokens)
+        for index, tokens in zip(indices, self._tokens(slot, indices), strict=True):
+            self._encoded[index, slot.lead, slot.trail] = tokens
 
     def window(self, indices: Sequence[int]) -> list[int]:
         """Token ids of the prompt that shows these passages in this order.
@@ -382,12 +383,26 @@ class TaskPrompts:
         """Tokens of the query or a passage in this slot, whole or as many as the model's length and one."""
         key = (index, slot.lead, slot.trail)
         if key not in self._encoded:
-            text = slot.lead + self._text(index)[: self._max_chars] + slot.trail
-            self._encoded[key] = self._kept(self._builder.tokenizer.encode(text))
+            (self._encoded[key],) = self._tokens(slot, [index])
         return self._encoded[key]
 
-    def _kept(self, tokens: Sequence[int]) -> Sequence[int]:
-        return array("I", tokens[: self._builder.max_model_len + 1])  # a list takes nine times the memory
+    def _tokens(self, slot: _Slot, indices: Sequence[int | None]) -> list[Sequence[int]]:
+        """As ``_encode``, for many texts. Encoding takes much memory, so no more is encoded than fits."""
+        most = self._builder.max_model_len + 1
+        texts = [self._text(index) for index in indices]
+        found: list[Sequence[int]] = [()] * len(texts)
+        left, chars = list(range(len(texts))), _FIRST_CHARS_PER_TOKEN * most
+        while left:
+            pieces = [slot.lead + texts[place][:chars] + slot.trail for place in left]
+            for place, tokens in zip(left, self._builder.tokenizer.encode_many(pieces), strict=True):
+                found[place] = array("I", tokens[:most])  # a list takes nine times the memory
+            left = [
+                place
+                for place in left
+                if chars < min(len(texts[place]), self._max_chars) and len(found[place]) < most
+            ]
+            chars = min(2 * chars, self._max_chars)
+        return found
 
     def _trail(self, slot: _Slot) -> list[int]:
         if slot.trail not in self._trails:
