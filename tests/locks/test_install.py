@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -105,6 +107,33 @@ def test_every_locked_package_is_pinned_with_hashes(install: ModuleType, name: s
     pinned = [number for number, line in enumerate(lines) if line[:1].isalnum()]
     assert all("==" in lines[number] and "--hash=sha256:" in lines[number + 1] for number in pinned)
     assert not any("://" in line for line in lines)
+
+
+def test_torch_is_pinned_with_a_hash_wherever_its_wheel_is_known() -> None:
+    """PyTorch's index publishes none of Python 3.12's wheel that could be checked here: its line says so."""
+    lock = (ROOT / "configs" / "locks" / "torch-cpu.txt").read_text()
+    lines = [line for line in lock.replace("\\\n", "").splitlines() if line.startswith("torch==")]
+    without = [line for line in lines if "--hash=sha256:" not in line]
+    assert without == ['torch==2.13.0+cpu ; python_version >= "3.12"']
+    assert len(lines) == 2
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="its wheel's hash is not in the lock")
+def test_pip_refuses_a_torch_of_another_hash(tmp_path: Path) -> None:
+    """As it is run: the lock itself brings pip into the mode in which it checks hashes."""
+    wheel = tmp_path / "torch-2.13.0+cpu-cp311-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as made:
+        made.writestr("torch-2.13.0+cpu.dist-info/METADATA", "Name: torch\nVersion: 2.13.0+cpu\n")
+        made.writestr("torch-2.13.0+cpu.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+        made.writestr("torch-2.13.0+cpu.dist-info/RECORD", "")
+    lock = (ROOT / "configs" / "locks" / "torch-cpu.txt").read_text()
+    own = tmp_path / "torch-cpu.txt"
+    own.write_text(lock.partition("\n")[2])  # without the index
+    command = [sys.executable, "-m", "pip", "--isolated", "download", "--no-deps", "--no-index"]
+    command += ["--find-links", str(tmp_path), "--dest", str(tmp_path / "got"), "-r", str(own)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stderr
 
 
 def test_the_cpu_locks_bring_no_cuda(install: ModuleType) -> None:
