@@ -1,7 +1,7 @@
 PYTHON ?= python3
 CONFIG ?= configs/cpu.yaml
 
-.PHONY: setup clients demo serve test test-unit test-long check openapi locks model bench bench-gpu
+.PHONY: setup clients demo serve test test-unit test-long check openapi locks audit model bench bench-gpu
 setup: ; @$(PYTHON) configs/locks/install.py
 clients: ; @$(PYTHON) configs/locks/install.py clients
 demo: setup ; @.venv/bin/dear demo --config $(CONFIG)
@@ -12,6 +12,7 @@ test-long: setup clients ; @.venv/bin/python -m pytest --hypothesis-profile long
 check: setup ; @.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/python -m pytest -q tests/test_layers.py \
 	&& .venv/bin/python -m dear_serving.http | diff --unified configs/openapi.json -
 openapi: setup ; @.venv/bin/python -m dear_serving.http > configs/openapi.json.new && mv configs/openapi.json.new configs/openapi.json
+audit: ; @$(PYTHON) configs/locks/audit.py
 locks: setup ; @sh configs/locks/compile.sh
 model: setup ; @.venv/bin/python -m configs.demo.maker.train --seed 0 --out configs/demo
 bench: setup ; @.venv/bin/python -m benchmarks --out benchmarks/results

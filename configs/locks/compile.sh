@@ -11,3 +11,4 @@ compile $cpu --output-file configs/locks/cpu.txt
 compile $cpu --group dev --constraint configs/locks/cpu.txt --output-file configs/locks/dev.txt
 compile pyproject.toml --extra gpu --extra bench --output-file configs/locks/gpu.txt
 compile configs/locks/clients.in --output-file configs/locks/clients.txt
+compile configs/locks/audit.in --output-file configs/locks/audit.txt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ import fsspec
 
 from dear_serving.errors import SettingsError
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+"""A model's id on the Hugging Face hub, or a relative folder of two parts."""
+
 _SMALL = (".json", ".jinja", ".model", ".txt")
 _NOT_SMALL = ".safetensors.index.json"
 
@@ -20,6 +24,21 @@ _NOT_SMALL = ".safetensors.index.json"
 def is_url(source: str) -> bool:
     """Whether a base model's source is a URL, such as ``s3://bucket/model``."""
     return "://" in source
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a base model's source is a Hugging Face id, such as ``org/model``."""
+    return HUB_ID.fullmatch(source) is not None and source[0] != "." and not Path(source).is_dir()
+
+
+def unpinned(source: str) -> str | None:
+    """A warning, if the base model's files may be others at the next start."""
+    if not is_hub_id(source):
+        return None
+    return (
+        f"model.source: {source} is the newest on the hub at each start; to pin it, run "
+        f"hf download {source} --revision COMMIT --local-dir FOLDER and name the folder"
+    )
 
 
 def read_config(source: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from dear_serving.adapters.base_files import is_url, read_config
+from dear_serving.adapters.base_files import HUB_ID, is_hub_id, is_url, read_config
 from dear_serving.adapters.template_files import load_template
 from dear_serving.errors import InvalidAdapterFiles, SettingsError
 from dear_serving.settings import AdapterSettings, Settings
@@ -41,7 +41,6 @@ _FLOATS = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F8
 _HEADER_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 20
 _WIDEST_FLOAT = 4
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _UNSUPPORTED = (
     *("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias"),
     *("alora_invocation_tokens", "trainable_token_indices", "target_parameters", "fan_in_fan_out"),
@@ -110,8 +109,7 @@ def base_shape(source: str, bases: tuple[str, ...] = ()) -> BaseShape:
         SettingsError: the model's config cannot be read, or it is not Llama-like.
     """
     try:
-        is_hub_id = _HUB_ID.fullmatch(source) and not Path(source).is_dir()
-        return BaseShape.from_config(_base_config(source), (source, *bases) if is_hub_id else ())
+        return BaseShape.from_config(_base_config(source), (source, *bases) if is_hub_id(source) else ())
     except KeyError as error:
         raise SettingsError(f"model.source: the config of {source} has no {error}") from None
     except (TypeError, AttributeError):
@@ -261,7 +259,7 @@ def _config_problems(config: dict[str, Any], base: BaseShape, max_rank: int) -> 
     if (
         isinstance(trained_on, str)
         and base.hub_ids
-        and _HUB_ID.fullmatch(trained_on)
+        and HUB_ID.fullmatch(trained_on)
         and trained_on.lower() not in map(str.lower, base.hub_ids)
     ):
         yield f"it was trained on {trained_on}, the base model here is {base.hub_ids[0]} (see adapters.bases)"

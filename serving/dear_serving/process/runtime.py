@@ -106,9 +106,13 @@ class _Progress:
 def _start(settings: Settings, progress: _Progress) -> None:
     from ray import serve
 
+    from dear_serving.adapters.base_files import unpinned
     from dear_serving.adapters.configured import register_configured
+    from dear_serving.adapters.preflight import base_source
     from dear_serving.app import APP_NAME, build_application, http_options
 
+    if (warning := unpinned(base_source(settings))) is not None:
+        say(f"warning: {warning}")
     register_configured(settings)
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
