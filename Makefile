@@ -1,13 +1,14 @@
 PYTHON ?= python3
 CONFIG ?= configs/cpu.yaml
 
-.PHONY: setup clients demo serve test test-unit test-long check openapi locks audit model bench bench-gpu
+.PHONY: setup clients demo serve test test-unit test-long attack check openapi locks audit model bench bench-gpu
 setup: ; @$(PYTHON) configs/locks/install.py
 clients: ; @$(PYTHON) configs/locks/install.py clients
 demo: setup ; @.venv/bin/dear demo --config $(CONFIG)
 serve: setup ; @exec .venv/bin/dear serve --config $(CONFIG)
 test: setup clients ; @.venv/bin/python -m pytest -n 3 --no-loadscope-reorder -m "not long"
 test-unit: setup ; @.venv/bin/python -m pytest -n 3 -m "not (e2e or integration or long)" --ignore tests/test_app.py --ignore tests/inside_vllm/test_cpu_lora.py
+attack: setup ; @.venv/bin/python -m pytest -n 3 -m "attack and not long"
 test-long: setup clients ; @.venv/bin/python -m pytest --hypothesis-profile long -m "long or hypothesis"
 check: setup ; @.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/python -m pytest -q tests/test_layers.py \
 	&& .venv/bin/python -m dear_serving.http | diff --unified configs/openapi.json -

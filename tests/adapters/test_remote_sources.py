@@ -17,6 +17,8 @@ from dear_serving.adapters.store import Store
 from dear_serving.errors import InvalidAdapterFiles
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.attack
+
 DEMO = ROOT / "configs" / "demo"
 BASE = BaseShape.from_config(json.loads((DEMO / "base" / "config.json").read_text()))
 

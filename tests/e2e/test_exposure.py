@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.e2e.conftest import Server
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.attack, pytest.mark.e2e]
 
 NOT_ON_LOOPBACK = {"ray::ServeReplica:dear:Engine"}
 """Processes with a socket on every address; SECURITY.md says so, and that the sockets need Ray's token."""

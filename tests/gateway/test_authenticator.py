@@ -14,6 +14,8 @@ from dear_serving.registry.database import open_database
 from dear_serving.tenancy.keys import new_key
 from dear_serving.tenancy.tenants import DEFAULT_TENANT, Limits, Tenants
 
+pytestmark = pytest.mark.attack
+
 
 @pytest.fixture(autouse=True)
 def acme(tenants: Tenants) -> None:

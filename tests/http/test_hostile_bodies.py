@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.fake_server import SMALL_BUDGET, FakeServer, LongestWait, fake_server
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.attack, pytest.mark.integration]
 logger = logging.getLogger(__name__)
 
 MB = 1_000_000

@@ -21,6 +21,7 @@ from tests.support.fake_server import TENANTS, FakeServer, fake_server
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 pytestmark = [
+    pytest.mark.attack,
     pytest.mark.integration,
     pytest.mark.skipif(NGINX is None, reason="nginx is not installed (apt-get install nginx-light)"),
 ]

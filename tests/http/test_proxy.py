@@ -15,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from dear_serving.http import proxy
 
+pytestmark = pytest.mark.attack
+
 
 async def show(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers with the headers and the length of the body."""

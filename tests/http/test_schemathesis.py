@@ -17,7 +17,7 @@ from dear_serving.http.app import create_app
 from dear_serving.replica.adapter_sync import AdapterSync
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.attack, pytest.mark.integration]
 
 logger = logging.getLogger(__name__)
 

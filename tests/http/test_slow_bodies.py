@@ -18,6 +18,8 @@ from dear_serving.http import arrival
 from tests.conftest import client_of
 from tests.support.fake_server import TENANTS, FakeServer, fake_server
 
+pytestmark = pytest.mark.attack
+
 BODY = json.dumps({"query": "q", "documents": ["a", "b"]}).encode()
 JSON = {"content-type": "application/json"}
 PLACES = 16

@@ -12,6 +12,8 @@ from dear_serving.gateway.state import GatewayState
 from dear_serving.settings import HttpSettings
 from tests.conftest import client_of
 
+pytestmark = pytest.mark.attack
+
 LOOPBACK = ["localhost", "localhost:8000", "127.0.0.1:8000", "127.0.0.2", "[::1]:8000", "LOCALHOST."]
 OTHERS = [
     "evil.example",

@@ -11,6 +11,8 @@ from dear_serving.errors import InvalidRequest
 from dear_serving.openai.bodies import ChatBody, CompletionBody
 from dear_serving.openai.fields import MOST_COMPLETIONS
 
+pytestmark = pytest.mark.attack
+
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 PROMPT: dict[str, Any] = {"prompt": "hi"}
 
