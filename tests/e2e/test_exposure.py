@@ -69,7 +69,7 @@ def test_ray_answers_nobody_without_its_token(process: str, server: Server) -> N
 
 
 def test_the_token_is_in_nobody_elses_hands(server: Server) -> None:
-    environments = [one.environ() for one in server.descendants() if "gcs_server" in one.cmdline()[0]]
+    environments = [one.environ() for one in server.descendants() if one.name() == "gcs_server"]
     assert [one["RAY_AUTH_MODE"] for one in environments] == ["token"]
     assert stat.S_IMODE((Path.home() / ".ray" / "auth_token").stat().st_mode) == 0o600
 

@@ -32,8 +32,11 @@ CONFIG = {
     "operations": [
         # Rules between fields, which no schema tells: a step within the window, fields that documents have.
         {"include-tag": "rerank", "checks": {"positive_data_acceptance": OFF}},
-        # vLLM checks these, and here no vLLM runs.
-        {"include-tag": "openai", "checks": {"negative_data_rejection": OFF}},
+        # Rules between fields, too; and numbers may be texts, as vLLM takes them.
+        {
+            "include-tag": "openai",
+            "checks": {"negative_data_rejection": OFF, "positive_data_acceptance": OFF},
+        },
         # As lax as vLLM; what is loaded already is refused.
         {
             "include-path-regex": "lora_adapter$",
