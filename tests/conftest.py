@@ -178,7 +178,7 @@ def http(gateway: GatewayState) -> Iterator[httpx.AsyncClient]:
 def client_of(gateway: GatewayState) -> httpx.AsyncClient:
     """A client of the app in this process; faults of the app come back as its 500 reply."""
     transport = httpx.ASGITransport(create_app(gateway), raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 def with_rerank(gateway: GatewayState, **parts: Any) -> GatewayState:
