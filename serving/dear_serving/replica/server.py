@@ -27,6 +27,7 @@ from dear_serving.errors import (
     RequestError,
     UnknownModel,
 )
+from dear_serving.loopback import keep_on_loopback
 from dear_serving.metrics import EngineMetrics
 from dear_serving.openai.bodies import model_of
 from dear_serving.protocol import (
@@ -76,6 +77,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         hub_tokens: HubTokens,
     ) -> None:
         """Start the engine and load the adapters that the registry wants."""
+        keep_on_loopback()
         hub_tokens.use()
         keep_tokens_out_of_runtime_envs()
         logging.getLogger("ray.serve").addFilter(is_not_of_a_caller)
