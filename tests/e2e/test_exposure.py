@@ -14,6 +14,7 @@ from tests.e2e.conftest import Server
 
 pytestmark = [pytest.mark.attack, pytest.mark.e2e]
 
+
 def listening(server: Server) -> list[tuple[str, str, int]]:
     """Process, address and port of every TCP socket on which the server's processes listen."""
     return [

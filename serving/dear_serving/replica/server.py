@@ -7,14 +7,12 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import ValidationError
 from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.serve.llm import LLMConfig, LLMServer
-from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
 from dear_serving.adapters.heartbeats import Heartbeats
 from dear_serving.adapters.hub_tokens import VARIABLES, HubTokens
@@ -23,13 +21,10 @@ from dear_serving.adapters.store import Store
 from dear_serving.errors import (
     AdapterNotLoadable,
     EngineUnavailable,
-    InvalidRequest,
     RequestError,
-    UnknownModel,
 )
 from dear_serving.loopback import keep_on_loopback
 from dear_serving.metrics import EngineMetrics
-from dear_serving.openai.bodies import model_of
 from dear_serving.protocol import (
     HELD,
     DecodedWindow,
@@ -44,8 +39,9 @@ from dear_serving.replica.adapter_sync import AdapterSync
 from dear_serving.replica.kv_admission import KvAdmission
 from dear_serving.replica.self_check import check_burst, small_window
 from dear_serving.replica.start_deadline import start_deadline
+from dear_serving.replica.vllm_openai import from_vllm, vllm_errors, vllm_request
 from dear_serving.replica.window_decoder import Decoder, Undecodable
-from dear_serving.settings import AdaptersSettings, EngineSettings, describe
+from dear_serving.settings import AdaptersSettings, EngineSettings
 from dear_serving.types import Decoding, Usage
 
 if TYPE_CHECKING:
@@ -56,7 +52,6 @@ logger = logging.getLogger(__name__)
 
 _RESTART_S = 10.0
 _NOT_HELD_S = 1.0
-_LONGEST_MESSAGE = 500
 _SELF_CHECK_SHARE = 0.25  # of engine.start_timeout_s, for each of two checks
 
 
@@ -306,13 +301,13 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
 
     async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
-        asked = _vllm_request(request)
+        asked = vllm_request(request)
         adapter = None if asked.model == self._llm_config.model_id else asked.model
         async with (
             self._using(adapter, request.priority),
             self._admission.hold(request.tokens, request.priority, request.sequences, is_text=True),
         ):
-            with _vllm_errors():
+            with vllm_errors():
                 answer = await (self.chat(asked) if request.route == "chat" else self.completions(asked))
             async with contextlib.aclosing(answer):  # a cancelled request ends the generation at once
                 async for item in answer:
@@ -325,7 +320,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                             continue
                         reply = piece.model_dump(mode="json")
                         if "error" in reply:
-                            raise _from_vllm(reply["error"])
+                            raise from_vllm(reply["error"])
                         yield reply
 
     async def record_routing_stats(self) -> dict[str, Any]:
@@ -385,49 +380,5 @@ def keep_tokens_out_of_runtime_envs() -> None:
     ENV_VARS_TO_PROPAGATE.difference_update(VARIABLES)
 
 
-def _vllm_request(request: OpenAIRequest) -> ChatCompletionRequest | CompletionRequest:
-    """The request as vLLM's, checked once more by our own rules."""
-    try:
-        body = model_of(request.route).model_validate(request.body)
-        fields = body.for_engine(request.new_tokens) | {"request_id": request.request_id}
-        if request.cache_salt is not None:
-            fields["cache_salt"] = request.cache_salt
-        kind = ChatCompletionRequest if request.route == "chat" else CompletionRequest
-        with _vllm_errors():
-            return kind.model_validate(fields)
-    except ValidationError as error:
-        field = ".".join(str(step) for step in error.errors()[0]["loc"]) or None
-        raise InvalidRequest(_cut(describe(error)), param=field) from None
-
-
-@contextlib.contextmanager
-def _vllm_errors() -> Iterator[None]:
-    """What vLLM raises for a body that it cannot take, as InvalidRequest."""
-    from vllm.exceptions import VLLMClientError
-
-    try:
-        yield
-    except ValidationError:
-        raise
-    except (VLLMClientError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise InvalidRequest(_cut(str(error))) from None
-
-
-def _cut(message: str) -> str:
-    """vLLM's words, which may repeat all of a caller's text."""
-    line = " ".join(message[: 4 * _LONGEST_MESSAGE].split())
-    return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}..."
-
-
 def _restarting() -> EngineUnavailable:
     return EngineUnavailable("the engine is restarting", retry_after_s=_RESTART_S)
-
-
-def _from_vllm(error: dict[str, Any]) -> RequestError:
-    """vLLM's error object as our error; messages of server errors are not passed on to callers."""
-    code, message = int(error.get("code") or 500), _cut(str(error.get("message") or ""))
-    if code == 404:
-        return UnknownModel(message, param=error.get("param"))
-    if code < 500:
-        return InvalidRequest(message, param=error.get("param"))
-    return EngineUnavailable("the engine could not answer", retry_after_s=_RESTART_S)
