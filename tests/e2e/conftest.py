@@ -28,7 +28,7 @@ HUB_TOKEN = "hf_TheTokenOfTheTests"
 class Server(BackgroundServer):
     """A server under test: what it prints can be waited for, and what it started can be looked at."""
 
-    def wait_for_line(self, text: str, timeout_s: float = 60) -> None:
+    def wait_for_line(self, text: str, timeout_s: float = 120) -> None:
         """Return when the output has ``text``."""
         deadline_s = time.monotonic() + timeout_s
         while text not in self.output():

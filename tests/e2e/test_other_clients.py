@@ -313,7 +313,7 @@ def test_bad_input_is_the_clients_own_error(
 
 
 class Place:
-    """The one place that the narrow tenant has: taken by a request whose body is still on its way."""
+    """The one place that the narrow tenant has: taken by a long text that nobody reads."""
 
     def __init__(self, server: Server, http: httpx.Client, key: str) -> None:
         self._http = http
@@ -323,16 +323,17 @@ class Place:
 
     def take(self) -> None:
         """Return when the place is taken."""
+        body = json.dumps({"prompt": "a", "stream": True, "ignore_eos": True, "max_tokens": 4000})
+        url = httpx.URL(self._server.url)
         head = [
-            "POST /v2/rerank HTTP/1.1",
-            "Host: server",
+            "POST /v1/completions HTTP/1.1",
+            f"Host: {url.host}",
             f"Authorization: Bearer {self._key}",
             "Content-Type: application/json",
-            "Content-Length: 100",
+            f"Content-Length: {len(body)}",
         ]
-        url = httpx.URL(self._server.url)
         self._connection = socket.create_connection((url.host, url.port))
-        self._connection.sendall("\r\n".join([*head, "", "{"]).encode())
+        self._connection.sendall("\r\n".join([*head, "", body]).encode())
         self._wait_until(lambda: metric(self._http, "dear_requests_in_flight") == 1)
 
     def leave(self) -> None:

@@ -134,3 +134,12 @@ def test_it_ends_when_the_gateway_is_killed(tmp_path: Path) -> None:
         process = psutil.Process(int(gateway.stdout.readline()))
         gateway.kill()
     process.wait(10)
+
+
+async def test_none_starts_after_it_was_closed() -> None:
+    worker = WorkerProcess()
+    starting = asyncio.create_task(worker.start(length))
+    await asyncio.sleep(0)
+    worker.close()
+    await asyncio.gather(starting, return_exceptions=True)
+    assert worker.pid is None

@@ -39,6 +39,8 @@ class WorkerProcess:
         self._timeout_s = timeout_s
         self._thread = FairThreads(1)  # all that follows happens on it
         self._process: subprocess.Popen[bytes] | None = None
+        self._closing = threading.Lock()  # else a process could start after ``close``
+        self._closed = False
 
     @property
     def pid(self) -> int | None:
@@ -71,8 +73,11 @@ class WorkerProcess:
     def close(self) -> None:
         """End the process, even in the middle of a job."""
         self._thread.close()
-        if self._process is not None:
-            self._end(self._process)
+        with self._closing:
+            self._closed = True
+            process = self._process
+        if process is not None:
+            self._end(process)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
@@ -81,14 +86,17 @@ class WorkerProcess:
             self._end(self._process)
         # Importable is what is importable here. File descriptors other than the pipes are closed.
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            pipesize=_PIPE_BYTES,
-        )
-        return self._process
+        with self._closing:
+            if self._closed:
+                raise WorkerUnavailable("the server is stopping", retry_after_s=1.0)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                pipesize=_PIPE_BYTES,
+            )
+            return self._process
 
     def _exchange(self, function: bytes, data: Buffer) -> tuple[bool, Any]:
         process = self._running()

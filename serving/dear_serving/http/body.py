@@ -111,6 +111,7 @@ def validate(model: type[Model], data: dict[str, Any]) -> Model:
         path = [str(step) for step in first["loc"] if _is_field(step)]
         field = ".".join(path) or None
         message = "unknown option" if first["type"] == "extra_forbidden" else first["msg"]
+        message = "at least one is needed" if first["type"] == "too_short" else message
         message = message.removeprefix("Value error, ")
         raise InvalidRequest(f"{field}: {message}" if field else message, param=field) from None
 
