@@ -71,7 +71,7 @@ class Metrics:
         )
         self.queued_tokens = Gauge(
             "dear_queued_tokens",
-            "Predicted tokens of the windows that wait or are in the engines.",
+            "Cost of what waits or is in the engines, in tokens of a prompt.",
             registry=self.registry,
         )
         by_revision = ("tenant", "revision")

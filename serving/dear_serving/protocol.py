@@ -12,6 +12,9 @@ OpenAIRoute = Literal["chat", "completions"]
 
 _NEW_TOKEN_COST = 4
 
+TEXT_SHARE = 0.75
+"""Most of the engines' room that free texts have together: one can last long, and windows must find room."""
+
 HELD = "held"
 """Key in a replica's routing statistics; its value lists the adapters that the replica has loaded."""
 

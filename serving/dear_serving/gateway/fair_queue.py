@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from dear_serving.protocol import TEXT_SHARE
+
 _RATE_SMOOTHING = 0.2
 _RATE_PERIOD_S = 1.0
-_TEXT_SHARE = 0.75
 
 
 @dataclass(order=True, slots=True)
@@ -168,7 +169,7 @@ class FairQueue:
     def _next(self) -> tuple[_Line, _Waiter] | None:
         """What goes next, if there is room for it; only a text that waits for other texts is overtaken."""
         room = self._room()
-        text_room = int(room * _TEXT_SHARE)
+        text_room = int(room * TEXT_SHARE)
         texts = min(self._text_tokens, text_room)
         for line in sorted(self._lines.values(), key=lambda line: line.tag):
             for waiter in line.heads():

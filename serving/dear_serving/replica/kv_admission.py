@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from dear_serving.protocol import TEXT_SHARE
+
 PATIENCE_S = 2.0
-TEXT_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
