@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.ranking.prompts import PromptBuilder
@@ -187,21 +188,42 @@ async def test_requests_a_minute_are_counted_and_told(http: httpx.AsyncClient) -
     assert (await rerank(http, await key_of(http, "other"))).status_code == 200
 
 
-async def test_tokens_a_minute_are_those_of_all_windows(http: httpx.AsyncClient) -> None:
-    key = await key_of(http, "acme", tokens_per_minute=1_000_000)
+@pytest.mark.parametrize(
+    ("count", "options"),
+    [
+        (2, {}),
+        (20, {}),
+        (20, {"passes": 3}),
+        (60, {"strategy": "sliding"}),
+        (60, {"strategy": "sliding", "window_size": 8, "step": 3}),
+        (60, {"strategy": "joint"}),
+        (60, {"strategy": "merge2", "passes": 2}),
+        (60, {"strategy": "tourrank"}),
+        (60, {"scoring": "first_token", "strategy": "sliding", "window_size": 8}),
+        (30, {"scoring": "generate", "strategy": "sliding"}),
+        (12, {"reasoning": True}),
+    ],
+    ids=str,
+)
+async def test_a_budget_is_spent_by_what_the_windows_cost_in_the_queue(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, count: int, options: dict[str, Any]
+) -> None:
+    key = await key_of(http, "acme", tokens_per_minute=10_000_000)
+    documents = [f"passage {number} of many" for number in range(100, 100 + count)]
+    before = await rerank(http, key, documents=["a"])
+    costs: list[int] = []
+    turn = FairQueue.turn
 
-    async def spent(**body: Any) -> int:
-        before = await rerank(http, key, documents=["a"])
-        after = await rerank(http, key, **body)
-        left = [int(one.headers["x-ratelimit-remaining-tokens"]) for one in (before, after)]
-        assert after.status_code == 200
-        assert left[0] - left[1] == pytest.approx(after.json()["usage"]["prompt_tokens"], rel=0.1)
-        return left[0] - left[1]
+    def counted(self: FairQueue, tenant: str, weight: float, cost: int, *rest: Any, **more: Any) -> Any:
+        costs.append(cost)
+        return turn(self, tenant, weight, cost, *rest, **more)
 
-    documents = [f"passage number {number} of many" for number in range(60)]
-    one = await spent(documents=documents[:20])
-    assert await spent(documents=documents, dear={"strategy": "sliding"}) > 4 * one
-    assert await spent(documents=documents[:20], dear={"passes": 3}) == pytest.approx(3 * one, rel=0.01)
+    monkeypatch.setattr(FairQueue, "turn", counted)
+    after = await rerank(http, key, documents=documents, dear=options)
+    assert after.status_code == 200, after.text
+    left = [int(one.headers["x-ratelimit-remaining-tokens"]) for one in (before, after)]
+    # Passages count with their mean length, and reasoning with the most that it may write.
+    assert 0.95 * sum(costs) <= left[0] - left[1] <= 1.2 * sum(costs)
 
 
 async def test_a_request_over_the_tenants_whole_budget_is_too_large(http: httpx.AsyncClient) -> None:

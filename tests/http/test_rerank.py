@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.http import arrival
 from dear_serving.protocol import GenerationRequest, PermutationRequest
-from dear_serving.ranking.prompts import PromptBuilder
+from dear_serving.ranking.prompts import PromptBuilder, TaskPrompts
 from dear_serving.ranking.strategies.latency import LatencyModel
 from tests.conftest import LEGAL, client_of, with_rerank
 from tests.support.fake_engine import FakeEngine
@@ -322,6 +323,15 @@ async def test_options_within_their_bounds_are_taken(
     assert order == [2, 1, 0] or (sorted(order) == [0, 1, 2] and options.keys() & {"window_size", "passes"})
     tei = await http.post("/rerank", json={"query": "q", "texts": DOCUMENTS, "dear": options})
     assert [result["index"] for result in tei.json()] == order
+
+
+async def test_a_deadline_counts_the_time_in_which_texts_are_read(
+    http: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TaskPrompts, "read", lambda *_: time.sleep(0.2))
+    reply = await http.post("/v2/rerank", json=many(3) | {"dear": {"deadline_ms": 100}})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (504, "dear.deadline_ms")
+    assert not engine.requests
 
 
 async def test_a_deadline_that_only_some_strategies_keep_decides_which(gateway: GatewayState) -> None:

@@ -45,7 +45,6 @@ def dripping(server: FakeServer, tenant: str, count: int) -> Iterator[list[socke
         ]
         for one in sockets:
             one.sendall(head.encode())
-        time.sleep(0.3)
         yield sockets
 
 
@@ -55,18 +54,26 @@ def status_of(connection: socket.socket) -> int:
     return int(found[1])
 
 
+def metrics_with(http: httpx.Client, line: str) -> str:
+    """The metrics, as soon as they have this line."""
+    ends_s = time.monotonic() + 20
+    while line not in (metrics := http.get("/metrics").text):
+        assert time.monotonic() < ends_s, metrics
+        time.sleep(0.05)
+    return metrics
+
+
 @pytest.mark.integration
 def test_slow_bodies_hold_no_place_of_another_tenant_nor_of_their_own(server: FakeServer) -> None:
     hog, other = TENANTS
     with dripping(server, hog, 2 * PLACES) as slow, server.client(other) as http:
         assert http.post("/v2/rerank", content=BODY, headers=JSON).status_code == 200
-        metrics = http.get("/metrics").text
+        metrics = metrics_with(http, f"dear_bodies_arriving {PLACES - PLACES // 16:.1f}")
         assert "dear_requests_in_flight 0.0" in metrics
-        assert f"dear_bodies_arriving {PLACES - PLACES // 16:.1f}" in metrics
         refused = slow[-1]
         assert status_of(refused) == 429
         with dripping(server, other, 1):  # it found a place to arrive, and the hog has three quarters now
-            assert "dear_bodies_arriving 16.0" in http.get("/metrics").text
+            metrics_with(http, "dear_bodies_arriving 16.0")
     with server.client(hog) as http:
         assert http.post("/v2/rerank", content=BODY, headers=JSON).status_code == 200
 

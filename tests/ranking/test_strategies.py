@@ -25,11 +25,11 @@ def test_strategies_are_found_by_their_public_names() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("single", Cost(calls=1, rounds=1, shown=100, lone_rounds=1)),
-        ("sliding", Cost(calls=9, rounds=9, shown=180, lone_rounds=9)),
-        ("merge2", Cost(calls=6, rounds=2, shown=120, lone_rounds=1)),
-        ("joint", Cost(calls=15, rounds=1, shown=300, lone_rounds=0)),
-        ("tourrank", Cost(calls=13, rounds=5, shown=185, lone_rounds=3)),
+        ("single", Cost(calls=1, rounds=1, shown=100, lone_rounds=1, needed=10)),
+        ("sliding", Cost(calls=9, rounds=9, shown=180, lone_rounds=9, needed=90)),
+        ("merge2", Cost(calls=6, rounds=2, shown=120, lone_rounds=1, needed=30)),
+        ("joint", Cost(calls=15, rounds=1, shown=300, lone_rounds=0, needed=150)),
+        ("tourrank", Cost(calls=13, rounds=5, shown=185, lone_rounds=3, needed=95)),
     ],
 )
 def test_a_hundred_passages_cost_what_the_papers_say(name: str, expected: Cost) -> None:
@@ -39,7 +39,9 @@ def test_a_hundred_passages_cost_what_the_papers_say(name: str, expected: Cost) 
 @given(sizes_of_lists())
 def test_single_takes_one_call(sizes: Sizes) -> None:
     calls = int(sizes.count > 1)
-    assert cost(STRATEGIES["single"](sizes)) == Cost(calls, calls, calls * sizes.count, calls)
+    assert cost(STRATEGIES["single"](sizes)) == Cost(
+        calls, calls, calls * sizes.count, calls, calls * sizes.top_n
+    )
 
 
 @pytest.mark.parametrize(("top_n", "needed"), [(1, 1), (10, 10), (100, 100)])
@@ -358,4 +360,5 @@ def test_cost_is_what_a_real_run_takes(sizes: Sizes, name: str, seed: int) -> No
         rounds=len(batches),
         shown=sum(len(window.passages) for window in windows),
         lone_rounds=sum(len(batch.windows) == 1 for batch in batches),
+        needed=sum(window.needed for window in windows),
     )

@@ -84,28 +84,32 @@ def test_passes_count_towards_the_deadline() -> None:
 
 def test_estimates_follow_what_was_observed() -> None:
     known = pace(2.0, (5, 4.0))
-    assert known.estimate_s(Cost(calls=9, rounds=9, shown=180, lone_rounds=9)) == pytest.approx(18.0)
-    assert known.estimate_s(Cost(calls=15, rounds=1, shown=300, lone_rounds=0)) == pytest.approx(12.0)
-    assert known.estimate_s(Cost(calls=6, rounds=2, shown=120, lone_rounds=1)) == pytest.approx(6.0)
+    assert known.estimate_s(Cost(calls=9, rounds=9, shown=180, lone_rounds=9, needed=0)) == pytest.approx(
+        18.0
+    )
+    assert known.estimate_s(Cost(calls=15, rounds=1, shown=300, lone_rounds=0, needed=0)) == pytest.approx(
+        12.0
+    )
+    assert known.estimate_s(Cost(calls=6, rounds=2, shown=120, lone_rounds=1, needed=0)) == pytest.approx(6.0)
 
 
 def test_nothing_observed_estimates_nothing() -> None:
     assert not LatencyModel().known
-    assert LatencyModel().estimate_s(Cost(9, 9, 180, 9)) == 0.0
+    assert LatencyModel().estimate_s(Cost(9, 9, 180, 9, 0)) == 0.0
 
 
 def test_one_kind_of_round_bounds_the_other() -> None:
     lone_only, many_only = pace(lone_s=2.0), pace(many=(5, 4.0))
     assert lone_only.known
     assert many_only.known
-    mixed = Cost(calls=6, rounds=2, shown=120, lone_rounds=1)
+    mixed = Cost(calls=6, rounds=2, shown=120, lone_rounds=1, needed=0)
     assert lone_only.estimate_s(mixed) == pytest.approx(2.0 + 5 * 2.0)
     assert many_only.estimate_s(mixed) == pytest.approx(4.0 + 5 * 0.8)
 
 
 def test_the_pace_is_smoothed() -> None:
     known = LatencyModel(weight=0.2)
-    lone = Cost(1, 1, 20, 1)
+    lone = Cost(1, 1, 20, 1, 0)
     known.observe(1, 1.0)
     known.observe(1, 2.0)
     assert known.estimate_s(lone) == pytest.approx(1.2)

@@ -50,11 +50,12 @@ class Ranker:
         self._usage = Usage()
         self._reasoning: list[str] = []
 
-    async def rank(self, strategy: Strategy, name: str, reason: str) -> Ranking:
+    async def rank(self, strategy: Strategy, name: str, reason: str, began_s: float | None = None) -> Ranking:
         """Run ``strategy`` to its end; ``name`` and ``reason`` go into the Ranking.
 
-        After the task's deadline, windows are no longer ranked and keep the order they are shown in. The
-        result then has a warning that says how many were skipped.
+        After the task's deadline, counted from ``began_s`` (time.monotonic; None: now), windows are no longer
+        ranked and keep the order they are shown in. The result then has a warning that says how many were
+        skipped.
 
         Raises:
             InvalidRequest: a window does not fit the model, or the task's scoring cannot rank it.
@@ -62,7 +63,8 @@ class Ranker:
             EngineUnavailable: the engine could not decode a window.
         """
         task = self._task
-        ends_s = math.inf if task.deadline_s is None else time.monotonic() + task.deadline_s
+        began_s = time.monotonic() if began_s is None else began_s
+        ends_s = math.inf if task.deadline_s is None else began_s + task.deadline_s
         step = await self._window_ranker.runner.run(_advance, strategy, None)
         while isinstance(step, Batch):
             orders = await self._run_round(step, ends_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +16,7 @@ from dear_serving.gateway.fair_threads import FairThreads, Inline, TenantThreads
 from dear_serving.gateway.ranker import Ranker
 from dear_serving.gateway.tenant_engine import TenantEngine
 from dear_serving.gateway.token_admission import TokenAdmission
-from dear_serving.gateway.window_ranker import WindowRanker
+from dear_serving.gateway.window_ranker import WindowRanker, expected_cost
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import Engine
 from dear_serving.ranking.plan import plan_ranking
@@ -70,6 +71,7 @@ class RerankService:
             Overloaded, RateLimited, PayloadTooLarge: see TokenAdmission.admit.
             DeadlineExceeded, EngineUnavailable: see Ranker.rank.
         """
+        began_s = time.monotonic()
         model = caller.find(task.model)
         builder = self.builders(model.template)
         _check_reasoning(task, model, builder)
@@ -84,13 +86,13 @@ class RerankService:
         runner = inline if is_small else threads
         for batch in prompts.batches():
             await reader.run(prompts.read, batch, plan.widest)
-        tokens = await runner.run(prompts.expected_tokens, plan.widest, plan.cost.calls, plan.cost.shown)
-        await self.admission.admit(caller, tokens)
+        cost = await runner.run(expected_cost, task, builder, prompts, plan)
+        await self.admission.admit(caller, cost)
         self.metrics.count_model(caller.tenant.id, model.revision, "rerank")
         engine = TenantEngine(self.engine, self.queue, caller.tenant)
         window_ranker = WindowRanker(engine, builder, model.adapter, task, prompts, runner)
         ranker = Ranker(window_ranker, task, caller.request_id, latency.observe, on_progress)
-        ranking = await ranker.rank(plan.start(), plan.strategy, plan.reason)
+        ranking = await ranker.rank(plan.start(), plan.strategy, plan.reason, began_s)
         self.metrics.observe_ranking(caller.tenant.id, model.revision, ranking)
         return replace(ranking, model=model.name, revision=model.revision)
 

@@ -10,17 +10,36 @@ from dataclasses import replace
 
 from dear_serving.errors import EngineUnavailable, InvalidRequest
 from dear_serving.gateway.fair_threads import Inline, Runner
-from dear_serving.protocol import DecodedWindow, Engine, GenerationRequest, PermutationRequest
+from dear_serving.protocol import DecodedWindow, Engine, GenerationRequest, PermutationRequest, text_cost
 from dear_serving.ranking.permutation import parse_permutation
+from dear_serving.ranking.plan import RankingPlan
 from dear_serving.ranking.prompts import PromptBuilder, TaskPrompts
 from dear_serving.ranking.windows import Window
-from dear_serving.types import RankTask
+from dear_serving.types import MAX_IDENTIFIERS, RankTask
 
 # Part of the deadline reserved for the way back from the engine: this share, at most this many seconds.
 _WAY_BACK_SHARE, _WAY_BACK_S = 0.1, 0.05
 
 OnDecoded = Callable[[DecodedWindow], None]
 """Called with the window each time more of it is decided."""
+
+
+def expected_cost(task: RankTask, builder: PromptBuilder, prompts: TaskPrompts, plan: RankingPlan) -> int:
+    """What all requests of a task will take of the engines together: the sum of their ``cost``, with the mean
+    length for every passage.
+    """
+    windows, widest = plan.cost.calls, min(plan.widest, MAX_IDENTIFIERS)
+    read = prompts.expected_tokens(plan.widest, windows, plan.cost.shown)
+    if task.scoring == "generate":
+        return text_cost(read, windows * builder.layout(widest).max_new_tokens)
+    answer = builder.answer
+    a_rank = max(map(len, answer.identifiers[:widest])) + len(answer.separator)
+    ranks = windows if task.scoring == "first_token" else plan.cost.needed
+    decoded = read + windows * len(answer.opening) + ranks * a_rank
+    if not task.reasoning:
+        return decoded
+    reasoning = windows * builder.max_reasoning_tokens
+    return text_cost(read, reasoning) + decoded + reasoning
 
 
 class WindowRanker:

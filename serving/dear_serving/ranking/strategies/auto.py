@@ -67,7 +67,9 @@ def cost_of(name: StrategyName, sizes: Sizes, passes: int = 1) -> Cost:
     Only one pass is run: the others have the same rounds with as many windows (see self_consistent).
     """
     one = _cost_of_pass(name, sizes)
-    return one if passes == 1 else Cost(one.calls * passes, one.rounds, one.shown * passes, 0)
+    if passes == 1:
+        return one
+    return Cost(one.calls * passes, one.rounds, one.shown * passes, 0, one.needed * passes)
 
 
 @lru_cache(maxsize=1024)

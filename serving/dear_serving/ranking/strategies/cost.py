@@ -13,23 +13,26 @@ from dear_serving.types import Order
 class Cost:
     """Windows ranked (``calls``), sequential ``rounds``, and passages ``shown`` in all windows together.
 
-    ``lone_rounds`` counts the rounds with a single window.
+    ``lone_rounds`` counts the rounds with a single window, ``needed`` the ranks that are decided one by one.
     """
 
     calls: int
     rounds: int
     shown: int
     lone_rounds: int
+    needed: int
 
 
 def cost(strategy: Strategy) -> Cost:
     """Run ``strategy`` to its end without a model; its cost does not depend on the orders it receives."""
     sizes: list[list[int]] = []
+    needed = 0
     orders: Sequence[Order] | None = None
     try:
         while True:
             batch = next(strategy) if orders is None else strategy.send(orders)
             sizes.append([len(window.passages) for window in batch.windows])
+            needed += sum(window.needed for window in batch.windows)
             orders = [tuple(range(size)) for size in sizes[-1]]
     except StopIteration:
         return Cost(
@@ -37,4 +40,5 @@ def cost(strategy: Strategy) -> Cost:
             rounds=len(sizes),
             shown=sum(map(sum, sizes)),
             lone_rounds=sum(len(round_) == 1 for round_ in sizes),
+            needed=needed,
         )
