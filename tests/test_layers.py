@@ -52,7 +52,8 @@ ONLY_IN: dict[str, set[str]] = {
     },
     "vllm": {"inside_vllm", "replica"},
     "torch": {"inside_vllm"},
-    "transformers": {"gateway.tokenizer", "adapters"},
+    "transformers": {"gateway.tokenizer", "gateway.grammar_check", "adapters"},
+    "xgrammar": {"gateway.grammar_check"},
     "fastapi": {"http"},
     "starlette": {"http"},
     "httpx": set(),  # dear_client has it

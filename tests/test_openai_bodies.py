@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from dear_serving.errors import InvalidRequest
 from dear_serving.openai.bodies import ChatBody, CompletionBody
-from dear_serving.openai.fields import MOST_COMPLETIONS
+from dear_serving.openai.fields import MOST_COMPLETIONS, MOST_GRAMMAR_CHARS
 
 pytestmark = pytest.mark.attack
 
@@ -111,9 +111,10 @@ WRONG = [
     (CompletionBody, PROMPT | {"bad_words": ["a" * 1000]}),
     (CompletionBody, PROMPT | {"allowed_token_ids": list(range(2000))}),
     (CompletionBody, PROMPT | {"structured_outputs": {}}),
-    (CompletionBody, PROMPT | {"structured_outputs": {"grammar": "root ::= 'a'"}}),
-    (CompletionBody, PROMPT | {"structured_outputs": {"regex": "a+"}}),
-    (CompletionBody, PROMPT | {"structured_outputs": {"structural_tag": "{}"}}),
+    (CompletionBody, PROMPT | {"structured_outputs": {"grammar": "start: /a/"}}),
+    (CompletionBody, PROMPT | {"structured_outputs": {"regex": "a" * (MOST_GRAMMAR_CHARS + 1)}}),
+    (CompletionBody, PROMPT | {"structured_outputs": {"regex": "a+", "choice": ["a"]}}),
+    (CompletionBody, PROMPT | {"structured_outputs": {"structural_tag": ""}}),
     (CompletionBody, PROMPT | {"structured_outputs": {"choice": []}}),
     (CompletionBody, PROMPT | {"structured_outputs": {"choice": ["a"] * 257}}),
     (CompletionBody, PROMPT | {"structured_outputs": {"json": DEEP}}),

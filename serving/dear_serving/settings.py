@@ -185,7 +185,9 @@ class LimitSettings(_Settings):
     """Limits for one request, and for the requests and tokens in one gateway replica.
 
     ``max_windows`` is for all passes of a request together: 1,000 documents in 16 passes of 150 windows fit.
-    A chat that does not say how many tokens to write gets ``default_new_tokens``.
+    A chat that does not say how many tokens to write gets ``default_new_tokens``. Grammars, regular
+    expressions and structural tags in OpenAI bodies are refused, or with ``grammar_compile_s`` taken if they
+    compile in as many seconds: about as long as each may then hold up an engine.
     """
 
     max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
@@ -196,6 +198,7 @@ class LimitSettings(_Settings):
     max_requests_in_flight: Annotated[int, Field(gt=0)] = 1024
     max_queued_tokens: Annotated[int, Field(gt=0)] = 4_000_000
     default_new_tokens: Annotated[int, Field(gt=0)] = 1024
+    grammar_compile_s: Annotated[float, Field(gt=0, le=30)] | None = None
 
 
 class RegistrySettings(_Settings):

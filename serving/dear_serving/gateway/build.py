@@ -17,6 +17,7 @@ from dear_serving.gateway.canary import rank_canary
 from dear_serving.gateway.catalog import Catalog, ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.fair_threads import FairThreads
+from dear_serving.gateway.grammar_check import GrammarCheck
 from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.openai_service import OpenAIService
 from dear_serving.gateway.request_admission import RequestAdmission
@@ -92,6 +93,7 @@ def build_gateway(
             threads,
             settings.engine.max_model_len,
             settings.limits.default_new_tokens,
+            GrammarCheck(base_source, settings.limits.grammar_compile_s),
         ),
         catalog=catalog,
         lifecycle=Lifecycle(

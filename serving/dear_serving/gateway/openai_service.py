@@ -11,6 +11,7 @@ from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.fair_threads import FairThreads
+from dear_serving.gateway.grammar_check import GrammarCheck
 from dear_serving.gateway.tenant_engine import TenantEngine
 from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.metrics import Metrics
@@ -29,6 +30,7 @@ class OpenAIService:
 
     ``tokenizer`` is the base model's; ``threads`` use it for long texts. ``max_model_len`` is in tokens. A
     chat that does not say how much to write gets ``new_tokens`` tokens, or what the model's length leaves.
+    ``grammars`` says which grammars and regular expressions an engine may get.
     """
 
     engine: Engine
@@ -39,6 +41,7 @@ class OpenAIService:
     threads: FairThreads
     max_model_len: int
     new_tokens: int
+    grammars: GrammarCheck
 
     async def answer(
         self, body: ChatBody | CompletionBody, caller: Caller
@@ -47,7 +50,7 @@ class OpenAIService:
 
         Raises:
             UnknownModel: the caller may use no model of that name.
-            InvalidRequest: the prompts or the answer are longer than the model.
+            InvalidRequest: the prompts or the answer are longer than the model, or a grammar is refused.
             Overloaded, RateLimited, PayloadTooLarge: see TokenAdmission.admit.
         """
         model = caller.find(body.model)
@@ -62,6 +65,9 @@ class OpenAIService:
             prompts=body.prompts,
             sequences=body.sequences,
         )
+        if (asked := body.grammar) is not None:
+            await self.admission.check(caller, request.cost)
+            await self.grammars.check(caller.tenant.id, *asked)
         await self.admission.admit(caller, request.cost)
         self.metrics.count_model(caller.tenant.id, model.revision, request.route)
         return model, TenantEngine(self.engine, self.queue, caller.tenant).openai(request)

@@ -20,6 +20,8 @@ from dear_serving.openai.fields import (
     Choices,
     Count,
     FlatObject,
+    Grammar,
+    GrammarKind,
     Ignored,
     LogProbs,
     Penalty,
@@ -81,23 +83,35 @@ class ResponseFormat(_Part):
 
 
 class StructuredOutputs(_Part):
-    """vLLM's own way to say the form of the answer: one of a JSON schema, any JSON, or a list of texts."""
+    """vLLM's own way to say the form of the answer: exactly one of these.
+
+    A regular expression, a grammar (EBNF as xgrammar's) or a structural tag needs the server's setting
+    ``limits.grammar_compile_s``.
+    """
 
     json_: Schema | None = Field(None, alias="json")
     json_object: Literal[True] | None = None
     choice: Choices | None = None
     disable_any_whitespace: bool | None = None
-    regex: Refused = None
-    grammar: Refused = None
-    structural_tag: Refused = None
+    regex: Grammar | None = None
+    grammar: Grammar | None = None
+    structural_tag: Grammar | None = None
     whitespace_pattern: Refused = None
     disable_additional_properties: bool | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if sum(one is not None for one in (self.json_, self.json_object, self.choice)) != 1:
+        schemas, grammars = (self.json_, self.json_object, self.choice), self.grammars
+        if sum(one is not None for one in (*schemas, *grammars.values())) != 1:
             raise _wrong("structured_outputs", "one of json, json_object and choice is needed")
+        if self.grammar is not None and "::=" not in self.grammar:  # vLLM would take it for Lark's
+            raise _wrong("structured_outputs.grammar", "no EBNF: a rule is written root ::= ...")
         return self
+
+    @property
+    def grammars(self) -> dict[GrammarKind, str | None]:
+        """What an engine has to compile, by its field."""
+        return {"regex": self.regex, "grammar": self.grammar, "structural_tag": self.structural_tag}
 
 
 class _Body(_Part):
@@ -195,6 +209,12 @@ class _Body(_Part):
     def turns(self) -> int:
         """Turns that a chat template puts its own tokens around."""
         return 0
+
+    @property
+    def grammar(self) -> tuple[GrammarKind, str] | None:
+        """The grammar that the answer has to follow."""
+        grammars = self.structured_outputs.grammars if self.structured_outputs else {}
+        return next(((kind, text) for kind, text in grammars.items() if text is not None), None)
 
     @property
     def new_tokens(self) -> int | None:

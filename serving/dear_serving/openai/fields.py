@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
@@ -14,6 +14,7 @@ MOST_COMPLETIONS = 16
 MOST_LOG_PROBS = 20
 MOST_SCHEMA_BYTES = 16_384
 MOST_TOOLS = 64
+MOST_GRAMMAR_CHARS = 16_384
 _MOST_SCHEMA_DEPTH = 12
 _MOST_SCHEMA_PARTS = 512
 _MOST_REPETITIONS = 256
@@ -42,6 +43,8 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Probability = Annotated[float, Field(gt=0, le=1)]
 Word = Annotated[str, Field(min_length=1, max_length=_WORD_CHARS)]
 Words = Annotated[list[Word], Field(max_length=_WORDS)]
+Grammar = Annotated[str, Field(min_length=1, max_length=MOST_GRAMMAR_CHARS)]
+GrammarKind = Literal["regex", "grammar", "structural_tag"]
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(max_length=1024)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -240,9 +241,15 @@ async def test_free_text_and_grammars_run_beside_windows_and_change_nothing(engi
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
+    forms: list[dict[str, Any]] = [
+        {"choice": ["passage", "query"]},
+        {"regex": "[a-z]{3,5}!"},
+        {"grammar": 'root ::= "passage" | "query" root'},
+    ]
+
     async def text(number: int) -> str:
-        choice = StructuredOutputsParams(choice=["passage", "query"]) if number % 2 else None
-        parameters = SamplingParams(temperature=0, max_tokens=24, logprobs=5, structured_outputs=choice)
+        form = StructuredOutputsParams(**forms[number // 2]) if number % 2 else None
+        parameters = SamplingParams(temperature=0, max_tokens=24, logprobs=5, structured_outputs=form)
         prompt = {"prompt_token_ids": list(range(40, 100 + number))}
         outputs = engine.client.generate(prompt, parameters, f"text-{next(_numbers)}", lora_request=None)
         written = [output async for output in outputs][-1].outputs[0]
@@ -252,7 +259,9 @@ async def test_free_text_and_grammars_run_beside_windows_and_change_nothing(engi
     windows = [window_of(12, seed, MODELS[seed % 3]) for seed in range(12)]
     alone = [await engine.rank(one) for one in windows], [await text(number) for number in range(6)]
     together = await asyncio.gather(*(map(engine.rank, windows)), *(text(number) for number in range(6)))
-    assert {together[13], together[15], together[17]} <= {"passage", "query"}
+    assert together[13] in {"passage", "query"}
+    assert re.fullmatch("[a-z]{3,5}!", str(together[15]))
+    assert re.fullmatch("(query)*(passage)?", str(together[17]))
     same = sum(one.order == other.order for one, other in zip(alone[0], together[:12], strict=True))
     assert same >= 11  # of a near tie
     assert sum(one == other for one, other in zip(alone[1], together[12:], strict=True)) >= 5
