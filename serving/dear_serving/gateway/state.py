@@ -11,6 +11,7 @@ from dear_serving.gateway.catalog import Catalog
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.openai_service import OpenAIService
+from dear_serving.gateway.peers import Peers
 from dear_serving.gateway.request_admission import RequestAdmission
 from dear_serving.gateway.rerank_service import RerankService
 from dear_serving.gateway.worker_process import WorkerProcess
@@ -26,9 +27,10 @@ class GatewayState:
     """The objects that the routes of a gateway replica use.
 
     ``rerank`` and ``openai`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are this gateway's
-    access to the registry. ``authenticator``, ``arrivals``, ``admission``, ``budgets`` and ``queue`` decide
-    which requests are served, and when: ``arrivals`` bounds those whose body is not there yet, ``admission``
-    the others. ``worker`` parses large bodies. ``admin_digests`` are digests of the admin keys.
+    access to the registry. ``authenticator``, ``arrivals``, ``admission``, ``budgets``, ``queue`` and
+    ``peers`` decide which requests are served, and when: ``arrivals`` bounds those whose body is not there
+    yet, ``admission`` the others, ``peers`` knows the other gateways. ``worker`` parses large bodies.
+    ``admin_digests`` are digests of the admin keys.
     """
 
     settings: Settings
@@ -44,6 +46,7 @@ class GatewayState:
     admission: RequestAdmission
     budgets: Budgets
     queue: FairQueue
+    peers: Peers
     metrics: Metrics
     worker: WorkerProcess
     admin_digests: tuple[bytes, ...] = ()
