@@ -22,9 +22,11 @@ DearError
     ├── Overloaded           429       retryable, after `retry_after_s`
     │   └── RateLimited                a tenant's own limit; `headers` show the remaining budget
     ├── EngineUnavailable    503       retryable, after `retry_after_s`
+    │   └── EngineFailed               of one engine: another may answer
     ├── RegistryUnavailable  503       retryable, after `retry_after_s`
     ├── WorkerUnavailable    503       retryable, after `retry_after_s`
     ├── StoreUnavailable     503       retryable, after `retry_after_s`
+    ├── ShuttingDown         503       retryable, on another server
     └── DeadlineExceeded     504       retryable
 """
 
@@ -223,6 +225,10 @@ class EngineUnavailable(RequestError):
     retryable = True
 
 
+class EngineFailed(EngineUnavailable):
+    """One engine died, hangs or answered nonsense; another engine may answer the same request."""
+
+
 class RegistryUnavailable(RequestError):
     """The registry's database does not answer now."""
 
@@ -247,6 +253,15 @@ class StoreUnavailable(RequestError):
     status = 503
     type = "service_unavailable"
     code = "store_unavailable"
+    retryable = True
+
+
+class ShuttingDown(RequestError):
+    """The server finishes its requests and ends; another one, or the next, can answer."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "shutting_down"
     retryable = True
 
 

@@ -83,6 +83,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         tenant, admission, metrics = caller.tenant, self._gateway.admission, self._gateway.metrics
+        self._gateway.drain.check_open()
         admission.check(tenant)  # while it would be refused, its body need not come
         with self._gateway.arrivals.permit(tenant) as arrival, metrics.arriving.track_inprogress():
             max_bytes = self._gateway.settings.limits.max_body_bytes

@@ -29,6 +29,7 @@ from dear_serving.errors import (
     RateLimited,
     RegistryUnavailable,
     RequestError,
+    ShuttingDown,
     UnsupportedMediaType,
     WorkerUnavailable,
 )
@@ -62,7 +63,7 @@ _ERRORS_OF_KEYS: dict[str | None, tuple[type[RequestError], ...]] = {
     "admin": (InvalidRequest, InvalidKey, PermissionDenied, RegistryUnavailable),
 }
 _ERRORS_OF_BODIES = (InvalidRequest, PayloadTooLarge, UnsupportedMediaType, BodyTimeout)
-_ERRORS_OF_LIMITS = (Overloaded, RateLimited, WorkerUnavailable)
+_ERRORS_OF_LIMITS = (Overloaded, RateLimited, WorkerUnavailable, ShuttingDown)
 
 _LIMIT_HEADERS = [
     f"x-ratelimit-{what}-{kind}"
