@@ -22,10 +22,10 @@ DearError
     ├── Overloaded           429       retryable, after `retry_after_s`
     │   └── RateLimited                a tenant's own limit; `headers` show the remaining budget
     ├── EngineUnavailable    503       retryable, after `retry_after_s`
-    │   └── EngineFailed               of one engine: another may answer
     ├── RegistryUnavailable  503       retryable, after `retry_after_s`
     ├── WorkerUnavailable    503       retryable, after `retry_after_s`
     ├── StoreUnavailable     503       retryable, after `retry_after_s`
+    ├── GatewayUnavailable   503       retryable; the gateway that had the request died
     ├── ShuttingDown         503       retryable, on another server
     └── DeadlineExceeded     504       retryable
 """
@@ -217,16 +217,29 @@ class RateLimited(Overloaded):
 
 
 class EngineUnavailable(RequestError):
-    """No engine can take the work now: starting, draining, restarting or dead."""
+    """No engine can take the work now: starting, draining, restarting or dead.
+
+    Args:
+        message: as in RequestError.
+        retry_after_s: as in RequestError.
+        failed: it is the fault of one engine, which died, hangs or answered nonsense.
+    """
 
     status = 503
     type = "service_unavailable"
     code = "engine_unavailable"
     retryable = True
 
-
-class EngineFailed(EngineUnavailable):
-    """One engine died, hangs or answered nonsense; another engine may answer the same request."""
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        failed: bool = False,
+    ) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
+        self.failed = failed
 
 
 class RegistryUnavailable(RequestError):
@@ -253,6 +266,15 @@ class StoreUnavailable(RequestError):
     status = 503
     type = "service_unavailable"
     code = "store_unavailable"
+    retryable = True
+
+
+class GatewayUnavailable(RequestError):
+    """The gateway that worked on the request died; whether it was done is not known."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "gateway_unavailable"
     retryable = True
 
 

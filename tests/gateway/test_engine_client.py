@@ -13,7 +13,6 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from dear_serving.errors import (
-    EngineFailed,
     EngineUnavailable,
     InvalidRequest,
     RequestError,
@@ -154,7 +153,7 @@ FAULTS = [
     ActorUnavailableError("gone", None),
     ConnectionError("gone"),
     RuntimeError("Unexpected error (StatusCode.UNAVAILABLE): reset."),
-    task_error(EngineFailed("the engine died and starts again", retry_after_s=3.0)),
+    task_error(EngineUnavailable("the engine died and starts again", retry_after_s=3.0, failed=True)),
     task_error(EngineUnavailable("the adapter is not on this engine now", retry_after_s=1.0)),
 ]
 each_fault = pytest.mark.parametrize("fault", FAULTS, ids=lambda one: type(one).__name__ + str(one)[:9])
@@ -193,8 +192,8 @@ async def test_a_third_failure_is_unavailable(call: Call) -> None:
 
 @either_call
 async def test_where_no_other_replica_runs_nothing_is_tried_again(call: Call) -> None:
-    handle = Handle(task_error(EngineFailed("the engine died", retry_after_s=3.0)))
-    with pytest.raises(EngineFailed, match="the engine died"):
+    handle = Handle(task_error(EngineUnavailable("the engine died", retry_after_s=3.0, failed=True)))
+    with pytest.raises(EngineUnavailable, match="the engine died"):
         await call(engine_over(handle, 1))
     assert handle.calls == 1
 
@@ -212,7 +211,7 @@ async def test_what_is_left_of_the_deadline_goes_with_the_second_attempt() -> No
 
 async def test_retries_are_counted_and_end_with_the_budget() -> None:
     metrics = Metrics()
-    handle = Handle(*[ActorDiedError(), ANSWER] * 2, task_error(EngineFailed("dead")))
+    handle = Handle(*[ActorDiedError(), ANSWER] * 2, task_error(EngineUnavailable("dead", failed=True)))
     engine = engine_over(handle, budget=RetryBudget(2))
     engine.report_to(metrics)
     for _ in range(2):
@@ -271,7 +270,7 @@ async def test_a_replica_that_falls_silent_loses_its_calls_to_another(
 
 
 async def test_a_replica_whose_requests_others_answer_is_left_out() -> None:
-    died = task_error(EngineFailed("dead"))
+    died = task_error(EngineUnavailable("dead", failed=True))
     handle = Handle(*[died, ANSWER] * 3, *[ANSWER] * 5)
     metrics = Metrics()
     engine = engine_over(handle)
@@ -283,11 +282,11 @@ async def test_a_replica_whose_requests_others_answer_is_left_out() -> None:
 
 
 async def test_a_request_that_fails_everywhere_leaves_no_replica_out() -> None:
-    bad = task_error(EngineFailed("the model gives no finite probabilities for the window"))
+    bad = task_error(EngineUnavailable("the model gives no finite probabilities for the window", failed=True))
     handle = Handle(*[bad] * 30, ANSWER)
     engine = engine_over(handle)
     for _ in range(10):
-        with pytest.raises(EngineFailed):
+        with pytest.raises(EngineUnavailable):
             await engine.permute(WINDOW)
     assert await engine.generate(REQUEST) == ANSWER
     assert handle.went_to[-1] == "r1"

@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
-from dear_serving.errors import EngineFailed, EngineUnavailable, RequestError
+from dear_serving.errors import EngineUnavailable, RequestError
 from dear_serving.gateway.engine_replicas import ATTEMPT, REPLICAS, Attempt, EngineReplicas
 from dear_serving.gateway.retry_budget import RetryBudget
 from dear_serving.metrics import Metrics
@@ -256,10 +256,8 @@ def _understood(error: Exception) -> tuple[Exception, str | None]:
         error = error.cause if isinstance(error.cause, Exception) else error
     elif isinstance(error, RuntimeError) and str(error).startswith("Unexpected error ("):
         return _unavailable(), "died"  # Ray's words for a stream whose replica died before it accepted
-    if isinstance(error, EngineFailed):
-        return error, "failed"
     if isinstance(error, EngineUnavailable):
-        return error, "unavailable"
+        return error, "failed" if error.failed else "unavailable"
     if isinstance(error, RequestError):
         return error, None
     if isinstance(error, _Lost):

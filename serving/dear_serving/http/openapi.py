@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute
 from dear_serving import __version__
 from dear_serving.errors import (
     BodyTimeout,
+    GatewayUnavailable,
     InvalidKey,
     InvalidRequest,
     Overloaded,
@@ -63,7 +64,7 @@ _ERRORS_OF_KEYS: dict[str | None, tuple[type[RequestError], ...]] = {
     "admin": (InvalidRequest, InvalidKey, PermissionDenied, RegistryUnavailable),
 }
 _ERRORS_OF_BODIES = (InvalidRequest, PayloadTooLarge, UnsupportedMediaType, BodyTimeout)
-_ERRORS_OF_LIMITS = (Overloaded, RateLimited, WorkerUnavailable, ShuttingDown)
+_ERRORS_OF_LIMITS = (Overloaded, RateLimited, WorkerUnavailable, GatewayUnavailable, ShuttingDown)
 
 _LIMIT_HEADERS = [
     f"x-ratelimit-{what}-{kind}"

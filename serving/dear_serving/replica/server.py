@@ -21,7 +21,6 @@ from dear_serving.adapters.revisions import Adapters
 from dear_serving.adapters.store import Store
 from dear_serving.errors import (
     AdapterNotLoadable,
-    EngineFailed,
     EngineUnavailable,
     RequestError,
 )
@@ -302,7 +301,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             except EngineDeadError:
                 raise _died() from None
             except Undecodable as error:
-                raise EngineFailed(str(error)) from error
+                raise EngineUnavailable(str(error), failed=True) from error
 
     async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
@@ -397,5 +396,5 @@ def keep_tokens_out_of_runtime_envs() -> None:
     ENV_VARS_TO_PROPAGATE.difference_update(VARIABLES)
 
 
-def _died() -> EngineFailed:
-    return EngineFailed("the engine died and starts again", retry_after_s=_RESTART_S)
+def _died() -> EngineUnavailable:
+    return EngineUnavailable("the engine died and starts again", retry_after_s=_RESTART_S, failed=True)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
-from dear_serving.errors import EngineFailed, InvalidRequest, RequestError, UnknownModel
+from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError, UnknownModel
 from dear_serving.openai.bodies import model_of
 from dear_serving.protocol import OpenAIRequest
 from dear_serving.settings import describe
@@ -59,4 +59,4 @@ def from_vllm(error: dict[str, Any]) -> RequestError:
         return UnknownModel(message, param=error.get("param"))
     if code < 500:
         return InvalidRequest(message, param=error.get("param"))
-    return EngineFailed("the engine could not answer", retry_after_s=_RETRY_S)
+    return EngineUnavailable("the engine could not answer", retry_after_s=_RETRY_S, failed=True)

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dear_serving.errors import EngineFailed
+from dear_serving.errors import EngineUnavailable
 from dear_serving.inside_vllm.answer import Answer, window_arguments
 from dear_serving.protocol import DecodedWindow, PermutationRequest
 from dear_serving.replica.kv_admission import KvAdmission
@@ -197,7 +197,7 @@ class Decoder:
                 if self._stalled >= _MOST_STALLED:
                     self.decoding = "ordinary"
                 self._on_stall()
-        raise EngineFailed("the engine does not answer")
+        raise EngineUnavailable("the engine does not answer", failed=True)
 
     def _steps(self, request: PermutationRequest) -> Steps:
         if self.decoding == "drafted":
@@ -227,7 +227,7 @@ class Decoder:
                     async with asyncio.timeout(_finite(min(left_s, self._stall_s))):
                         step = await anext(news)
                 except StopAsyncIteration:
-                    raise EngineFailed("the engine gave no answer") from None
+                    raise EngineUnavailable("the engine gave no answer", failed=True) from None
                 except TimeoutError:
                     if step is None or left_s > self._stall_s:
                         raise _Stalled from None
