@@ -155,11 +155,16 @@ class EngineSettings(_Settings):
 
 
 class GatewaySettings(_Settings):
-    """HTTP replicas. Each reserves ``cpus`` CPUs in Ray."""
+    """HTTP replicas. Each reserves ``cpus`` CPUs in Ray.
+
+    A server, gateway or engine that is told to end finishes its requests first, for at most ``drain_s``
+    seconds.
+    """
 
     replicas: Annotated[int, Field(ge=1)] = 1
     cpus: Annotated[float, Field(ge=0)] = 1.0
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 2048
+    drain_s: Annotated[float, Field(ge=0)] = 30.0
 
 
 class RankingSettings(_Settings):

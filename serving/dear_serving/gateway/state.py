@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from dear_serving.gateway.authenticator import Authenticator, bearer, matches_any
 from dear_serving.gateway.budgets import Budgets
 from dear_serving.gateway.catalog import Catalog
+from dear_serving.gateway.drain import Drain
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.openai_service import OpenAIService
@@ -29,7 +30,8 @@ class GatewayState:
     ``rerank`` and ``openai`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are this gateway's
     access to the registry. ``authenticator``, ``arrivals``, ``admission``, ``budgets``, ``queue`` and
     ``peers`` decide which requests are served, and when: ``arrivals`` bounds those whose body is not there
-    yet, ``admission`` the others, ``peers`` knows the other gateways. ``worker`` parses large bodies.
+    yet, ``admission`` the others, ``peers`` knows the other gateways. ``drain`` knows whether the gateway is
+    about to end. ``worker`` parses large bodies.
     ``admin_digests`` are digests of the admin keys.
     """
 
@@ -50,6 +52,7 @@ class GatewayState:
     metrics: Metrics
     worker: WorkerProcess
     admin_digests: tuple[bytes, ...] = ()
+    drain: Drain = field(default_factory=Drain)
 
     def is_admin(self, authorization: str | None) -> bool:
         """Whether an Authorization header has an admin key."""

@@ -84,6 +84,7 @@ class RequestMiddleware:
             return
         tenant, admission, metrics = caller.tenant, self._gateway.admission, self._gateway.metrics
         peers = self._gateway.peers
+        self._gateway.drain.check_open()
         admission.check(tenant)  # while it would be refused, its body need not come
         peers.check(tenant)
         with self._gateway.arrivals.permit(tenant) as arrival, metrics.arriving.track_inprogress():
