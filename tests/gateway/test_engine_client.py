@@ -301,6 +301,13 @@ async def test_what_the_replica_raised_on_purpose_arrives_as_itself(call: Call) 
 
 
 @either_call
+async def test_a_call_that_was_answered_cancels_nothing(call: Call) -> None:
+    handle = Handle(ANSWER)
+    await call(engine_over(handle))
+    assert not handle.responses[0].cancelled
+
+
+@either_call
 async def test_a_cancelled_call_cancels_the_replicas_work(call: Call) -> None:
     handle = Handle(None)
     task = asyncio.create_task(call(engine_over(handle)))
@@ -442,6 +449,7 @@ async def test_a_call_that_waits_for_a_replica_fails_when_none_is_left(
     async with asyncio.timeout(5):
         with pytest.raises(EngineUnavailable):
             await answer
+    assert handle.responses[0].cancelled
 
 
 @either_call

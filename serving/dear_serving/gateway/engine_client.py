@@ -147,8 +147,8 @@ class EngineClient:
 
     async def _first(self, method: Any, request: _Request | None, tried: set[str] | None = None) -> Any:
         """A call's only item."""
-        async with contextlib.aclosing(self._items(method, request, _alone, tried)) as items:
-            return await anext(items)
+        (item,) = [one async for one in self._items(method, request, _alone, tried)]
+        return item
 
     async def _items(
         self,
@@ -187,7 +187,7 @@ class EngineClient:
                 response.cancel()
                 raise
             except Exception as error:
-                if isinstance(error, _Lost):
+                if isinstance(error, _Lost | _Down):
                     response.cancel()
                 found, reason = _understood(error)
                 if has_begun or number == _ATTEMPTS or not self._may_repeat(attempt, reason):
