@@ -66,6 +66,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     except (TimeoutError, EngineUnavailable):
         of_engine = ""
     gateway.metrics.queued_tokens.set(gateway.queue.cost)
+    gateway.metrics.engines.set(gateway.peers.engines or 0)
     with contextlib.suppress(RegistryUnavailable):  # the last values stay
         alive = await gateway.lifecycle.alive()
         gateway.metrics.show_held({replica.id: replica.holds for replica in alive.replicas})
