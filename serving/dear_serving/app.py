@@ -66,7 +66,7 @@ def build_application(settings: Settings) -> Application:
         llm_config(settings),
         deployment_cls=RerankServer,
         bind_kwargs={
-            "registry_url": settings.registry.url,
+            "registry": settings.registry,
             "adapters": settings.adapters,
             "engine": settings.engine,
             "hub_tokens": hub_tokens,

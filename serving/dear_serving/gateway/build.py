@@ -6,6 +6,7 @@ import functools
 import uuid
 from collections.abc import Callable, Sequence
 
+from dear_serving.adapters.configured import open_registry
 from dear_serving.adapters.heartbeats import Heartbeats
 from dear_serving.adapters.intake import intake
 from dear_serving.adapters.preflight import base_shape
@@ -28,7 +29,6 @@ from dear_serving.gateway.worker_process import WorkerProcess
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import Engine
 from dear_serving.ranking.prompts import PromptBuilder
-from dear_serving.registry.database import open_database
 from dear_serving.settings import Settings
 from dear_serving.tenancy.tenants import Tenants
 
@@ -62,7 +62,7 @@ def build_gateway(
         # Find a broken chat template now instead of in the first request.
         builders(template).layout(settings.ranking.window_size)
     adapter_intake = intake(settings, base_shape(base_source, settings.adapters.bases))
-    database = open_database(settings.registry.url)
+    database = open_registry(settings.registry)
     tenants, metrics = Tenants(database), Metrics()
     adapters, heartbeats = Adapters(database, settings.adapters.capacity), Heartbeats(database)
     base = ServedModel(settings.model.id, None, settings.model.template)
@@ -104,7 +104,9 @@ def build_gateway(
         ),
         database=database,
         tenants=tenants,
-        authenticator=Authenticator(tenants, key_digests, open_access=settings.tenancy.open),
+        authenticator=Authenticator(
+            tenants, key_digests, open_access=settings.tenancy.open, stale_s=settings.registry.stale_s
+        ),
         arrivals=RequestAdmission(settings.limits.max_requests_in_flight, "bodies arriving"),
         admission=RequestAdmission(settings.limits.max_requests_in_flight),
         budgets=budgets,

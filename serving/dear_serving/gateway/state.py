@@ -56,6 +56,7 @@ class GatewayState:
     started_s: int = field(default_factory=lambda: int(time.time()))
 
     def close(self) -> None:
-        """End the threads and the process of large requests."""
+        """End the threads, and the process of large requests."""
+        self.authenticator.close()
         self.rerank.threads.close()
         self.worker.close()

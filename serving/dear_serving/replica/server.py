@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.serve.llm import LLMConfig, LLMServer
 
+from dear_serving.adapters.configured import open_registry
 from dear_serving.adapters.heartbeats import Heartbeats
 from dear_serving.adapters.hub_tokens import VARIABLES, HubTokens
 from dear_serving.adapters.revisions import Adapters
@@ -33,7 +34,6 @@ from dear_serving.protocol import (
     OpenAIRequest,
     PermutationRequest,
 )
-from dear_serving.registry.database import open_database
 from dear_serving.replica.adapter_slots import AdapterSlots
 from dear_serving.replica.adapter_sync import AdapterSync
 from dear_serving.replica.kv_admission import KvAdmission
@@ -41,7 +41,7 @@ from dear_serving.replica.self_check import check_burst, small_window
 from dear_serving.replica.start_deadline import start_deadline
 from dear_serving.replica.vllm_openai import from_vllm, vllm_errors, vllm_request
 from dear_serving.replica.window_decoder import Decoder, Undecodable
-from dear_serving.settings import AdaptersSettings, EngineSettings
+from dear_serving.settings import AdaptersSettings, EngineSettings, RegistrySettings
 from dear_serving.types import Decoding, Usage
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self,
         llm_config: LLMConfig,
         *,
-        registry_url: str,
+        registry: RegistrySettings,
         adapters: AdaptersSettings,
         engine: EngineSettings,
         hub_tokens: HubTokens,
@@ -77,10 +77,14 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         keep_tokens_out_of_runtime_envs()
         logging.getLogger("ray.serve").addFilter(is_not_of_a_caller)
         async with start_deadline(engine.start_timeout_s):
-            await self._start(llm_config, registry_url, adapters, engine)
+            await self._start(llm_config, registry, adapters, engine)
 
     async def _start(
-        self, llm_config: LLMConfig, registry_url: str, adapters: AdaptersSettings, settings: EngineSettings
+        self,
+        llm_config: LLMConfig,
+        registry: RegistrySettings,
+        adapters: AdaptersSettings,
+        settings: EngineSettings,
     ) -> None:
         await super().__init__(llm_config)
         self._in_use: Counter[str] = Counter()
@@ -95,7 +99,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         if self._client().errored:
             await self._start_without_windows(llm_config)
         if adapters.capacity:
-            sync = await self._adapter_sync(registry_url, adapters)
+            sync = await self._adapter_sync(registry, adapters)
             await sync.start()
             if held := sync.held():
                 await self._check_decoder([None, *held[:2]])
@@ -127,8 +131,8 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self._metrics.stalled.inc()
         self._metrics.decoding.state(self._decoder.decoding)
 
-    async def _adapter_sync(self, registry_url: str, settings: AdaptersSettings) -> AdapterSync:
-        database = await asyncio.to_thread(open_database, registry_url)
+    async def _adapter_sync(self, registry: RegistrySettings, settings: AdaptersSettings) -> AdapterSync:
+        database = await asyncio.to_thread(open_registry, registry)
         return AdapterSync(
             uuid.uuid4().hex,
             Adapters(database, settings.capacity),
