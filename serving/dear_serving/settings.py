@@ -205,12 +205,14 @@ class RegistrySettings(_Settings):
     bounds a process's connections to PostgreSQL; one more tells it of changes. ``migrate`` says whether
     opening it migrates its tables: ``auto`` does so for SQLite, and for a PostgreSQL database without tables;
     else ``dear migrate`` does. While the registry does not answer, known keys stay good for ``stale_s``.
+    Deployments that share a registry and are another ``cluster`` each have adapters and states of their own.
     """
 
     url: str = "sqlite:///.dear/registry.db"
     migrate: Literal["auto", "always", "never"] = "auto"
     pool_size: Annotated[int, Field(ge=1, le=100)] = 4
     stale_s: Annotated[float, Field(ge=0)] = 300.0
+    cluster: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] = "default"
 
 
 class TenancySettings(_Settings):

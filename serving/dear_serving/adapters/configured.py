@@ -28,7 +28,7 @@ def register_configured(settings: Settings) -> None:
     database = open_registry(settings.registry)
     try:
         adapter_intake = intake(settings, base_shape(base_source(settings), settings.adapters.bases))
-        Adapters(database, settings.adapters.capacity).register_configured(
+        Adapters(database, settings.adapters.capacity, cluster=settings.registry.cluster).register_configured(
             {
                 adapter.name: (
                     adapter_intake.take(adapter.name, str(adapter_folder(settings, adapter))),

@@ -64,7 +64,9 @@ def build_gateway(
     adapter_intake = intake(settings, base_shape(base_source, settings.adapters.bases))
     database = open_registry(settings.registry)
     tenants, metrics = Tenants(database), Metrics()
-    adapters, heartbeats = Adapters(database, settings.adapters.capacity), Heartbeats(database)
+    cluster = settings.registry.cluster
+    adapters = Adapters(database, settings.adapters.capacity, cluster=cluster)
+    heartbeats = Heartbeats(database, cluster=cluster)
     base = ServedModel(settings.model.id, None, settings.model.template)
     catalog = Catalog(uuid.uuid4().hex, base, adapters, heartbeats, settings.default_model)
     queue, budgets = _fair_queue(settings), Budgets(settings.tenancy.limits_url)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sqlalchemy import (
     func,
     literal,
     make_url,
+    select,
 )
 from sqlalchemy.exc import (
     ArgumentError,
@@ -42,6 +43,7 @@ from dear_serving.registry.schema import Migrate, Schema, must_migrate, read_sch
 logger = logging.getLogger(__name__)
 
 _WRITES = "dear_writes"
+_CHANNEL = "dear_registry"
 _BUSY_TIMEOUT_MS = 5000
 _RETRY_AFTER_S = 2.0
 POOL_SIZE = 4
@@ -85,6 +87,28 @@ class Database:
         ):
             yield session
             session.flush()
+
+    @property
+    def tells(self) -> bool:
+        """Whether the database tells others of changes."""
+        return self._engine.dialect.name == "postgresql" and self._engine.dialect.driver == "psycopg"
+
+    def tell(self, session: Session, topic: str) -> None:
+        """Tell all who listen of a change, when its transaction commits."""
+        if self._engine.dialect.name == "postgresql":
+            session.execute(select(func.pg_notify(_CHANNEL, topic)))
+
+    async def told(self) -> AsyncIterator[str | None]:
+        """The topics that others tell, on a connection of its own; None when it begins to listen.
+
+        Raises:
+            Exception: the connection cannot be made, or broke.
+        """
+        from dear_serving.registry.postgres import notifications
+
+        async with contextlib.aclosing(notifications(self._engine, _CHANNEL)) as topics:
+            async for topic in topics:
+                yield topic
 
     def now(self) -> ColumnElement[Any]:
         """Seconds since the epoch as SQL, by the database's own clock: all machines agree on it."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
-from psycopg import Connection, OperationalError
+from psycopg import AsyncConnection, Connection, OperationalError
 from sqlalchemy import URL, Engine, create_engine, event
 
 _POOL_WAIT_S = 5.0
@@ -54,6 +56,24 @@ def postgres_engine(url: URL, pool_size: int, *, unhurried: bool = False) -> Eng
         event.listen(engine, "do_connect", _connect)
         event.listen(engine, "connect", _set_up)
     return engine
+
+
+async def notifications(engine: Engine, channel: str) -> AsyncGenerator[str | None, None]:
+    """What is notified on a channel, over a connection of its own; None first, when it listens.
+
+    Raises:
+        psycopg.Error, TimeoutError: the connection cannot be made, or broke.
+    """
+    args, given = engine.dialect.create_connect_args(engine.url)
+    async with asyncio.timeout(_ANSWER_S):
+        connection = await AsyncConnection.connect(*args, autocommit=True, **{**_CONNECTION, **given})
+    async with connection:
+        async with asyncio.timeout(_ANSWER_S):
+            await connection.execute(f"LISTEN {channel}".encode())
+        yield None
+        async with contextlib.aclosing(connection.notifies()) as notices:
+            async for notice in notices:
+                yield notice.payload
 
 
 class BoundedConnection(Connection[Any]):

@@ -135,8 +135,8 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         database = await asyncio.to_thread(open_registry, registry)
         return AdapterSync(
             uuid.uuid4().hex,
-            Adapters(database, settings.capacity),
-            Heartbeats(database),
+            Adapters(database, settings.capacity, cluster=registry.cluster),
+            Heartbeats(database, cluster=registry.cluster),
             Store(settings.store),
             settings.cache,
             self,
