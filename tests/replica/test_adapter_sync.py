@@ -13,6 +13,7 @@ from dear_serving.adapters.preflight import WEIGHTS_FILE
 from dear_serving.adapters.revisions import Adapters, Revision, State
 from dear_serving.adapters.store import Store
 from dear_serving.errors import RegistryUnavailable
+from dear_serving.registry import changes
 from dear_serving.registry.database import Database
 from dear_serving.replica import adapter_sync as module
 from dear_serving.replica.adapter_sync import AdapterSync
@@ -24,7 +25,7 @@ Add = Callable[..., Revision]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_RETRY_S", 0.005)
-    monkeypatch.setattr(module, "_POLL_S", 0.005)
+    monkeypatch.setattr(changes, "_POLL_S", 0.005)
 
 
 @pytest.fixture

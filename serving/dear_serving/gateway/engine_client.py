@@ -122,8 +122,9 @@ class EngineClient:
         return str(await self._first(self._handle.metrics, None))
 
     async def check_ready(self) -> None:
-        """See the protocol. Any replica will do: while one does not answer, the next is asked as well. None is
-        needed where a request wakes one.
+        """See the protocol. Any replica will do: while one does not answer, the next is asked as well.
+
+        Where a request wakes one, none is needed.
         """
         if self._wakes and self._replicas.running == 0:
             return

@@ -18,7 +18,6 @@ from dear_serving.errors import DearError, RequestError
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.1
 _RETRY_S = 1.0
 _TRIES = 3
 
@@ -58,6 +57,7 @@ class AdapterSync:
     ) -> None:
         self._replica = replica
         self._adapters = adapters
+        self._changes = adapters.changes()
         self._heartbeats = heartbeats
         self._store = store
         self._cache = cache
@@ -85,10 +85,17 @@ class AdapterSync:
             await asyncio.sleep(_RETRY_S)
 
     async def run(self) -> None:
-        """Sync until cancelled."""
+        """Sync whenever something changed, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._changes.listen())
+            tasks.create_task(self._run_rounds())
+
+    async def _run_rounds(self) -> None:
         while True:
-            pause_s = _POLL_S if await self._round() else _RETRY_S
-            await asyncio.sleep(pause_s)
+            if await self._round():
+                await self._changes.wait()
+            else:
+                await asyncio.sleep(_RETRY_S)
 
     def held(self) -> list[str]:
         """Ids of the revisions that are loaded."""
@@ -129,9 +136,13 @@ class AdapterSync:
         async with self._reporting:  # else an older report could replace a newer one
             holds = {revision: held.reason for revision, held in self._held.items()}
             heartbeat = ReplicaHeartbeat(self._replica, self._version, holds)
-            if heartbeat != self._reported or time.monotonic() - self._reported_s >= HEARTBEAT_S:
+            if heartbeat != self._reported:
                 await asyncio.to_thread(self._heartbeats.report_replica, heartbeat)
-                self._reported, self._reported_s = heartbeat, time.monotonic()
+            elif time.monotonic() - self._reported_s >= HEARTBEAT_S:
+                await asyncio.to_thread(self._heartbeats.renew, heartbeat)
+            else:
+                return
+            self._reported, self._reported_s = heartbeat, time.monotonic()
 
     async def _unload_unwanted(self, wanted: set[str]) -> bool:
         """Unload revisions that are not wanted; returns False if one is still in use."""

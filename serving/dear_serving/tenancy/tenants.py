@@ -110,14 +110,14 @@ class Tenants:
             **asdict(limits),
             created_s=self._now_s(),
         )
-        try:
-            with self._database.writing() as session:
-                session.add(row)
+        with self._database.writing() as session:
+            session.add(row)
+            try:
                 session.flush()
-                self._note(session, actor, "tenant.create", tenant, {"weight": weight, **asdict(limits)})
-                return _tenant(row, frozenset())
-        except IntegrityError:
-            raise AlreadyThere(f'there is a tenant "{tenant}" already', param="id") from None
+            except IntegrityError:
+                raise AlreadyThere(f'there is a tenant "{tenant}" already', param="id") from None
+            self._note(session, actor, "tenant.create", tenant, {"weight": weight, **asdict(limits)})
+            return _tenant(row, frozenset())
 
     def change(self, tenant: str, changes: Mapping[str, Any], *, actor: str) -> Tenant:
         """Change a tenant's weight and limits.
