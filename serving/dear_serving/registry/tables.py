@@ -43,6 +43,7 @@ class TenantRow(Table):
     requests_in_flight: Mapped[int | None] = mapped_column(Integer)
     requests_per_minute: Mapped[int | None] = mapped_column(Integer)
     tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    highest_priority: Mapped[int | None] = mapped_column(Integer)
     created_s: Mapped[float] = mapped_column(Double)
 
 

@@ -24,11 +24,13 @@ DEFAULT_TENANT = "default"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A tenant's limits over all gateways; None: no limit. Tokens are the requests' predicted cost."""
+    """A tenant's limits over all gateways; None: no limit. Tokens are the requests' predicted cost. A request
+    with a priority above ``highest_priority``, that is a lower number, gets this one."""
 
     requests_in_flight: int | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    highest_priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +312,9 @@ def _granted(session: Session, tenant: str) -> frozenset[str]:
 
 
 def _tenant(row: TenantRow, granted: frozenset[str]) -> Tenant:
-    limits = Limits(row.requests_in_flight, row.requests_per_minute, row.tokens_per_minute)
+    limits = Limits(
+        row.requests_in_flight, row.requests_per_minute, row.tokens_per_minute, row.highest_priority
+    )
     return Tenant(row.id, row.weight, limits, _cache_salt(row), granted)
 
 
