@@ -35,6 +35,7 @@ from dear_serving.replica.adapter_sync import AdapterSync
 
 PROCESSES = 4
 CAPACITY = 64
+ADAPTERS = 32
 
 
 class Remembering:
@@ -87,8 +88,8 @@ def measure(url: str, gateways: int, engines: int, seconds: float) -> dict[str, 
     """The figures, while the workers run."""
     database = open_database(url)
     adapters, heartbeats = Adapters(database, CAPACITY), Heartbeats(database)
-    for number in range(32):
-        register(adapters, f"adapter-{number:02d}", 1)
+    names = [f"adapter-{number:02d}" for number in range(ADAPTERS)]
+    adapters.register_configured({name: (content(name, 1), "plain", True) for name in names})
     share = (str(gateways // PROCESSES), str(engines // PROCESSES))
     command = [sys.executable, "-m", "benchmarks.registry_traffic", "--url", url, "--worker", *share]
     with ExitStack() as ending:
@@ -110,9 +111,13 @@ def measure(url: str, gateways: int, engines: int, seconds: float) -> dict[str, 
 
 
 def register(adapters: Adapters, name: str, value: int) -> Revision:
-    """A revision that no files belong to."""
-    content = Content(f"{value:02x}{name.encode().hex()}".ljust(64, "0")[:64], rank=1, size_bytes=1)
-    return adapters.register(name, content, template="plain", activate=True, actor="benchmark")
+    """A revision that the name points at once it is staged."""
+    return adapters.register(name, content(name, value), template="plain", activate=True, actor="benchmark")
+
+
+def content(name: str, value: int) -> Content:
+    """What no files belong to."""
+    return Content(f"{value:02x}{name.encode().hex()}".ljust(64, "0")[:64], rank=1, size_bytes=1)
 
 
 def settle(adapters: Adapters, heartbeats: Heartbeats, gateways: int, engines: int) -> None:
@@ -171,7 +176,7 @@ def main() -> None:
 
             os.chdir(ending.enter_context(tempfile.TemporaryDirectory()))
             server = ending.enter_context(postgres_server("-c max_connections=600"))
-            url = new_postgres_database(server.folder)
+            url = f"{new_postgres_database(server.folder)}&connect_timeout=60"  # all come at once
         for name, figure in measure(url, given.gateways, given.engines, given.seconds).items():
             sys.stdout.write(f"{name:28} {figure:8.1f}\n")
 

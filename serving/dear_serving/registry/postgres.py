@@ -17,7 +17,7 @@ _ANSWER_S = 8.0
 """The client's own limit. It counts when the server is silent: stopped, cut off, or on a disk that hangs."""
 
 _CONNECTION: dict[str, Any] = {
-    "connect_timeout": 3,
+    "connect_timeout": 5,
     # A peer that is gone without a word is noticed within about 10 s, reading or writing.
     "keepalives": 1,
     "keepalives_idle": 5,
