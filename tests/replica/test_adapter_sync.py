@@ -384,6 +384,29 @@ async def test_an_engine_in_the_place_of_a_dead_one_gets_everything_again(
     assert said(heartbeats) == {lost.id: None, failed.id: None}
 
 
+async def test_a_start_waits_for_the_store(
+    add: Add, adapter_sync: AdapterSync, engine: Engine, tmp_path: Path
+) -> None:
+    """An engine without its adapters would take their requests."""
+    revision = add("legal")
+    (tmp_path / "store").rename(tmp_path / "away")
+    starting = await settling(adapter_sync, lambda: adapter_sync._failures.total() > 3)
+    (tmp_path / "away").rename(tmp_path / "store")
+    async with asyncio.timeout(10):
+        await starting
+    assert engine.loaded.keys() == {revision.id}
+
+
+async def test_a_start_waits_for_no_file_that_the_store_does_not_have(
+    add: Add, adapter_sync: AdapterSync, heartbeats: Heartbeats, tmp_path: Path
+) -> None:
+    revision = add("legal")
+    (tmp_path / "store" / revision.digest / WEIGHTS_FILE).unlink()
+    async with asyncio.timeout(10):
+        await adapter_sync.start()
+    assert said(heartbeats) == {revision.id: "the store cannot be read: a file is missing"}
+
+
 async def test_a_start_waits_for_the_registry(
     add: Add,
     adapter_sync: AdapterSync,

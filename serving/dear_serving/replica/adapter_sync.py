@@ -14,7 +14,7 @@ from dear_serving.adapters.heartbeats import HEARTBEAT_S, Heartbeats, ReplicaHea
 from dear_serving.adapters.polling import attempt
 from dear_serving.adapters.revisions import Adapters, Revision
 from dear_serving.adapters.store import Store
-from dear_serving.errors import DearError, RequestError
+from dear_serving.errors import DearError, RequestError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ class AdapterSync:
     async def start(self) -> None:
         """Sync an engine that holds nothing, until every wanted revision is loaded or has failed.
 
+        A store that does not answer is waited for, until the engine's own limit of time ends this.
+
         Also starts the regular reports. Called again for an engine in the place of one that died.
         """
         self._held.clear()
@@ -116,7 +118,9 @@ class AdapterSync:
             await self._report()
             settled = [await self._load(revision) for revision in wanted]
             self._version, self._settled = version, clean and all(settled)
-            self._missing = sum(revision.id not in self._held for revision in wanted)
+            self._missing = sum(
+                revision.id not in self._held or self._held[revision.id].waits for revision in wanted
+            )
         await self._report()
 
     async def _round(self) -> bool:
@@ -175,7 +179,8 @@ class AdapterSync:
             final = not isinstance(error, RequestError)
             if tries < _TRIES:
                 return False
-            self._held[revision.id] = _Outcome(error.message, revision.version, final)
+            waits = isinstance(error, StoreUnavailable) and error.retry_after_s is not None
+            self._held[revision.id] = _Outcome(error.message, revision.version, final, waits)
             if final:
                 del self._failures[revision.id]
             return final
@@ -187,8 +192,9 @@ class AdapterSync:
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     """The result of loading a ``version`` of a revision: ``reason`` is None, or why it failed. A ``final``
-    failure is not retried."""
+    failure is not retried; one that ``waits`` is the store's, which does not answer."""
 
     reason: str | None
     version: int
     final: bool = True
+    waits: bool = False
