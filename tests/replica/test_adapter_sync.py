@@ -325,8 +325,8 @@ async def test_a_replica_lives_on_while_it_loads(
 
     async def slow(revision: str, folder: Path) -> None:
         clock.now_s += 7
-        await asyncio.sleep(0.05)
-        lived.append(bool(heartbeats.alive().replicas))
+        await until(lambda: bool(heartbeats.alive().replicas))
+        lived.append(True)
         await load(revision, folder)
 
     engine.load = slow  # type: ignore[method-assign]
