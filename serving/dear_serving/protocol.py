@@ -1,4 +1,7 @@
-"""The messages between a gateway and an engine replica, and the interface of an engine."""
+"""The messages between a gateway and an engine replica, and the interface of an engine.
+
+During an upgrade the two may be of different releases: a field may be added if it has a default.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from dear_serving.types import Order, Repairs, Usage
+from dear_serving.types import Order, Repairs, Usage, message
 
 OpenAIRoute = Literal["chat", "completions"]
 
@@ -19,6 +22,7 @@ HELD = "held"
 """Key in a replica's routing statistics; its value lists the adapters that the replica has loaded."""
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """The ``cost`` of what waits in a gateway or is in the engines by way of it; requests carry it along."""
@@ -27,6 +31,7 @@ class Backlog:
     cost: int
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """A prompt to complete with free text. ``tokens`` is at most the model's length.
@@ -56,6 +61,7 @@ class GenerationRequest:
         return text_cost(len(self.token_ids), self.max_tokens)
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class OpenAIRequest:
     """An OpenAI request as an engine gets it: ``body`` went through dear_serving.openai and names a revision.
@@ -86,6 +92,7 @@ class OpenAIRequest:
         return text_cost(self.prompt_tokens, self.sequences * self.new_tokens)
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Generation:
     """The text an engine wrote for one prompt.
@@ -98,6 +105,7 @@ class Generation:
     stop: str | None = None
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class PermutationRequest:
     """One window to rank. ``tokens`` is at most the model's length.
@@ -133,6 +141,7 @@ class PermutationRequest:
         return self.tokens
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class DecodedWindow:
     """A window's order, and how it was decoded.

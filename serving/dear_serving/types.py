@@ -3,8 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+def message(cls: type[T]) -> type[T]:
+    """Have a dataclass pickled by the names of its fields, so that releases can talk during an upgrade: a
+    field that the sender does not know has its default, one that the receiver does not know is left out.
+    """
+
+    def get_state(self: Any) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    def set_state(self: Any, state: dict[str, Any]) -> None:
+        for one in fields(self):
+            if one.name in state:
+                value = state[one.name]
+            elif one.default is not MISSING:
+                value = one.default
+            elif one.default_factory is not MISSING:
+                value = one.default_factory()
+            else:
+                raise ValueError(f"a {cls.__name__} of another release has no {one.name}")
+            object.__setattr__(self, one.name, value)
+
+    cls.__getstate__ = get_state  # type: ignore[method-assign]
+    cls.__setstate__ = set_state  # type: ignore[attr-defined]
+    return cls
+
 
 Order = tuple[int, ...]
 """Passage indices, best first; always a permutation of ``range(len(order))``."""
@@ -68,6 +96,7 @@ class RankTask:
         return None if self.deadline_ms is None else self.deadline_ms / 1e3
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens and milliseconds of work in an engine. Token counts are the engine's own.
@@ -112,6 +141,7 @@ class Usage:
         )
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Repairs:
     """How many repairs a model's answer needed, by kind; all zero for a clean answer."""
