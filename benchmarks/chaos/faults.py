@@ -1,0 +1,157 @@
+"""What is broken, and how it is mended."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import psutil
+
+from benchmarks.chaos.cluster import ENGINE, ENGINE_CORE, GATEWAY, PROXY, Cluster
+from benchmarks.chaos.machines import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: ``breaking`` is broken between its start and its end, which ``lasts_s`` are apart."""
+
+    name: str
+    title: str
+    lasts_s: float
+    breaking: Callable[[Cluster], AbstractContextManager[None]]
+    is_usual: bool = True
+
+
+@contextmanager
+def _killed(cluster: Cluster, title: str) -> Iterator[None]:
+    """SIGKILL to one process on the second worker; what starts it again is the product, Ray or Serve."""
+    found = cluster.find(title, cluster.workers[1])
+    if not found:
+        raise RuntimeError(f"no process {title} on {cluster.workers[1].name}")
+    for process in found[:1]:
+        process.kill()
+    yield
+
+
+@contextmanager
+def _down(cluster: Cluster, machine: Machine) -> Iterator[None]:
+    cluster.keep_down(machine)
+    try:
+        yield
+    finally:
+        cluster.bring_back(machine)
+
+
+@contextmanager
+def _frozen(machine: Machine) -> Iterator[None]:
+    """Every process of a machine stopped: connections stay open, and nothing is answered."""
+    for process in machine.processes():
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in machine.processes():
+            process.resume()
+
+
+@contextmanager
+def _unplugged(machine: Machine) -> Iterator[None]:
+    machine.plug(False)
+    try:
+        yield
+    finally:
+        machine.plug(True)
+
+
+@contextmanager
+def _parted(one: Machine, other: Machine) -> Iterator[None]:
+    one.part(other, True)
+    try:
+        yield
+    finally:
+        one.part(other, False)
+
+
+@contextmanager
+def _slowed(cluster: Cluster) -> Iterator[None]:
+    """The engine of the second worker gets a tenth of the time: it is stopped for 90 ms of each 100."""
+    found = cluster.find(ENGINE_CORE, cluster.workers[1])
+    if not found:
+        raise RuntimeError(f"no process {ENGINE_CORE} on {cluster.workers[1].name}")
+    done = threading.Event()
+
+    def pulse(process: psutil.Process) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while not done.is_set():
+                process.send_signal(signal.SIGSTOP)
+                done.wait(0.09)
+                process.send_signal(signal.SIGCONT)
+                done.wait(0.01)
+
+    thread = threading.Thread(target=pulse, args=found[:1])
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def _moved_away(cluster: Cluster) -> Iterator[None]:
+    away = cluster.store.with_name("store-away")
+    cluster.store.rename(away)
+    try:
+        yield
+    finally:
+        if cluster.store.exists():  # made anew, empty, by what looked for it
+            cluster.store.rename(cluster.store.with_name("store-made-anew"))
+        away.rename(cluster.store)
+
+
+@contextmanager
+def _redeployed(cluster: Cluster, part: str, setting: str, value: int) -> Iterator[None]:
+    """A changed settings file: Serve replaces replicas, one after the other."""
+    cluster.deploy(part, setting, value)
+    yield
+
+
+FAULTS = (
+    Fault("engine-core", "vLLM's EngineCore killed", 0, lambda c: _killed(c, ENGINE_CORE)),
+    Fault("engine-replica", "engine replica killed", 0, lambda c: _killed(c, ENGINE)),
+    Fault("gateway", "gateway replica killed", 0, lambda c: _killed(c, GATEWAY)),
+    Fault("proxy", "Serve's proxy killed", 0, lambda c: _killed(c, PROXY)),
+    Fault("worker", "worker node lost for 15 s", 15, lambda c: _down(c, c.workers[1])),
+    Fault("head", "head node lost for 15 s", 15, lambda c: _down(c, c.head)),
+    Fault("database-stop", "PostgreSQL stopped for 60 s", 60, lambda c: _down(c, c.database)),
+    Fault("database-hang", "PostgreSQL frozen for 60 s", 60, lambda c: _frozen(c.database)),
+    Fault("redis-limits", "Redis of the limits stopped for 20 s", 20, lambda c: _down(c, c.limits_redis)),
+    Fault(
+        "redis-limits-hang",
+        "Redis of the limits frozen for 20 s",
+        20,
+        lambda c: _frozen(c.limits_redis),
+        is_usual=False,
+    ),
+    Fault("redis-ray", "Redis of Ray's head stopped for 20 s", 20, lambda c: _down(c, c.ray_redis)),
+    Fault("store", "adapter store gone for 20 s", 20, _moved_away),
+    Fault("link-head", "worker and head parted for 10 s", 10, lambda c: _parted(c.workers[1], c.head)),
+    Fault("link", "worker cut off for 10 s", 10, lambda c: _unplugged(c.workers[1])),
+    Fault("slow-engine", "engine ten times slower for 20 s", 20, _slowed),
+    Fault(
+        "upgrade-gateways",
+        "changed settings of gateways deployed",
+        0,
+        lambda c: _redeployed(c, "limits", "max_documents", 500),
+    ),
+    Fault(
+        "upgrade-engines",
+        "changed settings of gateways and engines deployed",
+        0,
+        lambda c: _redeployed(c, "engine", "max_tokens", 60_000),
+    ),
+)
