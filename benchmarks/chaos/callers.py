@@ -27,7 +27,6 @@ class Answer:
     """One call's end. Times are seconds of the monotonic clock; ``cause`` is empty where it succeeded."""
 
     kind: Kind
-    tenant: str
     began_s: float
     ended_s: float
     cause: str
@@ -85,11 +84,10 @@ class Balancer(httpx.AsyncBaseTransport):
 
 @dataclass(frozen=True, slots=True)
 class Callers:
-    """Some callers of one tenant; each makes a call every ``pace_s`` seconds, or once the last ended."""
+    """Some callers with one key; each makes a call every ``pace_s`` seconds, or once the last ended."""
 
     kind: Kind
     count: int
-    tenant: str
     key: str
     pace_s: float = 0.5
 
@@ -132,7 +130,7 @@ class Load:
         await balancer.close()
 
     async def _caller(self, balancer: Balancer, group: Callers, number: int) -> None:
-        chance = random.Random(f"{group.tenant} {group.kind} {number}")
+        chance = random.Random(f"{group.kind} {number}")
         await asyncio.sleep(chance.random() * group.pace_s)
         if group.kind == "bare":
             headers = {"authorization": f"Bearer {group.key}"}
@@ -152,7 +150,7 @@ class Load:
             began_s = time.monotonic()
             cause = await call(query, documents)
             ended_s = time.monotonic()
-            self._answers.append(Answer(group.kind, group.tenant, began_s, ended_s, cause))
+            self._answers.append(Answer(group.kind, began_s, ended_s, cause))
             await asyncio.sleep(max(0.02, group.pace_s * (0.8 + 0.4 * chance.random()) - (ended_s - began_s)))
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from benchmarks.chaos.machines import Machine, wait_for
 from benchmarks.server import CPU_CONFIG, ROOT
+from dear_client import Client
 
 ENGINE_CORE = "VLLM::EngineCore"
 ENGINE = "ray::ServeReplica:dear:Engine"
@@ -25,6 +26,9 @@ GATEWAY = "ray::ServeReplica:dear:Gateway"
 PROXY = "ray::ProxyActor"
 TITLES = (ENGINE_CORE, ENGINE, GATEWAY, PROXY)
 """How the processes of a worker call themselves."""
+
+TENANTS = {"quiet": None, "flooding": 300}
+"""Tenants and their limits, requests a minute."""
 
 ADMIN_KEY = "chaos-admin-key"
 PORT = 8000
@@ -39,6 +43,9 @@ _BIN = Path(sys.executable).parent
 
 class Cluster:
     """All machines, and what runs on them.
+
+    ``restarts`` names machines that ended by themselves and were started again, ``notes`` is what faults have
+    to say, ``keys`` has a key of each tenant.
 
     Args:
         scratch: a folder for everything that it writes.
@@ -60,6 +67,8 @@ class Cluster:
         self.store = scratch / "store"
         self.status = Status(self)
         self.restarts: list[str] = []
+        self.notes: list[str] = []
+        self.keys: dict[str, str] = {}
         self._settings = self._make_settings()
         self._commands: dict[str, tuple[list[str], dict[str, str]]] = {}
         self._kept_down: set[str] = set()
@@ -87,6 +96,10 @@ class Cluster:
         self.deploy()
         self.status.start()
         wait_for(lambda: self.is_whole, _START_S, "whole cluster", 1.0)
+        with Client(self.urls[0], admin_key=ADMIN_KEY) as client:
+            for tenant, limit in TENANTS.items():
+                client.admin.create_tenant(tenant, requests_per_minute=limit)
+                self.keys[tenant] = client.admin.create_key(tenant).key or ""
 
     def deploy(self, part: str = "", setting: str = "", value: object = None) -> None:
         """Hand Serve the application, as ``serve deploy`` does, with one setting changed for good.
@@ -187,7 +200,7 @@ class Cluster:
         """Start machines again that ended by themselves."""
         while not self._closing.wait(_RESTART_S):
             for machine in self.machines:
-                if not machine.runs and machine.name not in self._kept_down:
+                if machine.starts and not machine.runs and machine.name not in self._kept_down:
                     self.restarts.append(machine.name)
                     machine.kill()
                     machine.start(*self._commands[machine.name])

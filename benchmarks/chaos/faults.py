@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from benchmarks.chaos.cluster import ENGINE, ENGINE_CORE, GATEWAY, PROXY, Cluster
+from benchmarks.chaos.callers import Callers, Load
+from benchmarks.chaos.cluster import ENGINE, ENGINE_CORE, GATEWAY, PROXY, TENANTS, Cluster
 from benchmarks.chaos.machines import Machine
 
 
@@ -120,6 +121,19 @@ def _redeployed(cluster: Cluster, part: str, setting: str, value: int) -> Iterat
     yield
 
 
+@contextmanager
+def _flooded(cluster: Cluster) -> Iterator[None]:
+    """Another tenant calls eight times as often as its limit, through both gateways."""
+    limit = TENANTS["flooding"]
+    assert limit is not None
+    callers = Callers("bare", 8, cluster.keys["flooding"], pace_s=60.0 / limit)
+    with Load(cluster.urls, [callers]) as flood:
+        yield
+        answers = flood.answers()
+    taken, refused = sum(a.is_ok for a in answers), sum(a.cause.startswith("429") for a in answers)
+    cluster.notes.append(f"the other tenant: {taken} of {limit} a minute taken, {refused} refused with 429")
+
+
 FAULTS = (
     Fault("engine-core", "vLLM's EngineCore killed", 0, lambda c: _killed(c, ENGINE_CORE)),
     Fault("engine-replica", "engine replica killed", 0, lambda c: _killed(c, ENGINE)),
@@ -154,4 +168,5 @@ FAULTS = (
         0,
         lambda c: _redeployed(c, "engine", "max_tokens", 60_000),
     ),
+    Fault("flood", "another tenant calls eight times its limit for 60 s", 60, _flooded),
 )

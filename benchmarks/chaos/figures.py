@@ -20,8 +20,8 @@ class Figures:
 
     ``requests`` ran in this time; of them ``lost_bare`` and ``lost_client`` got no ranking, by ``causes``.
     ``pause_s`` is the longest time without any success. ``recovered_s`` is when the last two seconds with a
-    loss or with slow answers ended, seconds after the start (0: there were none; None: to the end there were).
-    ``median_s`` and ``median_before_s`` are of the latencies of successful calls.
+    loss or with slow answers ended, seconds after the start (0: there were none; None: to the end).
+    ``median_s``, ``p95_s`` and those before the fault are of the latencies of successful calls.
     """
 
     requests: int
@@ -31,7 +31,9 @@ class Figures:
     pause_s: float
     recovered_s: float | None
     median_s: float | None
+    p95_s: float | None
     median_before_s: float | None
+    p95_before_s: float | None
 
 
 def figures(answers: Sequence[Answer], before_s: float, start_s: float, end_s: float) -> Figures:
@@ -56,7 +58,9 @@ def figures(answers: Sequence[Answer], before_s: float, start_s: float, end_s: f
         pause_s=_longest_pause(seen, start_s, end_s),
         recovered_s=_recovered(seen, start_s, end_s, usual_s),
         median_s=_median([a for a in seen if a.is_ok]),
+        p95_s=_p95([a for a in seen if a.is_ok]),
         median_before_s=usual_s,
+        p95_before_s=_p95(well),
     )
 
 
@@ -88,3 +92,8 @@ def _longest_pause(answers: Sequence[Answer], start_s: float, end_s: float) -> f
 
 def _median(answers: Sequence[Answer]) -> float | None:
     return median(a.ended_s - a.began_s for a in answers) if answers else None
+
+
+def _p95(answers: Sequence[Answer]) -> float | None:
+    latencies = sorted(a.ended_s - a.began_s for a in answers)
+    return latencies[int(0.95 * (len(latencies) - 1))] if latencies else None

@@ -12,8 +12,8 @@ from benchmarks.chaos.figures import Figures
 from benchmarks.plots import COLOURS, panels
 
 _COLUMNS = (
-    *("fault", "requests", "lost, bare", "lost, client", "longest pause s", "recovered after s"),
-    *("whole after s", "note"),
+    *("fault", "requests", "lost, bare", "lost, client", "longest pause s", "p95 before, after, s"),
+    *("recovered after s", "whole after s", "note"),
 )
 _FAILED_COLOUR = COLOURS[4]
 
@@ -23,8 +23,8 @@ class Outcome:
     """One fault, and what came of it.
 
     ``broken_s`` is how long it lasted, ``whole_s`` when everything ran again, seconds after its start (None:
-    not while it was watched), ``restarted`` the machines that ended by themselves. ``answered`` and ``failed``
-    count calls that ended in each second, from ``lead_s`` seconds before the fault on.
+    not while it was watched), ``restarted`` the machines that ended by themselves. ``answered`` and
+    ``failed`` count calls that ended in each second, from ``lead_s`` seconds before the fault on.
     """
 
     name: str
@@ -84,10 +84,15 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
         str(figures.lost_bare),
         str(figures.lost_client),
         f"{figures.pause_s:.1f}",
+        f"{_seconds(figures.p95_before_s)}, {_seconds(figures.p95_s)}",
         _moment(figures.recovered_s, outcome.watched_s),
         _moment(outcome.whole_s, outcome.watched_s),
         _note(outcome),
     )
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _moment(found_s: float | None, watched_s: float) -> str:

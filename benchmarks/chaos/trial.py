@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.chaos.callers import Answer, Callers, Load
-from benchmarks.chaos.cluster import ADMIN_KEY, Cluster
+from benchmarks.chaos.cluster import Cluster
 from benchmarks.chaos.faults import Fault
 from benchmarks.chaos.figures import figures, is_well
 from benchmarks.chaos.machines import wait_for
 from benchmarks.chaos.report import Outcome
-from dear_client import Client
 
 _LEAD_S = 8.0  # seen before each fault
 _WATCH_S = 20.0  # at least, after it is mended
@@ -44,12 +43,12 @@ class Trial:
         restarts = len(cluster.restarts)
         self._say(f"{fault.title} ...")
         start_s = time.monotonic()
-        note = ""
+        cluster.notes.clear()
         try:
             with fault.breaking(cluster):
                 time.sleep(fault.lasts_s)
         except Exception as error:
-            note = f"{type(error).__name__}: {error}"
+            cluster.notes.append(f"{type(error).__name__}: {error}")
         mended_s = time.monotonic()
         usual_s = figures(load.answers(), before_s, start_s, mended_s).median_before_s
         whole_s: float | None = None
@@ -80,7 +79,7 @@ class Trial:
                 for a in answers
                 if a.is_ok and start_s - _LEAD_S <= a.ended_s < end_s
             ),
-            note=note,
+            note="; ".join(cluster.notes),
         )
 
     def close(self) -> None:
@@ -106,11 +105,8 @@ class Trial:
         began_s = time.monotonic()
         self._cluster = cluster = Cluster(self._scratch / f"cluster-{self._clusters}")
         cluster.start()
-        with Client(cluster.urls[0], admin_key=ADMIN_KEY) as client:
-            client.admin.create_tenant("caller")
-            key = client.admin.create_key("caller").key
-        assert key is not None
-        groups = [Callers("bare", _CALLERS, "caller", key), Callers("client", _CALLERS, "caller", key)]
+        key = cluster.keys["quiet"]
+        groups = [Callers("bare", _CALLERS, key), Callers("client", _CALLERS, key)]
         self._load = load = Load(cluster.urls, groups).__enter__()
         wait_for(lambda: _is_calm(load), 120, "calm after the start", 1.0)
         self._say(f"the cluster is up after {time.monotonic() - began_s:.0f} s")
