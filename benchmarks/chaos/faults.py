@@ -154,7 +154,7 @@ FAULTS = (
     Fault("redis-ray", "Redis of Ray's head stopped for 20 s", 20, lambda c: _down(c, c.ray_redis)),
     Fault("store", "adapter store gone for 20 s", 20, _moved_away),
     Fault("link-head", "worker and head parted for 10 s", 10, lambda c: _parted(c.workers[1], c.head)),
-    Fault("link", "worker cut off for 10 s", 10, lambda c: _unplugged(c.workers[1])),
+    Fault("link", "worker cut off from all for 10 s", 10, lambda c: _unplugged(c.workers[1]), is_usual=False),
     Fault("slow-engine", "engine ten times slower for 20 s", 20, _slowed),
     Fault(
         "upgrade-gateways",
