@@ -29,14 +29,20 @@ _PR_SET_PDEATHSIG = 1
 
 
 def run_apart(command: Sequence[str]) -> int:
-    """Run a command in namespaces of its own; SIGINT and SIGTERM are passed on to it.
+    """Run a command in namespaces of its own. SIGINT and SIGTERM interrupt it, the second time they end it.
 
     Returns:
         Its exit code.
     """
     child = subprocess.Popen([*_UNSHARE, *command], start_new_session=True, preexec_fn=_die_with_parent)
 
+    interrupts = 0
+
     def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts > 1:
+            child.kill()
         for inner in psutil.Process(child.pid).children():
             inner.send_signal(signal.SIGINT)
 

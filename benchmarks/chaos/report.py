@@ -23,8 +23,9 @@ class Outcome:
     """One fault, and what came of it.
 
     ``broken_s`` is how long it lasted, ``whole_s`` when everything ran again, seconds after its start (None:
-    not while it was watched), ``restarted`` the machines that ended by themselves. ``answered`` and
-    ``failed`` count calls that ended in each second, from ``lead_s`` seconds before the fault on.
+    not while it was watched), ``restarted`` the machines that ended by themselves. From ``lead_s`` seconds
+    before the fault on, ``answered`` and ``failed`` count the calls that ended in each second, ``median_s``
+    is the median latency of those answered.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Outcome:
     lead_s: int
     answered: tuple[int, ...]
     failed: tuple[int, ...]
-    latencies_s: tuple[tuple[float, float], ...]
+    median_s: tuple[float | None, ...]
     note: str = ""
 
 

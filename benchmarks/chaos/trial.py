@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 from benchmarks.chaos.callers import Answer, Callers, Load
 from benchmarks.chaos.cluster import Cluster
@@ -63,6 +64,7 @@ class Trial:
             time.sleep(0.5)
         end_s = time.monotonic()
         answers = load.answers()
+        seconds = _by_second(answers, start_s - _LEAD_S, end_s)
         return Outcome(
             name=fault.name,
             title=fault.title,
@@ -72,13 +74,9 @@ class Trial:
             whole_s=whole_s,
             restarted=tuple(cluster.restarts[restarts:]),
             lead_s=int(_LEAD_S),
-            answered=_by_second(answers, start_s - _LEAD_S, end_s, True),
-            failed=_by_second(answers, start_s - _LEAD_S, end_s, False),
-            latencies_s=tuple(
-                (round(a.ended_s - start_s, 2), round(a.ended_s - a.began_s, 3))
-                for a in answers
-                if a.is_ok and start_s - _LEAD_S <= a.ended_s < end_s
-            ),
+            answered=tuple(len(second) - _failed(second) for second in seconds),
+            failed=tuple(map(_failed, seconds)),
+            median_s=tuple(_median(second) for second in seconds),
             note="; ".join(cluster.notes),
         )
 
@@ -118,10 +116,20 @@ def _is_calm(load: Load) -> bool:
     return is_well(load.answers(), now_s - _CALM_S, now_s, None)
 
 
-def _by_second(answers: list[Answer], start_s: float, end_s: float, is_ok: bool) -> tuple[int, ...]:
-    counts = [0] * max(1, int(end_s - start_s))
+def _by_second(answers: list[Answer], start_s: float, end_s: float) -> list[list[Answer]]:
+    """The calls that ended in each second."""
+    seconds: list[list[Answer]] = [[] for _ in range(max(1, int(end_s - start_s)))]
     for answer in answers:
         second = int(answer.ended_s - start_s)
-        if answer.is_ok is is_ok and answer.ended_s >= start_s and second < len(counts):
-            counts[second] += 1
-    return tuple(counts)
+        if answer.ended_s >= start_s and second < len(seconds):
+            seconds[second].append(answer)
+    return seconds
+
+
+def _failed(answers: list[Answer]) -> int:
+    return sum(not answer.is_ok for answer in answers)
+
+
+def _median(answers: list[Answer]) -> float | None:
+    taken_s = [answer.ended_s - answer.began_s for answer in answers if answer.is_ok]
+    return round(median(taken_s), 3) if taken_s else None
