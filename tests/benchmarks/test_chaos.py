@@ -8,15 +8,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 
-from benchmarks.chaos.callers import Answer
+from benchmarks.chaos.callers import Answer, Callers, Load
 from benchmarks.chaos.figures import figures
+from benchmarks.chaos.machines import wait_for
 from benchmarks.chaos.report import Outcome, table
+from dear_serving.process.background import free_port
 from tests.conftest import ROOT
 
 _NEEDED = ("ip", "unshare", "nsenter", "redis-server")
@@ -58,6 +62,43 @@ def test_what_never_recovers_says_so() -> None:
     assert found.recovered_s is None
     outcome = Outcome("head", "head lost", found, 0.0, 30.0, None, (), 8, (), (), ())
     assert "| not in 30 | not in 30 | 31 x bare: ConnectError |" in table([outcome])
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    """Ranks every list as it comes."""
+
+    def do_GET(self) -> None:
+        self._answer(b"success")
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self._answer(json.dumps({"results": body["documents"]}).encode())
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.integration
+def test_calls_go_to_proxies_that_are_healthy_and_each_is_made_once() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        try:
+            urls = [f"http://127.0.0.1:{port}" for port in (proxy.server_port, free_port())]
+            with Load(urls, [Callers("bare", 2, "key", pace_s=0.05)]) as load:
+                wait_for(
+                    lambda: any(answer.cause for answer in load.answers()), 30, "call to the one that is down"
+                )
+                wait_for(lambda: all(not a.cause for a in load.answers()[-20:]), 60, "calm")
+                causes = {answer.cause for answer in load.answers()}
+        finally:
+            proxy.shutdown()
+    assert causes == {"", "ConnectError"}
 
 
 _MACHINES = """
