@@ -244,6 +244,23 @@ def test_the_engines_start_has_the_settings_limit() -> None:
     assert variables["RAYLLM_ENGINE_START_TIMEOUT_S"] == "7201"
 
 
+def test_a_first_start_that_fails_is_told_at_once_and_a_deployment_tries_again(a100: Settings) -> None:
+    tries = {}
+    for attempts in (None, 1):
+        built = build_app(build_application(a100, attempts), name="dear")
+        deployment = next(one for one in built.deployments if one.name == "Engine")
+        tries[attempts] = deployment._deployment_config.max_constructor_retry_count
+    assert tries == {None: 20, 1: 1}
+
+
+def test_gateways_and_engines_finish_their_requests_within_the_settings_time(a100: Settings) -> None:
+    gateway = a100.gateway.model_copy(update={"drain_s": 77.0})
+    built = build_app(build_application(a100.model_copy(update={"gateway": gateway})), name="dear")
+    assert [one._deployment_config.graceful_shutdown_timeout_s for one in built.deployments] == [77.0, 77.0]
+    engine = next(one for one in built.deployments if one.name == "Engine")
+    assert engine._deployment_config.health_check_period_s <= 5  # a dead engine is replaced soon
+
+
 def test_the_listener_is_the_settings_host_and_port(a100: Settings) -> None:
     options = http_options(a100)
     assert (options.host, options.port) == ("0.0.0.0", 8000)

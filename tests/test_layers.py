@@ -61,6 +61,7 @@ ONLY_IN: dict[str, set[str]] = {
     "alembic": {"registry"},
     "fsspec": {"adapters"},
     "limits": {"gateway.budgets"},
+    "redis": {"gateway.shared_counts"},
 }
 CLIENT_LIBRARIES = {"dear_client", "httpx", "pydantic"}
 

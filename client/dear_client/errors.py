@@ -28,7 +28,9 @@ ClientError
     │   └── RateLimited            the tenant's own limit is spent
     ├── Unavailable          503   retried, after ``retry_after_s``
     │   ├── EngineUnavailable
+    │   ├── GatewayUnavailable
     │   ├── RegistryUnavailable
+    │   ├── ShuttingDown
     │   ├── StoreUnavailable
     │   └── WorkerUnavailable
     ├── DeadlineExceeded     504   the request's own deadline passed before anything was ranked
@@ -188,6 +190,14 @@ class EngineUnavailable(Unavailable):
     """No engine can take the work now."""
 
 
+class GatewayUnavailable(Unavailable):
+    """The gateway that worked on the request died."""
+
+
+class ShuttingDown(Unavailable):
+    """The server ends; the next one, or another, answers."""
+
+
 class RegistryUnavailable(Unavailable):
     """The registry's database does not answer now."""
 
@@ -240,6 +250,8 @@ _BY_CODE: dict[str, tuple[int, type[ServerError]]] = {
     "overloaded": (429, Overloaded),
     "rate_limit_exceeded": (429, RateLimited),
     "engine_unavailable": (503, EngineUnavailable),
+    "gateway_unavailable": (503, GatewayUnavailable),
+    "shutting_down": (503, ShuttingDown),
     "registry_unavailable": (503, RegistryUnavailable),
     "store_unavailable": (503, StoreUnavailable),
     "worker_unavailable": (503, WorkerUnavailable),

@@ -34,6 +34,11 @@ _RETRIED = (429, 503)
 _SAY_ENOUGH = (401, 403, 413, 429)
 """Statuses that a proxy may answer with a page of its own: the status is the error, as is any from 500 on."""
 
+_GATEWAY_DIED = (500, b"Internal Server Error")
+"""All that Ray's proxy says where the gateway behind it died. A gateway's own 500 is JSON."""
+
+_MAY_HAVE_RUN = ("gateway_unavailable",)
+
 _SHOWN_CHARS = 80
 _TO_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -203,11 +208,16 @@ def _judge(call: Call[Any], outcome: Outcome, url: str) -> tuple[ClientError, bo
         body = read_object(outcome)
     except UnexpectedReply as error:
         if outcome.status in _SAY_ENOUGH or outcome.status >= 500:
-            body = {"message": f"{url} answered HTTP {outcome.status} without a reason"}
-        else:
-            return UnexpectedReply(f"{url}: {error.message}"), False
+            said = f"{url} answered HTTP {outcome.status} without a reason"
+            found = server_error(
+                outcome.status, {"message": said}, retry_after_s=retry_after_s(outcome.headers)
+            )
+            has_died = (outcome.status, outcome.content.strip()) == _GATEWAY_DIED
+            return found, outcome.status in _RETRIED or (has_died and call.is_repeatable)
+        return UnexpectedReply(f"{url}: {error.message}"), False
     found = server_error(outcome.status, body, retry_after_s=retry_after_s(outcome.headers))
-    return found, outcome.status in _RETRIED
+    is_safe = call.is_repeatable or found.code not in _MAY_HAVE_RUN
+    return found, outcome.status in _RETRIED and is_safe
 
 
 def encoded(body: Mapping[str, Any]) -> bytes:

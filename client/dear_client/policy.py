@@ -35,7 +35,7 @@ class Timeout:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Retries: of connections that fail, 429 and 503. Nothing else.
+    """Retries: of connections that fail, 429 and 503, and of a gateway that died. Nothing else.
 
     A reply's Retry-After is waited for, never less; else the wait doubles from ``first_s`` to ``most_s``.
     Up to a quarter is added at random, so that callers who were refused together do not come back together.

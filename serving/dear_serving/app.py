@@ -35,6 +35,7 @@ APP_NAME = "dear"
 ENGINE_NAME = "Engine"
 GATEWAY_NAME = "Gateway"
 
+_HEALTH_CHECK_S = 3.0
 _INSIDE = "dear_serving.inside_vllm"
 _RESUMABLE = {"cpu": "WindowScheduler", "gpu": "AsyncWindowScheduler"}
 
@@ -53,15 +54,22 @@ def build(args: dict[str, Any]) -> Application:
     return build_application(settings)
 
 
-def build_application(settings: Settings) -> Application:
+def build_application(settings: Settings, start_attempts: int | None = None) -> Application:
     """Build gateways in front of engines. Reads no weights and starts nothing; seed the registry first.
+
+    Args:
+        settings: the loaded settings.
+        start_attempts: how often engines are started until the first one runs. Serve's own: three times each,
+            20 in all. Later, Serve replaces engines without end.
 
     Raises:
         SettingsError: the server would be open to a network.
     """
     check_open_access(settings)
     hub_tokens = HubTokens.from_environment()
-    options: dict[str, Any] = {"name": ENGINE_NAME, "max_constructor_retry_count": 1}
+    options: dict[str, Any] = {"name": ENGINE_NAME}
+    if start_attempts is not None:
+        options["max_constructor_retry_count"] = start_attempts
     engine = build_llm_deployment(
         llm_config(settings),
         deployment_cls=RerankServer,
@@ -77,6 +85,7 @@ def build_application(settings: Settings) -> Application:
         name=GATEWAY_NAME,
         num_replicas=settings.gateway.replicas,
         max_ongoing_requests=settings.gateway.max_ongoing_requests,
+        graceful_shutdown_timeout_s=settings.gateway.drain_s,
         ray_actor_options={
             "num_cpus": settings.gateway.cpus,
             "runtime_env": {"env_vars": hub_environment()},
@@ -126,6 +135,8 @@ def llm_config(settings: Settings) -> LLMConfig:
         deployment_config={
             "num_replicas": engine.replicas,
             "max_ongoing_requests": engine.max_ongoing_requests,
+            "graceful_shutdown_timeout_s": settings.gateway.drain_s,
+            "health_check_period_s": _HEALTH_CHECK_S,  # until a dead engine is replaced
             "ray_actor_options": {"num_cpus": 0 if engine.accelerator == "cpu" else 1},
             "request_router_config": {
                 "request_router_class": "dear_serving.gateway.replica_choice.AdapterRouter",

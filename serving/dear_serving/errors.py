@@ -25,6 +25,8 @@ DearError
     ├── RegistryUnavailable  503       retryable, after `retry_after_s`
     ├── WorkerUnavailable    503       retryable, after `retry_after_s`
     ├── StoreUnavailable     503       retryable, after `retry_after_s`
+    ├── GatewayUnavailable   503       retryable; the gateway that had the request died
+    ├── ShuttingDown         503       retryable, on another server
     └── DeadlineExceeded     504       retryable
 """
 
@@ -215,12 +217,29 @@ class RateLimited(Overloaded):
 
 
 class EngineUnavailable(RequestError):
-    """No engine can take the work now: starting, draining, restarting or dead."""
+    """No engine can take the work now: starting, draining, restarting or dead.
+
+    Args:
+        message: as in RequestError.
+        retry_after_s: as in RequestError.
+        failed: it is the fault of one engine, which died, hangs or answered nonsense.
+    """
 
     status = 503
     type = "service_unavailable"
     code = "engine_unavailable"
     retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        failed: bool = False,
+    ) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
+        self.failed = failed
 
 
 class RegistryUnavailable(RequestError):
@@ -247,6 +266,24 @@ class StoreUnavailable(RequestError):
     status = 503
     type = "service_unavailable"
     code = "store_unavailable"
+    retryable = True
+
+
+class GatewayUnavailable(RequestError):
+    """The gateway that worked on the request died; whether it was done is not known."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "gateway_unavailable"
+    retryable = True
+
+
+class ShuttingDown(RequestError):
+    """The server finishes its requests and ends; another one, or the next, can answer."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "shutting_down"
     retryable = True
 
 

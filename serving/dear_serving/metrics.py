@@ -115,6 +115,17 @@ class Metrics:
             (*by_revision, "kind"),
             registry=self.registry,
         )
+        self.retries = Counter(
+            "dear_engine_retries",
+            "Calls of an engine that were sent to another one, by reason; refused: too many were.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.ejections = Counter(
+            "dear_engine_ejections",
+            "Times that this gateway left an engine out for a while, since it failed or did not answer.",
+            registry=self.registry,
+        )
         self.swaps = Counter(
             "dear_adapter_swaps",
             "Times that a name was switched to another revision.",
@@ -159,6 +170,10 @@ class Metrics:
         self.engine_seconds.labels(*labels).inc(usage.engine_ms / 1e3)
         for kind in ("repeated", "missing", "out_of_range", "unparseable"):
             self.repairs.labels(*labels, kind).inc(getattr(ranking.repairs, kind))
+
+    def count_retry(self, reason: str) -> None:
+        """Count a call that was sent to another engine."""
+        self.retries.labels(reason).inc()
 
     def swapped(self, model: str) -> None:
         """Count a swap of a name to another revision."""

@@ -155,11 +155,16 @@ class EngineSettings(_Settings):
 
 
 class GatewaySettings(_Settings):
-    """HTTP replicas. Each reserves ``cpus`` CPUs in Ray."""
+    """HTTP replicas. Each reserves ``cpus`` CPUs in Ray.
+
+    A server, gateway or engine that is told to end finishes its requests first, for at most ``drain_s``
+    seconds.
+    """
 
     replicas: Annotated[int, Field(ge=1)] = 1
     cpus: Annotated[float, Field(ge=0)] = 1.0
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 2048
+    drain_s: Annotated[float, Field(ge=0)] = 30.0
 
 
 class RankingSettings(_Settings):
@@ -182,7 +187,8 @@ class RankingSettings(_Settings):
 
 
 class LimitSettings(_Settings):
-    """Limits for one request, and for the requests and tokens in one gateway replica.
+    """Limits for one request, for the requests in one gateway replica (``max_requests_in_flight``, which take
+    its memory), and for the tokens of waiting work in all of them (``max_queued_tokens``).
 
     ``max_windows`` is for all passes of a request together: 1,000 documents in 16 passes of 150 windows fit.
     A chat that does not say how many tokens to write gets ``default_new_tokens``. Grammars, regular
@@ -213,7 +219,8 @@ class RegistrySettings(_Settings):
 class TenancySettings(_Settings):
     """Access control. ``open`` accepts callers without a key, as one tenant; ``open_to_network`` allows this
     on other than loopback addresses. ``open_metrics`` serves /metrics without a key. ``limits_url`` is a
-    Redis in which all gateways count tenants' limits together; without it each gateway counts alone.
+    Redis in which all gateways count tenants' limits, waiting work and shares of the engines together;
+    without it each living gateway takes an equal part of them.
     """
 
     open: bool = False

@@ -131,6 +131,27 @@ def test_other_errors_are_told_at_once(status: int) -> None:
     assert (done.error.status, len(done.sent), done.waits) == (status, 1, [])
 
 
+TEXT = {"content-type": "text/plain; charset=utf-8"}
+
+
+def test_what_rays_proxy_says_of_a_gateway_that_died_is_tried_again_where_it_may_be() -> None:
+    page = Reply(500, TEXT, b"Internal Server Error")
+    done = talk(get(), page, OK)
+    assert done.answer == {"status": "ok"}
+    assert len(done.sent) == 2
+    once = talk(get(is_repeatable=False), page, OK)
+    assert isinstance(once.error, InternalError)
+    assert len(once.sent) == 1
+
+
+@pytest.mark.parametrize("is_repeatable", [True, False])
+def test_what_a_gateway_worked_on_that_died_is_tried_again_where_it_may_be(is_repeatable: bool) -> None:
+    body = {"error": {"code": "gateway_unavailable", "message": "the gateway died"}}
+    died = Reply(503, JSON | {"retry-after": "1"}, json.dumps(body).encode())
+    done = talk(get(is_repeatable=is_repeatable), died, OK)
+    assert len(done.sent) == (2 if is_repeatable else 1)
+
+
 def test_an_answer_that_does_not_come_is_not_asked_for_again() -> None:
     done = talk(get(), SILENT, OK)
     assert isinstance(done.error, AnswerTimeout)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import socket
-import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -56,6 +52,15 @@ async def test_a_request_over_the_whole_budget_is_not_told_to_wait() -> None:
         await Budgets().spend_tokens(tenant(tokens=1000), 1001)
 
 
+async def test_a_gateway_that_counts_alone_has_its_part() -> None:
+    budgets, acme = Budgets(part_of=lambda limit: limit // 2), tenant(requests=4, tokens=100)
+    assert [(await budgets.spend_request(acme) is not None) for _ in range(2)] == [True] * 2
+    with pytest.raises(RateLimited, match="2 requests a minute are spent"):
+        await budgets.spend_request(acme)
+    with pytest.raises(PayloadTooLarge, match="worth 51 tokens, the tenant has 50 a minute"):
+        await budgets.spend_tokens(acme, 51)
+
+
 async def test_no_limit_binds_nothing() -> None:
     budgets = Budgets()
     assert await budgets.spend_request(tenant()) is None
@@ -63,26 +68,6 @@ async def test_no_limit_binds_nothing() -> None:
 
 
 # Several gateways, one Redis.
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A Redis of this module's own, and its URL."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not installed")
-    port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]
-    folder = tmp_path_factory.mktemp("redis")
-    server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-    deadline_s = time.monotonic() + 10
-    while time.monotonic() < deadline_s:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            break
-        time.sleep(0.05)
-    yield f"redis://127.0.0.1:{port}/0", server
-    server.kill()
-    server.wait()
 
 
 @pytest.fixture

@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from dear_serving.errors import EngineUnavailable, InvalidRequest, RequestError, UnknownModel
+from dear_serving.errors import (
+    EngineUnavailable,
+    InvalidRequest,
+    RequestError,
+    UnknownModel,
+)
 from dear_serving.gateway.engine_client import EngineClient
+from dear_serving.gateway.engine_replicas import ATTEMPT, EngineReplicas
+from dear_serving.gateway.retry_budget import RetryBudget
+from dear_serving.metrics import Metrics
 from dear_serving.protocol import (
     DecodedWindow,
     Generation,
@@ -86,6 +95,10 @@ class Handle:
         self.calls = 0
         self.asked: list[tuple[str, tuple[object, ...]]] = []
         self.method = ""
+        self.replicas = EngineReplicas()
+        self.routes = True
+        self.names: list[str] = []
+        self.went_to: list[str | None] = []
 
     def options(self, **options: object) -> Handle:
         return self
@@ -97,13 +110,23 @@ class Handle:
     def remote(self, *args: object) -> Response:
         self.calls += 1
         self.asked.append((self.method, args))
+        attempt = ATTEMPT.get()
+        assert attempt is not None
+        names = list(self.replicas.choosable(self.names, attempt.tried)) if self.routes else []
+        if names:  # as the router does
+            self.replicas.assign(attempt, names[0])
+        self.went_to.append(attempt.replica)
         return self.responses[self.calls - 1]
 
 
-def engine_over(handle: Handle, *running: int) -> EngineClient:
-    """An engine whose replicas are counted as ``running``, one count a look, the last for ever."""
-    counts = list(running or (1,))
-    return EngineClient(handle, lambda: counts.pop(0) if len(counts) > 1 else counts[0])
+NAMES = ("r1", "r2", "r3", "r4")
+
+
+def engine_over(handle: Handle, running: int = 4, **options: Any) -> EngineClient:
+    """An engine with so many replicas."""
+    handle.names = list(NAMES[:running])
+    handle.replicas.update(handle.names)
+    return EngineClient(handle, handle.replicas, **options)
 
 
 def task_error(cause: Exception) -> RayTaskError:
@@ -125,21 +148,92 @@ async def test_calls_reach_the_replicas_method_of_their_name() -> None:
     ]
 
 
+FAULTS = [
+    ActorDiedError(),
+    ActorUnavailableError("gone", None),
+    ConnectionError("gone"),
+    RuntimeError("Unexpected error (StatusCode.UNAVAILABLE): reset."),
+    task_error(EngineUnavailable("the engine died and starts again", retry_after_s=3.0, failed=True)),
+    task_error(EngineUnavailable("the adapter is not on this engine now", retry_after_s=1.0)),
+]
+each_fault = pytest.mark.parametrize("fault", FAULTS, ids=lambda one: type(one).__name__ + str(one)[:9])
+
+
+@each_fault
 @either_call
-async def test_a_call_whose_replica_died_is_sent_once_more(call: Call) -> None:
-    handle = Handle(ActorDiedError(), ANSWER)
+async def test_what_one_replica_could_not_do_another_does(fault: Exception, call: Call) -> None:
+    handle = Handle(fault, ANSWER)
     assert await call(engine_over(handle)) == ANSWER
-    assert handle.calls == 2
-    assert handle.asked[0] == handle.asked[1]
+    assert handle.went_to == ["r1", "r2"]
+    (method, (first,)), (again, (second,)) = handle.asked
+    assert method == again
+    assert isinstance(first, GenerationRequest | PermutationRequest)
+    assert isinstance(second, type(first))
+    assert second.request_id != first.request_id
+    assert replace(second, request_id=first.request_id) == first
+
+
+@each_fault
+@either_stream
+async def test_a_stream_begins_again_until_its_first_item(fault: Exception, stream: Stream) -> None:
+    handle = Handle([fault], ["one", "two"])
+    assert [item async for item in stream(engine_over(handle))] == ["one", "two"]
+    assert handle.went_to == ["r1", "r2"]
 
 
 @either_call
-async def test_a_second_death_is_unavailable(call: Call) -> None:
-    handle = Handle(ActorDiedError(), ActorDiedError())
+async def test_a_third_failure_is_unavailable(call: Call) -> None:
+    handle = Handle(*[ActorDiedError()] * 4)
     with pytest.raises(EngineUnavailable) as raised:
         await call(engine_over(handle))
     assert raised.value.retry_after_s is not None
-    assert handle.calls == 2
+    assert handle.went_to == ["r1", "r2", "r3"]
+
+
+@either_call
+async def test_where_no_other_replica_runs_nothing_is_tried_again(call: Call) -> None:
+    handle = Handle(task_error(EngineUnavailable("the engine died", retry_after_s=3.0, failed=True)))
+    with pytest.raises(EngineUnavailable, match="the engine died"):
+        await call(engine_over(handle, 1))
+    assert handle.calls == 1
+
+
+async def test_what_is_left_of_the_deadline_goes_with_the_second_attempt() -> None:
+    handle = Handle(ActorDiedError(), WHOLE)
+    await engine_over(handle).permute(replace(WINDOW, deadline_s=30.0))
+    (_, (first,)), (_, (second,)) = handle.asked
+    assert isinstance(first, PermutationRequest)
+    assert isinstance(second, PermutationRequest)
+    assert first.deadline_s == 30.0
+    assert second.deadline_s is not None
+    assert 0 < second.deadline_s < 30.0
+
+
+async def test_retries_are_counted_and_end_with_the_budget() -> None:
+    metrics = Metrics()
+    handle = Handle(*[ActorDiedError(), ANSWER] * 2, task_error(EngineUnavailable("dead", failed=True)))
+    engine = engine_over(handle, budget=RetryBudget(2))
+    engine.report_to(metrics)
+    for _ in range(2):
+        assert await engine.generate(REQUEST) == ANSWER
+    with pytest.raises(EngineUnavailable):
+        await engine.generate(REQUEST)
+    text = metrics.render()
+    assert 'dear_engine_retries_total{reason="died"} 2.0' in text
+    assert 'dear_engine_retries_total{reason="refused"} 1.0' in text
+
+
+def test_a_fifth_of_the_calls_and_a_replicas_worth_may_be_tried_again() -> None:
+    budget = RetryBudget(10)
+    assert sum(budget.spend() for _ in range(100)) == 10
+    for _ in range(100):
+        budget.earn()
+    assert sum(budget.spend() for _ in range(100)) == 10  # what was earned beyond that is lost
+    retried = 0
+    for _ in range(1000):
+        budget.earn()
+        retried += budget.spend()
+    assert 195 <= retried <= 205
 
 
 @pytest.mark.parametrize(
@@ -147,17 +241,55 @@ async def test_a_second_death_is_unavailable(call: Call) -> None:
     [
         DeploymentUnavailableError("Engine"),
         BackPressureError(num_queued_requests=1, max_queued_requests=1),
-        ConnectionError("gone"),
-        task_error(EngineUnavailable("the engine is restarting", retry_after_s=3.0)),
     ],
     ids=lambda failure: type(failure).__name__,
 )
 @either_call
-async def test_what_is_wrong_with_the_replica_is_unavailable(failure: Exception, call: Call) -> None:
+async def test_what_is_wrong_with_all_of_them_is_unavailable(failure: Exception, call: Call) -> None:
     handle = Handle(failure)
     with pytest.raises(EngineUnavailable):
         await call(engine_over(handle))
-    assert handle.calls == 1  # only a death is worth another try
+    assert handle.calls == 1
+
+
+@either_call
+async def test_a_replica_that_falls_silent_loses_its_calls_to_another(
+    monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    monkeypatch.setattr("dear_serving.gateway.engine_client._WATCH_S", 0.02)
+    handle = Handle(None, ANSWER)
+    answer = asyncio.create_task(call(engine_over(handle)))
+    await asyncio.sleep(0.1)
+    handle.replicas.heard("r2", 0)
+    for _ in range(10):
+        handle.replicas.unheard("r1")
+    async with asyncio.timeout(5):
+        assert await answer == ANSWER
+    assert handle.responses[0].cancelled
+    assert handle.went_to == ["r1", "r2"]
+
+
+async def test_a_replica_whose_requests_others_answer_is_left_out() -> None:
+    died = task_error(EngineUnavailable("dead", failed=True))
+    handle = Handle(*[died, ANSWER] * 3, *[ANSWER] * 5)
+    metrics = Metrics()
+    engine = engine_over(handle)
+    engine.report_to(metrics)
+    for _ in range(8):
+        assert await engine.generate(REQUEST) == ANSWER
+    assert handle.went_to == ["r1", "r2"] * 3 + ["r2"] * 5
+    assert "dear_engine_ejections_total 1.0" in metrics.render()
+
+
+async def test_a_request_that_fails_everywhere_leaves_no_replica_out() -> None:
+    bad = task_error(EngineUnavailable("the model gives no finite probabilities for the window", failed=True))
+    handle = Handle(*[bad] * 30, ANSWER)
+    engine = engine_over(handle)
+    for _ in range(10):
+        with pytest.raises(EngineUnavailable):
+            await engine.permute(WINDOW)
+    assert await engine.generate(REQUEST) == ANSWER
+    assert handle.went_to[-1] == "r1"
 
 
 @either_call
@@ -249,73 +381,106 @@ async def test_without_a_running_replica_calls_fail_instead_of_waiting() -> None
 
 
 @either_call
-async def test_calls_in_flight_fail_when_the_last_replica_is_gone(
+async def test_calls_in_flight_fail_when_the_last_replica_is_dead(
     monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     monkeypatch.setattr("dear_serving.gateway.engine_client._WATCH_S", 0.02)
     handle = Handle(None)
-    async with asyncio.timeout(2):
+    answer = asyncio.create_task(call(engine_over(handle, 1)))
+    await asyncio.sleep(0.1)
+    handle.replicas.gone("r1")
+    async with asyncio.timeout(5):
         with pytest.raises(EngineUnavailable):
-            await call(engine_over(handle, 1, 1, 0))
+            await answer
     assert handle.responses[0].cancelled
 
 
+@either_call
+async def test_calls_go_on_while_the_last_replica_drains(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    monkeypatch.setattr("dear_serving.gateway.engine_client._WATCH_S", 0.02)
+    handle = Handle(None)
+    answer = asyncio.create_task(call(engine_over(handle, 1)))
+    await asyncio.sleep(0.1)
+    handle.replicas.update([])
+    await asyncio.sleep(0.3)
+    assert not answer.done()
+    for _ in range(10):
+        handle.replicas.unheard("r1")
+    async with asyncio.timeout(5):
+        with pytest.raises(EngineUnavailable):
+            await answer
+
+
 @either_stream
-async def test_streams_in_flight_fail_when_the_last_replica_is_gone(
+async def test_streams_in_flight_fail_when_their_replica_is_dead(
     monkeypatch: pytest.MonkeyPatch, stream: Stream
 ) -> None:
     monkeypatch.setattr("dear_serving.gateway.engine_client._WATCH_S", 0.02)
     handle = Handle(["one", None])
-    items = stream(engine_over(handle, 1, 1, 0))
+    items = stream(engine_over(handle))
     assert await anext(items) == "one"
-    async with asyncio.timeout(2):
+    handle.replicas.gone("r1")
+    async with asyncio.timeout(5):
         with pytest.raises(EngineUnavailable):
             await anext(items)
     assert handle.responses[0].cancelled
+    assert handle.calls == 1
 
 
-class Looks:
-    """Counts how often Serve is asked."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self) -> int:
-        self.count += 1
-        return 1
-
-
-async def test_serve_is_not_asked_about_calls_that_are_answered_soon() -> None:
-    looks = Looks()
-    engine = EngineClient(Handle(*[ANSWER] * 50), looks)
-    for _ in range(50):
-        await engine.generate(REQUEST)
-    assert looks.count == 1
-
-
-async def test_serve_is_asked_once_for_all_calls_that_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dear_serving.gateway.engine_client._WATCH_S", 0.1)
-    looks = Looks()
-    engine = EngineClient(Handle(*[None] * 20), looks)
-    tasks = [asyncio.create_task(engine.generate(REQUEST)) for _ in range(20)]
-    await asyncio.sleep(0.45)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    assert 2 <= looks.count <= 5
-
-
-async def test_a_replica_that_comes_back_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@either_call
+async def test_a_call_that_waits_for_a_replica_fails_when_none_is_left(
+    monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
     monkeypatch.setattr("dear_serving.gateway.engine_client._WATCH_S", 0.02)
-    engine = engine_over(Handle(ANSWER), 0, 1)
+    handle = Handle(None)
+    handle.routes = False
+    answer = asyncio.create_task(call(engine_over(handle, 1)))
+    await asyncio.sleep(0.2)
+    assert not answer.done()
+    handle.replicas.update([])
+    async with asyncio.timeout(5):
+        with pytest.raises(EngineUnavailable):
+            await answer
+
+
+@either_call
+async def test_where_a_call_can_wake_an_engine_it_waits_for_that_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    monkeypatch.setattr("dear_serving.gateway.engine_client._WATCH_S", 0.02)
+    handle = Handle(None)
+    handle.routes = False
+    answer = asyncio.create_task(call(engine_over(handle, 0, wake_s=0.5)))
+    await asyncio.sleep(0.2)
+    assert handle.calls == 1  # Serve learns of it
+    assert not answer.done()
+    async with asyncio.timeout(5):
+        with pytest.raises(EngineUnavailable):
+            await answer
+
+
+async def test_a_replica_that_comes_back_is_used() -> None:
+    handle = Handle(ANSWER)
+    engine = engine_over(handle, 0)
     with pytest.raises(EngineUnavailable):
         await engine.generate(REQUEST)
-    await asyncio.sleep(0.2)
+    handle.names = ["r5"]
+    handle.replicas.update(handle.names)
     assert await engine.generate(REQUEST) == ANSWER
 
 
-async def test_what_was_known_stays_while_serves_controller_restarts() -> None:
-    def fail() -> int:
-        raise RayActorError
+async def test_ready_is_that_some_engine_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dear_serving.gateway.engine_client._HEDGE_S", 0.1)
+    handle = Handle(None, task_error(ValueError("ill")), "healthy")
+    async with asyncio.timeout(5):
+        await engine_over(handle).check_ready()
+    assert handle.went_to == ["r1", "r2", "r3"]
+    assert handle.responses[0].cancelled
 
-    assert await EngineClient(Handle(ANSWER), fail).generate(REQUEST) == ANSWER
+
+async def test_not_ready_is_that_every_engine_is_ill() -> None:
+    handle = Handle(*[task_error(ValueError("ill"))] * 2)
+    with pytest.raises(EngineUnavailable):
+        async with asyncio.timeout(5):
+            await engine_over(handle, 2).check_ready()
+    assert handle.calls == 2

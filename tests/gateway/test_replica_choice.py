@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-from ray.serve.request_router import FIFOMixin, RequestRouter
+from ray.serve.request_router import RequestRouter
 
-from dear_serving.gateway.replica_choice import AdapterRouter, Candidate, adapter_of, preference
-from dear_serving.protocol import GenerationRequest
+from dear_serving.gateway.replica_choice import Candidate, adapter_of, preference
+from dear_serving.protocol import GenerationRequest, OpenAIRequest
 
 REPLICAS = ("r1", "r2", "r3", "r4")
 ADAPTERS = [f"domain-{number}@0123456789ab" for number in range(200)]
@@ -74,21 +75,34 @@ def test_where_none_is_known_to_hold_it_all_may() -> None:
 def test_every_replica_is_named_once(adapter: str | None) -> None:
     loads = {"r1": 9, "r2": 1, "r3": 5, "r4": 30}
     assert sorted(preference(adapter, places(loads))) == sorted(REPLICAS)
-    assert preference(None, places(loads)) == ["r2", "r3", "r1", "r4"]
+
+
+def test_the_base_model_goes_to_the_less_loaded_of_two() -> None:
+    loads = {"r1": 9, "r2": 1, "r3": 5, "r4": 30}
+    first = Counter(preference(None, places(loads))[0] for _ in range(600))
+    assert set(first) == {"r1", "r2", "r3"}  # the busiest never is
+    assert first["r2"] > first["r3"] > first["r1"]  # a half, a third, a sixth
+    assert preference(None, places(loads)[:1]) == ["r1"]
+
+
+def test_an_adapter_goes_to_the_less_loaded_of_its_first_two() -> None:
+    home, second, *_ = preference(ADAPTERS[0], places())
+    loads = dict.fromkeys(REPLICAS, 20)
+    assert preference(ADAPTERS[0], places(loads | {second: 19}))[0] == second
+    assert preference(ADAPTERS[0], places(loads))[0] == home
 
 
 def test_the_adapter_is_read_off_every_call_of_the_protocol() -> None:
     assert adapter_of([GenerationRequest([1], 1, ADAPTERS[0], "id")]) == ADAPTERS[0]
     assert adapter_of([GenerationRequest([1], 1, None, "id")]) is None
-    assert adapter_of(["chat", {"model": ADAPTERS[0]}, "id"]) == ADAPTERS[0]
-    assert adapter_of(["chat", {"model": "dear-tiny"}, "id"]) is None
+    assert adapter_of([OpenAIRequest("chat", {"model": ADAPTERS[0]}, "id", 1, 1)]) == ADAPTERS[0]
+    assert adapter_of([OpenAIRequest("chat", {"model": "dear-tiny"}, "id", 1, 1)]) is None
     assert adapter_of([]) is None
     assert adapter_of([SimpleNamespace(adapter=7), {"model": []}]) is None
 
 
 def test_ray_keeps_what_the_router_leans_on() -> None:
-    """Private to Ray: the two lookups of pending requests, and who falls back on whom."""
+    """Private to Ray: where a request gets its replica, and how replicas are asked for their loads."""
+    for name in ("_choose_replica_for_request", "_probe_queue_lens"):
+        assert inspect.iscoroutinefunction(getattr(RequestRouter, name))
     assert callable(RequestRouter._get_pending_request_matching_internal_request_id)
-    assert callable(FIFOMixin._get_pending_request_matching_metadata)
-    fulfils = AdapterRouter._fulfill_next_pending_request
-    assert fulfils is FIFOMixin._fulfill_next_pending_request

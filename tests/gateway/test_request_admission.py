@@ -9,7 +9,7 @@ import pytest
 from dear_serving.errors import Overloaded, RateLimited
 from dear_serving.gateway import request_admission as module
 from dear_serving.gateway.request_admission import RequestAdmission
-from dear_serving.tenancy.tenants import Limits, Tenant
+from dear_serving.tenancy.tenants import Tenant
 
 
 @pytest.fixture
@@ -69,18 +69,6 @@ def test_an_idle_gap_says_nothing_of_the_rate(clock: list[float]) -> None:
             clock[0] += 0.01
         clock[0] += 1000
     assert admission.retry_after_s() == 1
-
-
-def test_a_tenants_own_bound_leaves_room_for_the_others() -> None:
-    admission, small = RequestAdmission(10), Tenant("small", limits=Limits(requests_in_flight=2))
-    with admission.permit(small), admission.permit(small):
-        with pytest.raises(RateLimited, match="the tenant has 2 requests in flight"), admission.permit(small):
-            pass
-        with admission.permit(Tenant("other")):
-            assert admission.in_flight == 3
-    with admission.permit(small):
-        pass
-    assert not admission._of_tenants
 
 
 def test_a_tenant_leaves_places_to_others() -> None:

@@ -247,7 +247,9 @@ async def test_what_a_tenant_cannot_pay_is_refused_before_a_text_is_read(
         assert over.status_code == 413
         assert over.json()["message"].startswith("this request is worth at least ")
         queue = with_tenants.queue
-        bounded = with_rerank(with_tenants, admission=TokenAdmission(queue, with_tenants.budgets, 50))
+        bounded = with_rerank(
+            with_tenants, admission=TokenAdmission(queue, with_tenants.budgets, with_tenants.peers, 50)
+        )
         async with queue.turn("somebody", 1.0, 40), client_of(bounded) as full:
             assert (await rerank(full, await key_of(full, "other"))).status_code == 429
 
@@ -262,7 +264,9 @@ async def test_openai_routes_spend_tokens_too(http: httpx.AsyncClient) -> None:
 
 async def test_work_waits_in_a_bounded_line(with_tenants: GatewayState) -> None:
     queue = with_tenants.queue
-    bounded = with_rerank(with_tenants, admission=TokenAdmission(queue, with_tenants.budgets, 50))
+    bounded = with_rerank(
+        with_tenants, admission=TokenAdmission(queue, with_tenants.budgets, with_tenants.peers, 50)
+    )
     async with client_of(bounded) as http:
         key = await key_of(http, "acme")
         assert (await rerank(http, key)).status_code == 200  # nothing is ahead of it

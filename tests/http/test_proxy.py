@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from starlette.requests import Request
@@ -16,6 +17,10 @@ from starlette.types import Receive, Scope, Send
 from dear_serving.http import proxy
 
 pytestmark = pytest.mark.attack
+
+
+async def no_reply(scope: Scope, receive: Receive, send: Send) -> None:
+    """As Ray's proxy where the gateway died."""
 
 
 async def show(scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,3 +122,14 @@ async def test_a_slow_body_is_not_a_matter_of_headers(port: int) -> None:
 
 async def test_what_is_not_http_is_a_400(port: int) -> None:
     assert (await answer(port, b"\x00\x01\r\n\r\n")).startswith(b"HTTP/1.1 400")
+
+
+async def test_a_request_whose_gateway_died_is_a_503_that_says_so() -> None:
+    app: Any = no_reply
+    for one in proxy.middlewares():
+        app = one.cls(app, *one.args, **one.kwargs)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://h") as http:
+        reply = await http.post("/v2/rerank", json={})
+    assert reply.status_code == 503
+    assert reply.json()["error"]["code"] == "gateway_unavailable"
+    assert reply.headers["retry-after"] == "1"

@@ -63,7 +63,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG, host: HostOption = None, port: 
     from dear_serving.process.supervisor import supervise
 
     settings = check(config, host, port)
-    raise typer.Exit(supervise(server_command(config, settings)))
+    raise typer.Exit(supervise(server_command(config, settings), settings.gateway.drain_s))
 
 
 @app.command(rich_help_panel=_OPERATORS)

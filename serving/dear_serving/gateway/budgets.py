@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from limits import RateLimitItemPerMinute, WindowStats
+from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import ConfigurationError, StorageError
@@ -46,12 +47,14 @@ class Budgets:
     Args:
         url: the Redis in which all gateway replicas count together, ``redis://host:6379/0``. With None, or
             while Redis does not answer, each replica counts alone.
+        part_of: how much of a limit is this replica's, where it counts alone.
 
     Raises:
         SettingsError: the URL is not valid, or its driver is not installed.
     """
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, url: str | None = None, part_of: Callable[[int], int] = lambda limit: limit) -> None:
+        self._part_of = part_of
         self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared: SlidingWindowCounterRateLimiter | None = None
         self._redis: RedisStorage | None = None
@@ -102,18 +105,14 @@ class Budgets:
         limit = tenant.limits.tokens_per_minute
         if limit is None:
             return
-        item = RateLimitItemPerMinute(limit, namespace="dear")
-        cost = min(least_tokens, limit + 1)
-        fits, stats = await self._hit(item, "tokens", tenant.id, cost, spend=False)
+        fits, left = await self._hit(limit, "tokens", tenant.id, least_tokens, spend=False)
         if not fits:
-            raise self._refusal(_allowance("tokens", limit, stats), f"at least {least_tokens}", cost)
+            raise self._refusal(left, f"at least {least_tokens}", least_tokens)
 
     async def _spend(self, tenant: str, kind: str, limit: int | None, cost: int) -> Allowance | None:
         if limit is None:
             return None
-        item = RateLimitItemPerMinute(limit, namespace="dear")
-        fits, stats = await self._hit(item, kind, tenant, cost)
-        left = _allowance(kind, limit, stats)
+        fits, left = await self._hit(limit, kind, tenant, cost)
         if fits:
             return left
         raise self._refusal(left, str(cost), cost)
@@ -131,22 +130,23 @@ class Budgets:
         )
 
     async def _hit(
-        self, item: RateLimitItemPerMinute, kind: str, tenant: str, cost: int, *, spend: bool = True
-    ) -> tuple[bool, WindowStats]:
+        self, limit: int, kind: str, tenant: str, cost: int, *, spend: bool = True
+    ) -> tuple[bool, Allowance]:
         """Whether ``cost`` fits the budget, and the budget's state; with ``spend`` it is taken off."""
         if self._shared is not None and time.monotonic() >= self._redis_retry_s:
             try:
-                ask = self._shared.hit if spend else self._shared.test
-                fits = await ask(item, kind, tenant, cost=cost)
-                return fits, await self._shared.get_window_stats(item, kind, tenant)
+                return await _hit(self._shared, limit, kind, tenant, cost, spend=spend)
             except StorageError as error:
                 # Less strict limits are better than no service.
                 logger.warning("Redis is unavailable, this gateway counts limits alone: %s", error)
                 self._redis_retry_s = time.monotonic() + _REDIS_PAUSE_S
-        ask = self._local.hit if spend else self._local.test
-        fits = await ask(item, kind, tenant, cost=cost)
-        return fits, await self._local.get_window_stats(item, kind, tenant)
+        return await _hit(self._local, self._part_of(limit), kind, tenant, cost, spend=spend)
 
 
-def _allowance(kind: str, limit: int, stats: WindowStats) -> Allowance:
-    return Allowance(kind, limit, max(0, stats.remaining), stats.reset_time - time.time())
+async def _hit(
+    limiter: SlidingWindowCounterRateLimiter, limit: int, kind: str, tenant: str, cost: int, *, spend: bool
+) -> tuple[bool, Allowance]:
+    item = RateLimitItemPerMinute(limit, namespace="dear")
+    fits = await (limiter.hit if spend else limiter.test)(item, kind, tenant, cost=min(cost, limit + 1))
+    stats = await limiter.get_window_stats(item, kind, tenant)
+    return fits, Allowance(kind, limit, max(0, stats.remaining), stats.reset_time - time.time())

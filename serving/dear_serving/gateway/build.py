@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import uuid
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from dear_serving.adapters.heartbeats import Heartbeats
 from dear_serving.adapters.intake import intake
@@ -15,11 +17,12 @@ from dear_serving.gateway.authenticator import Authenticator
 from dear_serving.gateway.budgets import Budgets
 from dear_serving.gateway.canary import rank_canary
 from dear_serving.gateway.catalog import Catalog, ServedModel
-from dear_serving.gateway.fair_queue import FairQueue
+from dear_serving.gateway.fair_queue import FairQueue, Share
 from dear_serving.gateway.fair_threads import FairThreads
 from dear_serving.gateway.grammar_check import GrammarCheck
 from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.openai_service import OpenAIService
+from dear_serving.gateway.peers import Peers
 from dear_serving.gateway.request_admission import RequestAdmission
 from dear_serving.gateway.rerank_service import RerankService
 from dear_serving.gateway.state import GatewayState
@@ -33,8 +36,12 @@ from dear_serving.registry.database import open_database
 from dear_serving.settings import Settings
 from dear_serving.tenancy.tenants import Tenants
 
+if TYPE_CHECKING:
+    from dear_serving.gateway.shared_counts import SharedCounts
+
 # Two, because cleaning text holds Python's lock while encoding it does not.
 _THREADS = 2
+_SCOPE = "default"
 
 
 def build_gateway(
@@ -68,8 +75,15 @@ def build_gateway(
     adapters, heartbeats = Adapters(database, settings.adapters.capacity), Heartbeats(database)
     base = ServedModel(settings.model.id, None, settings.model.template)
     catalog = Catalog(uuid.uuid4().hex, base, adapters, heartbeats, settings.default_model)
-    queue, budgets = _fair_queue(settings), Budgets(settings.tenancy.limits_url)
-    token_admission = TokenAdmission(queue, budgets, settings.limits.max_queued_tokens)
+    queue, url = _fair_queue(settings), settings.tenancy.limits_url
+    counts = _shared_counts(url, catalog.gateway) if url is not None else None
+
+    async def count_gateways() -> int:
+        return len((await asyncio.to_thread(heartbeats.alive)).gateways)
+
+    peers = Peers(queue, counts, count_gateways)
+    budgets = Budgets(url, peers.part_of)
+    token_admission = TokenAdmission(queue, budgets, peers, settings.limits.max_queued_tokens)
     threads = FairThreads(_THREADS)
     return GatewayState(
         settings=settings,
@@ -111,6 +125,7 @@ def build_gateway(
         admission=RequestAdmission(settings.limits.max_requests_in_flight),
         budgets=budgets,
         queue=queue,
+        peers=peers,
         metrics=metrics,
         worker=WorkerProcess(),
         admin_digests=tuple(admin_digests),
@@ -132,10 +147,15 @@ def _prompt_builders(settings: Settings, tokenizer: BaseTokenizer) -> Callable[[
     return builder
 
 
+def _shared_counts(url: str, gateway: str) -> SharedCounts:
+    from dear_serving.gateway.shared_counts import SharedCounts  # its driver is installed where it is used
+
+    return SharedCounts(url, _SCOPE, gateway)
+
+
 def _fair_queue(settings: Settings) -> FairQueue:
-    """This gateway replica's fair queue; all gateway replicas get equal shares of the engines' tokens."""
-    share = settings.engine.replicas / settings.gateway.replicas
-    return FairQueue(
-        alone=max(1, int(settings.engine.max_tokens * share)),
-        shared=max(1, int(settings.engine.max_shared_tokens * share)),
-    )
+    """This gateway replica's fair queue."""
+    queue = FairQueue(settings.engine.max_tokens, settings.engine.max_shared_tokens)
+    queue.engines = settings.engine.replicas
+    queue.share = Share.equal(settings.gateway.replicas)
+    return queue

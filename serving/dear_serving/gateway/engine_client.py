@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
+import grpc
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from dear_serving.errors import EngineUnavailable, RequestError
+from dear_serving.gateway.engine_replicas import ATTEMPT, REPLICAS, Attempt, EngineReplicas
+from dear_serving.gateway.retry_budget import RetryBudget
+from dear_serving.metrics import Metrics
 from dear_serving.protocol import (
     DecodedWindow,
     Generation,
@@ -24,151 +29,241 @@ from dear_serving.protocol import (
 
 T = TypeVar("T")
 
+_Request = GenerationRequest | PermutationRequest | OpenAIRequest
+
+_ATTEMPTS = 3
+_PAUSE_S = 0.05
 _RETRY_AFTER_S = 5.0
 _WATCH_S = 1.0
+_TOLD_S = 10.0
+_HEDGE_S, _MOST_ASKED = 1.0, 8
 
 
 class EngineClient:
     """Implements protocol.Engine. Cancelling a call cancels its work on the replica.
 
+    Nothing that an engine does has side effects. So a call whose replica died, hangs or says that it cannot
+    answer is sent to another replica, three times at most and within ``budget``; a stream until its first
+    item. Later, its failure is the caller's.
+
     If no replica runs, Serve lets a call wait. Here the call fails instead, at once or as soon as the last
-    replica is gone. Ranking a window has no side effects, so a call whose replica died is retried once on
-    another replica.
+    replica is gone.
 
     Args:
         handle: the engine deployment's handle.
-        count_running: returns how many replicas run now, according to Serve; may block.
+        replicas: what this process knows of the replicas.
+        budget: bounds what is tried again.
+        wake_s: how long a call waits where no replica runs: above 0 only where a call makes Serve start one.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any], count_running: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        handle: DeploymentHandle[Any],
+        replicas: EngineReplicas = REPLICAS,
+        *,
+        budget: RetryBudget | None = None,
+        wake_s: float = 0.0,
+    ) -> None:
         self._handle = handle
         self._stream = handle.options(stream=True)
-        self._count_running = count_running
-        self._down = False
-        self._probed_s = -math.inf
+        self._replicas = replicas
+        self._budget = budget or RetryBudget(512)
+        self._wake_s = wake_s
+        self._on_retry: Callable[[str], None] = lambda reason: None
+
+    def report_to(self, metrics: Metrics) -> None:
+        """Count retries by reason (died, silent, failed, unavailable; refused where the budget is spent), and
+        replicas that are left out."""
+        self._on_retry = metrics.count_retry
+        self._replicas.on_ejection = metrics.ejections.inc
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """See the protocol."""
-        generation: Generation = await self._call(self._handle.generate, request)
+        generation: Generation = await self._first(self._handle.generate, request)
         return generation
 
     async def permute(self, request: PermutationRequest) -> DecodedWindow:
         """See the protocol."""
-        window: DecodedWindow = await self._call(self._handle.permute, request)
+        window: DecodedWindow = await self._first(self._handle.permute, request)
         return window
-
-    async def _call(self, method: Any, request: GenerationRequest | PermutationRequest) -> Any:
-        """Send a request, and retry once if its replica died."""
-        try:
-            return await self._send(method, request)
-        except RayActorError:
-            return await self._or_unavailable(self._send(method, request))
-
-    async def _send(self, method: Any, request: GenerationRequest | PermutationRequest) -> Any:
-        await self._fail_if_down()
-        response = method.remote(request)
-        try:
-            return await self._unless_down(response)
-        except (asyncio.CancelledError, EngineUnavailable):
-            response.cancel()
-            raise
-        except RayActorError:
-            raise
-        except Exception as error:
-            raise _as_request_error(error) from error
 
     async def permute_stream(self, request: PermutationRequest) -> AsyncGenerator[DecodedWindow, None]:
         """See the protocol."""
-        async with contextlib.aclosing(self._items(self._stream.permute_stream, request)) as windows:
+        async with contextlib.aclosing(self._items(self._stream.permute_stream, request, aiter)) as windows:
             async for window in windows:
                 yield window
 
     async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
-        async with contextlib.aclosing(self._items(self._stream.openai, request)) as items:
+        async with contextlib.aclosing(self._items(self._stream.openai, request, aiter)) as items:
             async for item in items:
                 yield item
 
-    async def _items(self, method: Any, *arguments: Any) -> AsyncGenerator[Any, None]:
-        await self._fail_if_down()
-        response = method.remote(*arguments)
-        items = aiter(response)
-        try:
-            while True:
-                yield await self._unless_down(anext(items))
-        except StopAsyncIteration:
-            return
-        except (asyncio.CancelledError, GeneratorExit, EngineUnavailable):
-            response.cancel()
-            raise
-        except Exception as error:
-            raise _as_request_error(error) from error
-
-    async def check_ready(self) -> None:
-        """See the protocol."""
-        await self._fail_if_down()
-        await self._or_unavailable(self._unless_down(self._handle.check_health.remote()))
-
     async def metrics(self) -> str:
         """See the protocol."""
-        await self._fail_if_down()
-        return str(await self._or_unavailable(self._unless_down(self._handle.metrics.remote())))
+        return str(await self._first(self._handle.metrics, None))
 
-    async def _fail_if_down(self) -> None:
-        if self._down or self._probed_s == -math.inf:
-            await self._probe()
-        if self._down:
+    async def check_ready(self) -> None:
+        """See the protocol. Any replica will do: while one does not answer, the next is asked as well."""
+        waiting: set[asyncio.Task[Any]] = set()
+        tried: set[str] = set()
+        try:
+            for _ in range(_MOST_ASKED):
+                waiting.add(asyncio.create_task(self._first(self._handle.check_health, None, tried)))
+                while waiting:
+                    pause_s = _HEDGE_S if self._replicas.others(tried) else None
+                    done, waiting = await asyncio.wait(
+                        waiting, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    if any(one.exception() is None for one in done):
+                        return
+                    if self._replicas.others(tried):
+                        break
+                if not self._replicas.others(tried):
+                    break
+            raise _unavailable()
+        finally:
+            for one in waiting:
+                one.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _first(self, method: Any, request: _Request | None, tried: set[str] | None = None) -> Any:
+        """A call's only item."""
+        async with contextlib.aclosing(self._items(method, request, _alone, tried)) as items:
+            return await anext(items)
+
+    async def _items(
+        self,
+        method: Any,
+        request: _Request | None,
+        items_of: Callable[[Any], AsyncIterator[Any]],
+        tried: set[str] | None = None,
+    ) -> AsyncGenerator[Any, None]:
+        """The items of a call, from the first replica that gives one; ``tried`` gets all that are asked."""
+        tried = set() if tried is None else tried
+        suspects: list[str] = []
+        began_s = time.monotonic()
+        self._budget.earn()
+        for number in range(1, _ATTEMPTS + 1):
+            self._fail_if_down()
+            attempt = Attempt(tried)
+            token = ATTEMPT.set(attempt)
+            try:
+                response = method.remote(*_again(request, number, time.monotonic() - began_s))
+            finally:
+                ATTEMPT.reset(token)
+            has_begun = False
+            items = items_of(response)
+            try:
+                while True:
+                    item = await self._unless_lost(anext(items), attempt)
+                    if not has_begun:
+                        has_begun = True
+                        self._judge(attempt, suspects)
+                    yield item
+            except StopAsyncIteration:
+                return
+            except (asyncio.CancelledError, GeneratorExit):
+                response.cancel()
+                raise
+            except Exception as error:
+                if isinstance(error, _Lost):
+                    response.cancel()
+                found, reason = _understood(error)
+                if has_begun or number == _ATTEMPTS or not self._may_repeat(attempt, reason):
+                    raise found from error
+                if attempt.replica is not None and reason != "unavailable":
+                    suspects.append(attempt.replica)
+            finally:
+                self._replicas.finish(attempt)
+            await asyncio.sleep(_PAUSE_S * number * random.random())
+
+    def _judge(self, attempt: Attempt, suspects: list[str]) -> None:
+        """A replica answered: what failed before was the fault of those that failed."""
+        self._replicas.succeeded(attempt.replica)
+        for suspect in suspects:
+            self._replicas.failed(suspect)
+
+    def _may_repeat(self, attempt: Attempt, reason: str | None) -> bool:
+        if reason is None or attempt.replica is None or not self._replicas.others(attempt.tried):
+            return False
+        is_left = self._budget.spend()
+        self._on_retry(reason if is_left else "refused")
+        return is_left
+
+    def _fail_if_down(self) -> None:
+        if self._replicas.running == 0 and not self._wake_s:
             raise _unavailable()
 
-    async def _unless_down(self, answer: Awaitable[T]) -> T:
-        """The answer, or EngineUnavailable once no replica runs; only a slow answer makes it ask Serve."""
-        answering = asyncio.ensure_future(_await(answer))
+    async def _unless_lost(self, answer: Awaitable[T], attempt: Attempt) -> T:
+        """The answer.
+
+        Raises:
+            EngineUnavailable: none runs that could answer.
+            _Lost: the replica is dead or silent.
+        """
+        answering = asyncio.ensure_future(answer)
+        began_s = time.monotonic()
         try:
             while True:
                 await asyncio.wait({answering}, timeout=_WATCH_S)
                 if answering.done():
                     return answering.result()
-                await self._probe()
-                if self._down and not answering.done():
-                    raise _unavailable()
+                if self._replicas.is_lost(attempt):
+                    raise _Lost
+                patience_s = {None: _TOLD_S, 0: self._wake_s}.get(self._replicas.running)
+                is_waiting = attempt.replica is None and patience_s is not None
+                if is_waiting and time.monotonic() - began_s > (patience_s or 0.0):
+                    raise _Down
         finally:
             answering.cancel()
 
-    async def _probe(self) -> None:
-        """Ask Serve how many replicas run, at most once per _WATCH_S: it takes tens of milliseconds."""
-        now_s = time.monotonic()
-        if now_s - self._probed_s < _WATCH_S:
-            return
-        self._probed_s = now_s
-        # While Serve's controller restarts, keep the last result.
-        with contextlib.suppress(RayError, RayServeException):
-            self._down = await asyncio.to_thread(self._count_running) == 0
 
-    @staticmethod
-    async def _or_unavailable(answer: Awaitable[T]) -> T:
-        try:
-            return await answer
-        except Exception as error:
-            raise _as_request_error(error) from error
+class _Lost(Exception):
+    """The replica that has the call is dead or does not answer."""
 
 
-async def _await(answer: Awaitable[T]) -> T:
-    """Wraps any awaitable in a coroutine."""
-    return await answer
+class _Down(Exception):
+    """No replica runs."""
+
+
+async def _alone(response: Any) -> AsyncGenerator[Any, None]:
+    yield await response
+
+
+def _again(request: _Request | None, number: int, passed_s: float) -> tuple[_Request, ...]:
+    """The arguments of an attempt: later ones have an id of their own, and less time."""
+    if request is None:
+        return ()
+    if number == 1:
+        return (request,)
+    request = replace(request, request_id=f"{request.request_id}-again{number - 1}")
+    if isinstance(request, PermutationRequest) and request.deadline_s is not None:
+        request = replace(request, deadline_s=max(0.0, request.deadline_s - passed_s))
+    return (request,)
 
 
 def _unavailable() -> EngineUnavailable:
     return EngineUnavailable("no engine can answer now", retry_after_s=_RETRY_AFTER_S)
 
 
-def _as_request_error(error: Exception) -> Exception:
-    """A replica's own RequestError as it is; failures of the replica or of Serve as EngineUnavailable."""
+def _understood(error: Exception) -> tuple[Exception, str | None]:
+    """What a caller is told, and why another replica may do better; None where it would not.
+
+    A replica's own RequestError stays as it is; failures of the replica or of Serve are EngineUnavailable.
+    """
     if isinstance(error, RayTaskError):
         error = error.cause if isinstance(error.cause, Exception) else error
+    elif isinstance(error, RuntimeError) and str(error).startswith("Unexpected error ("):
+        return _unavailable(), "died"  # Ray's words for a stream whose replica died before it accepted
+    if isinstance(error, EngineUnavailable):
+        return error, "failed" if error.failed else "unavailable"
     if isinstance(error, RequestError):
-        return error
-    if isinstance(
-        error, RayError | RayServeException | BackPressureError | RequestCancelledError | ConnectionError
-    ):
-        return _unavailable()
-    return error
+        return error, None
+    if isinstance(error, _Lost):
+        return _unavailable(), "silent"
+    if isinstance(error, RayActorError | grpc.RpcError | ConnectionError):
+        return _unavailable(), "died"
+    if isinstance(error, _Down | RayError | RayServeException | BackPressureError | RequestCancelledError):
+        return _unavailable(), None
+    return error, None

@@ -5,15 +5,44 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dear_serving.protocol import TEXT_SHARE
 
 _RATE_SMOOTHING = 0.2
 _RATE_PERIOD_S = 1.0
+
+
+class Work(NamedTuple):
+    """What a tenant has in a queue or, by way of it, in the engines, and the tenant's weight."""
+
+    weight: float
+    cost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """This queue's part, where several queues use the same engines.
+
+    Args:
+        room: most tokens in the engines by this queue; infinite: the queue's own bounds hold.
+        parts: how much of a tenant's weight counts here, from 0 to 1.
+        new_part: the same for other tenants; also the part of the queue's own bounds, if these hold.
+    """
+
+    room: float = math.inf
+    parts: Mapping[str, float] = field(default_factory=dict)
+    new_part: float = 1.0
+
+    @classmethod
+    def equal(cls, queues: int) -> Share:
+        """One of as many equal parts."""
+        return cls(new_part=1 / queues)
 
 
 @dataclass(order=True, slots=True)
@@ -35,6 +64,7 @@ class _Line:
     windows: list[_Waiter] = field(default_factory=list)
     texts: list[_Waiter] = field(default_factory=list)
     in_engine: int = 0
+    cost: int = 0
     last_asked_s: float = 0.0
 
     @property
@@ -61,9 +91,11 @@ class FairQueue:
     three quarters of the bound that holds, and what they had before does not count against windows: a new
     tenant's window does not wait until other tenants' texts have ended.
 
+    Set ``engines`` as engines come and go, and ``share`` where other queues use the same engines.
+
     Args:
-        alone: maximum tokens in the engines while one tenant is active.
-        shared: maximum tokens in the engines while several tenants are active.
+        alone: maximum tokens in an engine while one tenant is active.
+        shared: maximum tokens in an engine while several tenants are active.
         memory_s: how long a tenant counts as active after its last request, in seconds.
         now_s: a monotonic clock.
 
@@ -79,6 +111,8 @@ class FairQueue:
     ) -> None:
         self._alone = alone
         self._shared = shared
+        self.engines = 1
+        self.share = Share()
         self._memory_s = memory_s
         self._now_s = now_s
         self._lines: dict[str, _Line] = {}
@@ -86,16 +120,37 @@ class FairQueue:
         self._clock = 0.0
         self._waiting_cost = self._engine_cost = 0
         self._window_tokens = self._text_tokens = 0
-        self._done_cost, self._since_s, self._rate = 0, now_s(), 0.0
+        self._done_cost, self._since_s, self.rate = 0, now_s(), 0.0
+        """``rate``: cost a second that the engines got done lately; 0: not known."""
+
+    @property
+    def alone(self) -> int:
+        """Maximum tokens in the engines while one tenant is active."""
+        return self._alone * self.engines
+
+    @property
+    def shared(self) -> int:
+        """Maximum tokens in the engines while several tenants are active."""
+        return self._shared * self.engines
+
+    def work(self) -> dict[str, Work]:
+        """What the active tenants have here."""
+        recent_s = self._now_s() - self._memory_s
+        return {
+            tenant: Work(line.weight, line.cost)
+            for tenant, line in self._lines.items()
+            if line.cost or line.last_asked_s > recent_s
+        }
+
+    def cost_of(self, tenant: str) -> int:
+        """The cost of all of a tenant's that waits or is in the engines."""
+        line = self._lines.get(tenant)
+        return line.cost if line is not None else 0
 
     @property
     def cost(self) -> int:
         """The cost of all that waits or is in the engines."""
         return self._waiting_cost + self._engine_cost
-
-    def seconds_for(self, cost: int) -> float:
-        """Seconds that the engines need for work of ``cost`` at the recently measured rate; 0 without one."""
-        return cost / self._rate if self._rate else 0.0
 
     @asynccontextmanager
     async def turn(
@@ -126,18 +181,20 @@ class FairQueue:
             priority,
             next(self._numbers),
             cost,
-            max(1, min(cost if tokens is None else tokens, self._shared)),  # so that a huge one fits as well
+            max(1, min(cost if tokens is None else tokens, self.shared)),  # so that a huge one fits as well
             is_text,
             asyncio.get_running_loop().create_future(),
         )
         heapq.heappush(line.texts if is_text else line.windows, waiter)
         self._waiting_cost += cost
+        line.cost += cost
         self._serve()
         try:
             await waiter.turn
         except asyncio.CancelledError:
             if waiter.turn.cancelled():
                 self._waiting_cost -= cost
+                line.cost -= cost
             else:  # the turn came at the same moment as the cancellation
                 self._leave(line, waiter, done=False)
             self._serve()
@@ -153,10 +210,10 @@ class FairQueue:
     def _serve(self) -> None:
         """Admit in turn while there is room in the engines."""
         while (found := self._next()) is not None:
-            line, waiter = found
+            tenant, line, waiter = found
             heapq.heappop(line.texts if waiter.is_text else line.windows)
             self._clock = line.tag
-            line.tag += waiter.cost / line.weight
+            line.tag += waiter.cost / (line.weight * self.share.parts.get(tenant, self.share.new_part))
             line.in_engine += 1
             self._waiting_cost -= waiter.cost
             self._engine_cost += waiter.cost
@@ -166,12 +223,12 @@ class FairQueue:
                 self._window_tokens += waiter.tokens
             waiter.turn.set_result(None)
 
-    def _next(self) -> tuple[_Line, _Waiter] | None:
+    def _next(self) -> tuple[str, _Line, _Waiter] | None:
         """What goes next, if there is room for it; only a text that waits for other texts is overtaken."""
         room = self._room()
         text_room = int(room * TEXT_SHARE)
         texts = min(self._text_tokens, text_room)
-        for line in sorted(self._lines.values(), key=lambda line: line.tag):
+        for tenant, line in sorted(self._lines.items(), key=lambda item: item[1].tag):
             for waiter in line.heads():
                 if waiter.is_text:
                     if self._text_tokens and self._text_tokens + waiter.tokens > text_room:
@@ -181,20 +238,22 @@ class FairQueue:
                 else:
                     needed = self._window_tokens + texts + waiter.tokens
                     is_first = not self._window_tokens
-                return (line, waiter) if needed <= room or is_first else None
+                return (tenant, line, waiter) if needed <= room or is_first else None
         return None
 
-    def _room(self) -> int:
+    def _room(self) -> float:
         recent_s = self._now_s() - self._memory_s
         active = sum(
             1
             for line in self._lines.values()
             if line.waiting or line.in_engine or line.last_asked_s > recent_s
         )
-        return self._shared if active > 1 else self._alone
+        most, share = (self.shared if active > 1 else self.alone), self.share
+        return max(1.0, most * share.new_part) if math.isinf(share.room) else min(most, share.room)
 
     def _leave(self, line: _Line, waiter: _Waiter, *, done: bool) -> None:
         line.in_engine -= 1
+        line.cost -= waiter.cost
         self._engine_cost -= waiter.cost
         if waiter.is_text:
             self._text_tokens -= waiter.tokens
@@ -207,7 +266,7 @@ class FairQueue:
             self._forget_idle(now_s)
         elif now_s - self._since_s >= _RATE_PERIOD_S:
             rate = self._done_cost / (now_s - self._since_s)
-            self._rate += (_RATE_SMOOTHING if self._rate else 1.0) * (rate - self._rate)
+            self.rate += (_RATE_SMOOTHING if self.rate else 1.0) * (rate - self.rate)
             self._done_cost, self._since_s = 0, now_s
 
     def _forget_idle(self, now_s: float) -> None:

@@ -15,12 +15,12 @@ _SMOOTHING = 0.1
 _LONGEST_RETRY_S = 60
 # A body takes a place for each of these, since what it becomes takes memory until it is answered.
 _BYTES_PER_PLACE = 256 * 1024
-# Of all places, a tenant leaves this share to others: more while others have requests in flight.
+# A tenant leaves this share to others: more while others have some.
 _LEFT_BESIDE_OTHERS, _LEFT_ALONE = 1 / 4, 1 / 16
 
 
 class RequestAdmission:
-    """Bounds the requests in flight in this gateway replica, per tenant and in total; others get 429 at once.
+    """Bounds the requests in flight in this gateway replica, which take its memory; others get 429 at once.
 
     No tenant may hold all places, so that others always find some; a large request takes several. Retry-After
     is the requests in flight times the smoothed time between completions, between a second and a minute.
@@ -45,12 +45,6 @@ class RequestAdmission:
         Raises:
             RateLimited, Overloaded: see ``permit``.
         """
-        most = tenant.limits.requests_in_flight
-        if most is not None and self._of_tenants[tenant.id] >= most:
-            raise RateLimited(
-                f"the tenant has {most} {self._what}, as many as it may",
-                retry_after_s=self.retry_after_s(),
-            )
         self._check_places(tenant, 1)
 
     @contextmanager
@@ -58,7 +52,7 @@ class RequestAdmission:
         """Count a tenant's request of ``size`` bytes as in flight until the block ends.
 
         Raises:
-            RateLimited: the tenant's limit of requests in flight, or its share of the places, is reached.
+            RateLimited: the tenant's share of the places is reached.
             Overloaded: the server's limit is reached.
         """
         self.check(tenant)
@@ -86,7 +80,7 @@ class RequestAdmission:
 
     def places_for(self, size: int) -> int:
         """How many places a request of ``size`` bytes takes; at most what one tenant may have alone."""
-        return min(1 + size // _BYTES_PER_PLACE, self._share(_LEFT_BESIDE_OTHERS))
+        return min(1 + size // _BYTES_PER_PLACE, share_of_a_tenant(self._max_in_flight, beside_others=True))
 
     def take(self, tenant: Tenant, places: int) -> None:
         """Take more places for a request; see ``permit`` for the errors."""
@@ -102,15 +96,11 @@ class RequestAdmission:
                 retry_after_s=self.retry_after_s(),
             )
         own = self._places[tenant.id]
-        share = self._share(_LEFT_BESIDE_OTHERS if taken > own else _LEFT_ALONE)
-        if own + places > share:
+        if own + places > share_of_a_tenant(self._max_in_flight, beside_others=taken > own):
             raise RateLimited(
                 f"the tenant has {self._of_tenants[tenant.id]} {self._what}, and leaves the rest to others",
                 retry_after_s=self.retry_after_s(),
             )
-
-    def _share(self, left: float) -> int:
-        return self._max_in_flight - int(self._max_in_flight * left)
 
 
 class Permit:
@@ -133,6 +123,11 @@ class Permit:
         if more > 0:
             self._admission.take(self._tenant, more)
             self.places += more
+
+
+def share_of_a_tenant(limit: int, *, beside_others: bool) -> int:
+    """How much of a limit that all share one tenant may have, beside others or alone."""
+    return limit - int(limit * (_LEFT_BESIDE_OTHERS if beside_others else _LEFT_ALONE))
 
 
 def _take_off(counter: Counter[str], tenant: str, count: int) -> None:

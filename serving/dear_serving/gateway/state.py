@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from dear_serving.gateway.authenticator import Authenticator, bearer, matches_any
 from dear_serving.gateway.budgets import Budgets
 from dear_serving.gateway.catalog import Catalog
+from dear_serving.gateway.drain import Drain
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.openai_service import OpenAIService
+from dear_serving.gateway.peers import Peers
 from dear_serving.gateway.request_admission import RequestAdmission
 from dear_serving.gateway.rerank_service import RerankService
 from dear_serving.gateway.worker_process import WorkerProcess
@@ -26,9 +28,11 @@ class GatewayState:
     """The objects that the routes of a gateway replica use.
 
     ``rerank`` and ``openai`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are this gateway's
-    access to the registry. ``authenticator``, ``arrivals``, ``admission``, ``budgets`` and ``queue`` decide
-    which requests are served, and when: ``arrivals`` bounds those whose body is not there yet, ``admission``
-    the others. ``worker`` parses large bodies. ``admin_digests`` are digests of the admin keys.
+    access to the registry. ``authenticator``, ``arrivals``, ``admission``, ``budgets``, ``queue`` and
+    ``peers`` decide which requests are served, and when: ``arrivals`` bounds those whose body is not there
+    yet, ``admission`` the others, ``peers`` knows the other gateways. ``drain`` knows whether the gateway is
+    about to end. ``worker`` parses large bodies.
+    ``admin_digests`` are digests of the admin keys.
     """
 
     settings: Settings
@@ -44,9 +48,11 @@ class GatewayState:
     admission: RequestAdmission
     budgets: Budgets
     queue: FairQueue
+    peers: Peers
     metrics: Metrics
     worker: WorkerProcess
     admin_digests: tuple[bytes, ...] = ()
+    drain: Drain = field(default_factory=Drain)
 
     def is_admin(self, authorization: str | None) -> bool:
         """Whether an Authorization header has an admin key."""

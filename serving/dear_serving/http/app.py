@@ -29,7 +29,12 @@ def create_app(gateway: GatewayState) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        work = (gateway.lifecycle.run(), gateway.metrics.watch_loop(), gateway.worker.start(parse_rerank))
+        work = (
+            gateway.lifecycle.run(),
+            gateway.peers.run(),
+            gateway.metrics.watch_loop(),
+            gateway.worker.start(parse_rerank),
+        )
         running = [asyncio.create_task(one) for one in work]
         gc.collect()
         gc.freeze()  # else a collection looks at all imported modules, which takes a third of a second
@@ -37,6 +42,7 @@ def create_app(gateway: GatewayState) -> FastAPI:
         for task in running:
             task.cancel()
         gateway.close()
+        await gateway.peers.close()
         await gateway.budgets.close()
         with contextlib.suppress(RegistryUnavailable):
             await gateway.catalog.leave()

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-from dear_serving.errors import MethodNotAllowed, RateLimited, RequestError, UnknownRoute
+from dear_serving.errors import MethodNotAllowed, RateLimited, RequestError, ShuttingDown, UnknownRoute
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ def error_reply(error: RequestError) -> JSONResponse:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, RateLimited):
         headers |= error.headers
+    if isinstance(error, ShuttingDown):
+        headers["Connection"] = "close"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error_body(error), error.status, headers)

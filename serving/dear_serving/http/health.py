@@ -9,7 +9,7 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 
-from dear_serving.errors import EngineUnavailable, RegistryUnavailable
+from dear_serving.errors import EngineUnavailable, RegistryUnavailable, ShuttingDown
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http.openapi import errors
@@ -38,10 +38,11 @@ async def health() -> Health:
     return Health()
 
 
-@router.get("/ready", responses=errors(EngineUnavailable))
+@router.get("/ready", responses=errors(EngineUnavailable, ShuttingDown))
 async def ready(request: Request) -> Readiness:
-    """An engine can answer; 503 until then."""
+    """An engine can answer; 503 until then, and once the server is about to end."""
     gateway: GatewayState = request.app.state.gateway
+    gateway.drain.check_ready()
     try:
         async with asyncio.timeout(_READY_TIMEOUT_S):
             await gateway.engine.check_ready()

@@ -13,16 +13,11 @@ from dear_serving.adapters.base_files import local_files
 from dear_serving.adapters.hub_tokens import HubTokens
 from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.engine_client import EngineClient
+from dear_serving.gateway.retry_budget import RetryBudget
 from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.http.app import create_app
 from dear_serving.loopback import keep_on_loopback
 from dear_serving.settings import Settings
-
-
-def running_replicas(engine: DeploymentHandle[Any]) -> int:
-    """How many replicas of the engine Serve counts as running."""
-    application = serve.status().applications[engine.app_name]
-    return int(application.deployments[engine.deployment_name].replica_states.get("RUNNING", 0))
 
 
 @serve.deployment
@@ -43,11 +38,19 @@ class Gateway:
         keep_on_loopback()
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # else a log line for every request
         # By value: one gRPC call instead of objects in Ray's store, which costs milliseconds a window.
-        engines = EngineClient(engine.options(_by_reference=False), lambda: running_replicas(engine))
+        engines = EngineClient(
+            engine.options(_by_reference=False), budget=RetryBudget(settings.engine.max_ongoing_requests)
+        )
         with local_files(base_source) as files:
             tokenizer = load_tokenizer(files, settings.model.chat_template)
         self._state = build_gateway(settings, engines, tokenizer, base_source, key_digests, admin_digests)
+        engines.report_to(self._state.metrics)
         await self._state.catalog.refresh()
+
+    def drain(self, serve_s: float) -> int:
+        """Begin to end (see Drain); returns how many requests are being worked on."""
+        self._state.drain.begin(serve_s)
+        return self._state.arrivals.in_flight + self._state.admission.in_flight
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray asks for the app once the replica is constructed."""

@@ -83,15 +83,19 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         tenant, admission, metrics = caller.tenant, self._gateway.admission, self._gateway.metrics
+        peers = self._gateway.peers
+        self._gateway.drain.check_open()
         admission.check(tenant)  # while it would be refused, its body need not come
+        peers.check(tenant)
         with self._gateway.arrivals.permit(tenant) as arrival, metrics.arriving.track_inprogress():
             max_bytes = self._gateway.settings.limits.max_body_bytes
             body = await receive_body(Request(scope, receive), max_bytes, arrival.grow)
         size, scope["state"]["body"] = len(body), body
         del body  # whoever parses it holds it
         with admission.permit(tenant, size), metrics.in_flight.track_inprogress():
-            caller.report(await self._gateway.budgets.spend_request(caller.tenant))
-            await self._app(scope, receive, send)
+            async with peers.place(tenant):
+                caller.report(await self._gateway.budgets.spend_request(caller.tenant))
+                await self._app(scope, receive, send)
 
 
 def _outcome(status: int) -> str:

@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute
 from dear_serving import __version__
 from dear_serving.errors import (
     BodyTimeout,
+    GatewayUnavailable,
     InvalidKey,
     InvalidRequest,
     Overloaded,
@@ -29,6 +30,7 @@ from dear_serving.errors import (
     RateLimited,
     RegistryUnavailable,
     RequestError,
+    ShuttingDown,
     UnsupportedMediaType,
     WorkerUnavailable,
 )
@@ -62,7 +64,7 @@ _ERRORS_OF_KEYS: dict[str | None, tuple[type[RequestError], ...]] = {
     "admin": (InvalidRequest, InvalidKey, PermissionDenied, RegistryUnavailable),
 }
 _ERRORS_OF_BODIES = (InvalidRequest, PayloadTooLarge, UnsupportedMediaType, BodyTimeout)
-_ERRORS_OF_LIMITS = (Overloaded, RateLimited, WorkerUnavailable)
+_ERRORS_OF_LIMITS = (Overloaded, RateLimited, WorkerUnavailable, GatewayUnavailable, ShuttingDown)
 
 _LIMIT_HEADERS = [
     f"x-ratelimit-{what}-{kind}"

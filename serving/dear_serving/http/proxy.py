@@ -1,4 +1,4 @@
-"""What runs in Ray Serve's HTTP proxy, in front of every gateway: limits of headers.
+"""What runs in Ray Serve's HTTP proxy, in front of every gateway: limits of headers, a reply where one died.
 
 Ray calls ``middlewares`` as its proxy starts, named in RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
 """
@@ -10,20 +10,23 @@ from http import HTTPStatus
 
 import uvicorn.protocols.http.auto
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from dear_serving.errors import GatewayUnavailable
 from dear_serving.http.access import REQUEST_ID
+from dear_serving.http.errors import error_reply
 
 _MOST_HEADERS, _MOST_HEADER_BYTES = 100, 64 * 1024
 _HEADERS_S = 20.0
+_RETRY_AFTER_S = 1.0
 
 
 def middlewares() -> list[Middleware]:
     """Limit the headers of the proxy's server, and return what every request passes in the proxy."""
     # The proxy takes neither a protocol nor limits for its uvicorn, whose "auto" is looked up when it starts.
     uvicorn.protocols.http.auto.AutoHTTPProtocol = LimitedProtocol
-    return [Middleware(ReadableHeaders)]
+    return [Middleware(ReadableHeaders), Middleware(AlwaysAnswered)]
 
 
 class ReadableHeaders:
@@ -50,6 +53,29 @@ def _is_readable(name: bytes, value: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return name != b"x-request-id" or REQUEST_ID.fullmatch(text) is not None
+
+
+class AlwaysAnswered:
+    """ASGI middleware: a request that Ray's proxy gives no reply to, since its gateway died, is a 503."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        is_answered = False
+
+        async def watch(message: Message) -> None:
+            nonlocal is_answered
+            is_answered = True
+            await send(message)
+
+        await self._app(scope, receive, watch)
+        if scope["type"] == "http" and not is_answered:
+            died = GatewayUnavailable(
+                "the gateway died while it worked on this", retry_after_s=_RETRY_AFTER_S
+            )
+            await error_reply(died)(scope, receive, send)
 
 
 class LimitedProtocol(HttpToolsProtocol):

@@ -29,6 +29,8 @@ local_ray.set_environment()
 _PROGRESS_S = 5.0
 _REASON_CHARS = 400
 _CLOSE_S = 4.0
+_SERVE_SHARE = 1 / 3  # of gateway.drain_s, in which new requests are served still
+_LOOK_S = 0.2
 
 
 def run(settings: Settings) -> int:
@@ -42,13 +44,20 @@ def run(settings: Settings) -> int:
     try:
         with _Progress() as progress:
             _start(settings, progress)
-        while True:
-            signal.pause()
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                signal.pause()
+        say("stopping")
+        _drain(settings.gateway.drain_s)
+        return 0
     except KeyboardInterrupt:
         say("stopping")
         return 0
     except DearError as error:
         say(f"cannot start: {error}")
+        return 1
+    except Exception as error:
+        say(f"cannot start: {_reason(repr(error), [])}")
         return 1
     finally:
         _shut_down()
@@ -123,7 +132,8 @@ def _start(settings: Settings, progress: _Progress) -> None:
     count = len(settings.adapters.serve)
     progress.stage(f"starting vLLM with {settings.model.id} and {count} adapters")
     try:
-        serve.run(build_application(settings), name=APP_NAME, route_prefix="/")
+        # At once: whoever sits before it learns why the engine did not start.
+        serve.run(build_application(settings, start_attempts=1), name=APP_NAME, route_prefix="/")
     except RuntimeError as error:
         deployments = serve.status().applications[APP_NAME].deployments.values()
         raise StartupError(_reason(str(error), [one.message for one in deployments])) from None
@@ -140,8 +150,28 @@ def _reason(error: str, messages: list[str]) -> str:
     return f"{reason} (logs: {local_ray.logs()})"
 
 
+def _drain(drain_s: float) -> None:
+    """Return when no gateway has a request in flight, after ``drain_s`` seconds at the latest."""
+    from ray import serve
+
+    from dear_serving.app import APP_NAME, GATEWAY_NAME
+
+    until_s = time.monotonic() + drain_s
+    is_said = False
+    with contextlib.suppress(Exception):  # Ray may be ending, too
+        gateways = serve.get_deployment_handle(GATEWAY_NAME, APP_NAME)
+        while (left_s := until_s - time.monotonic()) > 0:
+            in_flight = sum(gateways.broadcast("drain", drain_s * _SERVE_SHARE).results(timeout_s=left_s))
+            if not in_flight:
+                return
+            if not is_said:
+                say(f"{in_flight} requests in flight are finished first; Ctrl-C again ends them")
+                is_said = True
+            time.sleep(_LOOK_S)
+
+
 def _shut_down() -> None:
-    """Give Serve a few seconds to finish requests in flight, then end every process that we started."""
+    """Have Serve end our application, and end every process that we started."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):  # hide messages of Ray's threads when they end
@@ -156,5 +186,10 @@ def _close_serve() -> None:
     if "ray" in sys.modules:
         from ray import serve
 
+        from dear_serving.app import APP_NAME
+
         with contextlib.suppress(Exception):  # a half-started Ray fails in many ways; it is killed anyway
-            serve.shutdown()
+            if local_ray.address() is None:
+                serve.shutdown()
+            else:  # others may run applications there
+                serve.delete(APP_NAME)

@@ -22,10 +22,16 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Supervised:
-    """Runs a command during a ``with`` block; all its descendants are ended at the end of the block."""
+    """Runs a command during a ``with`` block; all its descendants are ended at the end of the block.
 
-    def __init__(self, command: list[str]) -> None:
+    Args:
+        command: of the server process.
+        drain_s: how long it may take to finish its requests.
+    """
+
+    def __init__(self, command: list[str], drain_s: float = 0.0) -> None:
         self._command = command
+        self._drain_s = drain_s
 
     def __enter__(self) -> subprocess.Popen[bytes]:
         adopt_orphans()
@@ -39,19 +45,24 @@ class Supervised:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Send SIGINT, wait six seconds (a second Ctrl-C ends the wait), kill the remaining processes."""
+        """Send SIGINT, wait until the server has drained, and six seconds; then kill the remaining processes.
+
+        A second Ctrl-C ends the wait.
+        """
         try:
             if self._child.poll() is None:
                 self._child.send_signal(signal.SIGINT)
-                self._child.wait(_GRACE_S)
+                self._child.wait(self._drain_s + _GRACE_S)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             pass
         finally:
             end_descendants()
 
 
-def supervise(command: list[str]) -> int:
+def supervise(command: list[str], drain_s: float = 0.0) -> int:
     """Run ``command`` until it ends or SIGINT or SIGTERM arrives, then end every descendant.
+
+    After a signal it has ``drain_s`` seconds to finish its requests; a second signal ends it at once.
 
     Returns:
         The command's exit code; 0 after a signal.
@@ -63,7 +74,7 @@ def supervise(command: list[str]) -> int:
     # SIGINT too, because shells start background processes with SIGINT ignored.
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with Supervised(command) as child:
+        with Supervised(command, drain_s) as child:
             return child.wait()
     except KeyboardInterrupt:
         return 0

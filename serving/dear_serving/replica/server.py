@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.serve.llm import LLMConfig, LLMServer
+from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
 from dear_serving.adapters.heartbeats import Heartbeats
 from dear_serving.adapters.hub_tokens import VARIABLES, HubTokens
@@ -36,6 +37,7 @@ from dear_serving.protocol import (
 from dear_serving.registry.database import open_database
 from dear_serving.replica.adapter_slots import AdapterSlots
 from dear_serving.replica.adapter_sync import AdapterSync
+from dear_serving.replica.core_watch import leave_with_core
 from dear_serving.replica.kv_admission import KvAdmission
 from dear_serving.replica.self_check import check_burst, small_window
 from dear_serving.replica.start_deadline import start_deadline
@@ -105,6 +107,8 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             self._sync_task = asyncio.create_task(sync.run())
         logger.info("windows are decoded the %s way", self._decoder.decoding)
         await self._warm_up()
+        # Not before: an engine that dies in its self-check starts again in this process.
+        self._core_watch = asyncio.create_task(leave_with_core(self._client, settings.stall_timeout_s))
 
     async def _start_without_windows(self, llm_config: LLMConfig) -> None:
         """Start vLLM again with its own scheduler, after it died of ours."""
@@ -148,7 +152,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             )
         except ValueError as error:
             if self._client().errored:
-                raise _restarting() from None
+                raise _died() from None
             raise AdapterNotLoadable(f"vLLM does not load it: {error}") from None
         try:
             await self.permute(small_window(f"load-{uuid.uuid4().hex}", revision))
@@ -257,9 +261,9 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                 ):
                     pass
             except EngineDeadError:
-                raise _restarting() from None
+                raise _died() from None
         if output is None:
-            raise _restarting()
+            raise _died()
         completion, stats = output.outputs[0], output.metrics
         return Generation(
             text=completion.text,
@@ -295,13 +299,25 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                     async for window in windows:
                         yield window
             except EngineDeadError:
-                raise _restarting() from None
+                raise _died() from None
             except Undecodable as error:
-                raise EngineUnavailable(str(error)) from error
+                raise EngineUnavailable(str(error), failed=True) from error
 
     async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
+        from vllm.exceptions import VLLMServerError
+
         asked = vllm_request(request)
+        try:
+            async with contextlib.aclosing(self._openai(request, asked)) as items:
+                async for item in items:
+                    yield item
+        except VLLMServerError:
+            raise _died() from None
+
+    async def _openai(
+        self, request: OpenAIRequest, asked: ChatCompletionRequest | CompletionRequest
+    ) -> AsyncGenerator[str | dict[str, Any], None]:
         adapter = None if asked.model == self._llm_config.model_id else asked.model
         async with (
             self._using(adapter, request.priority),
@@ -380,5 +396,5 @@ def keep_tokens_out_of_runtime_envs() -> None:
     ENV_VARS_TO_PROPAGATE.difference_update(VARIABLES)
 
 
-def _restarting() -> EngineUnavailable:
-    return EngineUnavailable("the engine is restarting", retry_after_s=_RESTART_S)
+def _died() -> EngineUnavailable:
+    return EngineUnavailable("the engine died and starts again", retry_after_s=_RESTART_S, failed=True)

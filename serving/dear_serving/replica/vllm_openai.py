@@ -59,4 +59,4 @@ def from_vllm(error: dict[str, Any]) -> RequestError:
         return UnknownModel(message, param=error.get("param"))
     if code < 500:
         return InvalidRequest(message, param=error.get("param"))
-    return EngineUnavailable("the engine could not answer", retry_after_s=_RETRY_S)
+    return EngineUnavailable("the engine could not answer", retry_after_s=_RETRY_S, failed=True)

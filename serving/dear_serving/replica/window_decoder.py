@@ -197,7 +197,7 @@ class Decoder:
                 if self._stalled >= _MOST_STALLED:
                     self.decoding = "ordinary"
                 self._on_stall()
-        raise EngineUnavailable("the engine does not answer")
+        raise EngineUnavailable("the engine does not answer", failed=True)
 
     def _steps(self, request: PermutationRequest) -> Steps:
         if self.decoding == "drafted":
@@ -227,7 +227,7 @@ class Decoder:
                     async with asyncio.timeout(_finite(min(left_s, self._stall_s))):
                         step = await anext(news)
                 except StopAsyncIteration:
-                    raise EngineUnavailable("the engine gave no answer") from None
+                    raise EngineUnavailable("the engine gave no answer", failed=True) from None
                 except TimeoutError:
                     if step is None or left_s > self._stall_s:
                         raise _Stalled from None

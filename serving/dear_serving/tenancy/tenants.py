@@ -24,8 +24,7 @@ DEFAULT_TENANT = "default"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A tenant's limits; None: no limit. They hold per gateway replica; with ``tenancy.limits_url`` the
-    replicas count requests and tokens per minute together. Tokens are predicted, for all windows."""
+    """A tenant's limits over all gateways; None: no limit. Tokens are the requests' predicted cost."""
 
     requests_in_flight: int | None = None
     requests_per_minute: int | None = None

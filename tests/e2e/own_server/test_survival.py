@@ -1,0 +1,160 @@
+"""Two engines under load, one of which dies or hangs: what it was doing is done by the other."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from tests.e2e.conftest import ADMIN_KEY, BODY, Server
+
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
+
+CALLERS = 12
+ENGINE = "ServeReplica:dear:Engine"
+
+
+@pytest.fixture(scope="module")
+def two_engines(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with two engines, whose processes the tests may kill: it replaces them."""
+    folder = tmp_path_factory.mktemp("survival")
+    data = yaml.safe_load(config.read_text())
+    data["adapters"] |= {"root": str(config.parent / "adapters"), "serve": data["adapters"]["serve"][:2]}
+    data["engine"]["replicas"] = 2
+    data["ranking"] = {}
+    (folder / "config.yaml").write_text(yaml.safe_dump(data))
+    with Server(folder / "config.yaml", folder / "output.log", {"DEAR_ADMIN_KEY": ADMIN_KEY}) as server:
+        yield server
+
+
+class Load:
+    """Callers that send one request after another and try nothing again; counts what became of them."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.seen: Counter[str] = Counter()
+        self.lost_at_s: list[float] = []
+        self._stopped = threading.Event()
+        self._began_s = time.monotonic()
+
+    def call(self, number: int) -> None:
+        """One caller: lists whole or as a stream, or texts, until the load ends."""
+        kinds = (self._rank, self._rank, self._stream, self._complete)
+        with httpx.Client(base_url=self.url, timeout=60) as http:
+            for one in itertools.islice(itertools.cycle(kinds), number % len(kinds), None):
+                if self._stopped.is_set():
+                    return
+                try:
+                    outcome = one(http)
+                except httpx.HTTPError as error:
+                    outcome = f"lost: {type(error).__name__}"
+                self.seen[outcome] += 1
+                if outcome.startswith("lost"):
+                    self.lost_at_s.append(time.monotonic() - self._began_s)
+                    time.sleep(0.05)
+
+    def _rank(self, http: httpx.Client) -> str:
+        reply = http.post("/v2/rerank", json=BODY | {"model": "legal"})
+        return _outcome(reply.status_code, reply.text)
+
+    def _complete(self, http: httpx.Client) -> str:
+        body = {"model": "legal", "prompt": "the permit", "max_tokens": 8}
+        reply = http.post("/v1/completions", json=body)
+        return _outcome(reply.status_code, reply.text)
+
+    def _stream(self, http: httpx.Client) -> str:
+        body = BODY | {"model": "legal", "dear": {"stream": True}}
+        with http.stream("POST", "/v2/rerank", json=body) as reply:
+            text = reply.read().decode()
+        begun, broken = "event: rank" in text, "event: error" in text
+        return "cut after its first rank" if begun and broken else _outcome(reply.status_code, text, broken)
+
+    @contextmanager
+    def running(self) -> Iterator[Load]:
+        """The callers are at work during the block."""
+        with ThreadPoolExecutor(CALLERS) as pool:
+            calls = [pool.submit(self.call, number) for number in range(CALLERS)]
+            try:
+                yield self
+            finally:
+                self._stopped.set()
+        for call in calls:
+            call.result()
+
+
+def _outcome(status: int, text: str, broken: bool = False) -> str:
+    return "answered" if status == 200 and not broken else f"lost: {status} {text[:150]}"
+
+
+def replicas(server: Server) -> list[psutil.Process]:
+    """The processes of the engines' replicas."""
+    return [one for one in server.descendants() if ENGINE in _name(one)]
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name() + "".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def core_of(replica: psutil.Process) -> psutil.Process:
+    """The process of a replica's vLLM engine core."""
+    return next(one for one in replica.children(recursive=True) if "EngineCore" in _name(one))
+
+
+def wait_until(check: Callable[[], bool], timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not check():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.5)
+
+
+def two_are_up(server: Server) -> bool:
+    """Whether both engines have a living core and hold the adapters."""
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    try:
+        cores = [core_of(one) for one in replicas(server)]
+    except (StopIteration, psutil.Error):
+        return False
+    found = httpx.get(f"{server.url}/admin/v1/adapters/legal", headers=headers, timeout=30).json()
+    return len(cores) == 2 and list(found["revisions"][0]["replicas"].values()) == ["held", "held"]
+
+
+@pytest.mark.parametrize("victim", ["core", "replica", "hanging replica"])
+def test_no_request_is_lost_when_one_of_two_engines_dies(two_engines: Server, victim: str) -> None:
+    server = two_engines
+    wait_until(lambda: two_are_up(server), 240)
+    time.sleep(12)  # a replica that is gone leaves the registry's list of the living
+    replica = replicas(server)[0]
+    core = core_of(replica)
+    load = Load(server.url)
+    with load.running():
+        time.sleep(8)
+        before = load.seen.total()
+        killed = core if victim == "core" else replica
+        os.kill(killed.pid, signal.SIGSTOP if victim.startswith("hanging") else signal.SIGKILL)
+        time.sleep(35)
+    lost = {outcome: count for outcome, count in load.seen.items() if outcome.startswith("lost")}
+    times = load.lost_at_s or [0.0]
+    sys.stdout.write(
+        f"\n{victim}: {before} requests before, {load.seen.total()} in all, lost {sum(lost.values())} "
+        f"over {max(times) - min(times):.1f} s; {dict(load.seen.most_common(6))}\n"
+    )
+    if victim.startswith("hanging"):
+        os.kill(killed.pid, signal.SIGKILL)
+    assert before > 20
+    assert lost == {}
