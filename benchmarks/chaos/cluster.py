@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from benchmarks.chaos.machines import Machine, wait_for
 from benchmarks.server import CPU_CONFIG, ROOT
 from dear_client import Client
 
+VLLM = "VLLM::"
 ENGINE_CORE = "VLLM::EngineCore"
 ENGINE = "ray::ServeReplica:dear:Engine"
 GATEWAY = "ray::ServeReplica:dear:Gateway"
@@ -44,8 +47,8 @@ _BIN = Path(sys.executable).parent
 class Cluster:
     """All machines, and what runs on them.
 
-    ``restarts`` names machines that ended by themselves and were started again, ``notes`` is what faults have
-    to say, ``keys`` has a key of each tenant.
+    ``target`` is the worker that faults hit, ``restarts`` names machines that ended by themselves and were
+    started again, ``notes`` is what faults have to say, ``keys`` has a key of each tenant.
 
     Args:
         scratch: a folder for everything that it writes.
@@ -66,6 +69,7 @@ class Cluster:
         self.limits_redis = Machine("redis2", 22, scratch)
         self.store = scratch / "store"
         self.status = Status(self)
+        self.target = self.workers[0]
         self.restarts: list[str] = []
         self.notes: list[str] = []
         self.keys: dict[str, str] = {}
@@ -180,6 +184,19 @@ class Cluster:
                 except psutil.NoSuchProcess:
                     continue
         return found
+
+    @contextmanager
+    def aiming(self) -> Iterator[None]:
+        """Aim at the worker whose engine works most inside: a spare that dies proves nothing."""
+        before_s = [self._engine_s(worker) for worker in self.workers]
+        yield
+        used_s = [self._engine_s(worker) - s for worker, s in zip(self.workers, before_s, strict=True)]
+        self.target = self.workers[used_s.index(max(used_s))]
+
+    def _engine_s(self, worker: Machine) -> float:
+        """CPU seconds that a worker's engine has used so far."""
+        times = [process.cpu_times() for process in self.find(VLLM, worker)]
+        return sum(one.user + one.system for one in times)
 
     def stop(self) -> None:
         """End everything."""

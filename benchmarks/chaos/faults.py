@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psutil
 
 from benchmarks.chaos.callers import Callers, Load
-from benchmarks.chaos.cluster import ENGINE, ENGINE_CORE, GATEWAY, PROXY, TENANTS, Cluster
+from benchmarks.chaos.cluster import ENGINE, ENGINE_CORE, GATEWAY, PROXY, TENANTS, VLLM, Cluster
 from benchmarks.chaos.machines import Machine
 
 
@@ -29,10 +29,10 @@ class Fault:
 
 @contextmanager
 def _killed(cluster: Cluster, title: str) -> Iterator[None]:
-    """SIGKILL to one process on the second worker; what starts it again is the product, Ray or Serve."""
-    found = cluster.find(title, cluster.workers[1])
+    """SIGKILL to one process on one worker; what starts it again is the product, Ray or Serve."""
+    found = cluster.find(title, cluster.target)
     if not found:
-        raise RuntimeError(f"no process {title} on {cluster.workers[1].name}")
+        raise RuntimeError(f"no process {title} on {cluster.target.name}")
     for process in found[:1]:
         process.kill()
     yield
@@ -79,21 +79,24 @@ def _parted(one: Machine, other: Machine) -> Iterator[None]:
 
 @contextmanager
 def _slowed(cluster: Cluster) -> Iterator[None]:
-    """The engine of the second worker gets a tenth of the time: it is stopped for 90 ms of each 100."""
-    found = cluster.find(ENGINE_CORE, cluster.workers[1])
+    """One engine gets a tenth of the time: its processes are stopped for 90 ms of each 100."""
+    found = cluster.find(VLLM, cluster.target)
     if not found:
-        raise RuntimeError(f"no process {ENGINE_CORE} on {cluster.workers[1].name}")
+        raise RuntimeError(f"no process {VLLM} on {cluster.target.name}")
     done = threading.Event()
 
-    def pulse(process: psutil.Process) -> None:
+    def pulse() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             while not done.is_set():
-                process.send_signal(signal.SIGSTOP)
-                done.wait(0.09)
+                for number, rest_s in ((signal.SIGSTOP, 0.09), (signal.SIGCONT, 0.01)):
+                    for process in found:
+                        process.send_signal(number)
+                    done.wait(rest_s)
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGCONT)
-                done.wait(0.01)
 
-    thread = threading.Thread(target=pulse, args=found[:1])
+    thread = threading.Thread(target=pulse)
     thread.start()
     try:
         yield
@@ -139,11 +142,11 @@ FAULTS = (
     Fault("engine-replica", "engine replica killed", 0, lambda c: _killed(c, ENGINE)),
     Fault("gateway", "gateway replica killed", 0, lambda c: _killed(c, GATEWAY)),
     Fault("proxy", "Serve's proxy killed", 0, lambda c: _killed(c, PROXY)),
-    Fault("worker", "worker node lost for 15 s", 15, lambda c: _down(c, c.workers[1])),
+    Fault("worker", "worker node lost for 15 s", 15, lambda c: _down(c, c.target)),
     Fault("head", "head node lost for 15 s", 15, lambda c: _down(c, c.head)),
-    Fault("database-stop", "PostgreSQL stopped for 60 s", 60, lambda c: _down(c, c.database)),
+    Fault("database-stop", "PostgreSQL's machine lost for 60 s", 60, lambda c: _down(c, c.database)),
     Fault("database-hang", "PostgreSQL frozen for 60 s", 60, lambda c: _frozen(c.database)),
-    Fault("redis-limits", "Redis of the limits stopped for 20 s", 20, lambda c: _down(c, c.limits_redis)),
+    Fault("redis-limits", "Redis of the limits lost for 20 s", 20, lambda c: _down(c, c.limits_redis)),
     Fault(
         "redis-limits-hang",
         "Redis of the limits frozen for 20 s",
@@ -151,10 +154,10 @@ FAULTS = (
         lambda c: _frozen(c.limits_redis),
         is_usual=False,
     ),
-    Fault("redis-ray", "Redis of Ray's head stopped for 20 s", 20, lambda c: _down(c, c.ray_redis)),
+    Fault("redis-ray", "Redis of Ray's head lost for 20 s", 20, lambda c: _down(c, c.ray_redis)),
     Fault("store", "adapter store gone for 20 s", 20, _moved_away),
-    Fault("link-head", "worker and head parted for 10 s", 10, lambda c: _parted(c.workers[1], c.head)),
-    Fault("link", "worker cut off from all for 10 s", 10, lambda c: _unplugged(c.workers[1]), is_usual=False),
+    Fault("link-head", "worker and head parted for 10 s", 10, lambda c: _parted(c.target, c.head)),
+    Fault("link", "worker cut off from all for 10 s", 10, lambda c: _unplugged(c.target), is_usual=False),
     Fault("slow-engine", "engine ten times slower for 20 s", 20, _slowed),
     Fault(
         "upgrade-gateways",

@@ -56,7 +56,7 @@ def figures(answers: Sequence[Answer], before_s: float, start_s: float, end_s: f
         lost_client=sum(a.kind == "client" for a in lost),
         causes=dict(Counter(f"{a.kind}: {a.cause}" for a in lost).most_common()),
         pause_s=_longest_pause(seen, start_s, end_s),
-        recovered_s=_recovered(seen, start_s, end_s, usual_s),
+        recovered_s=recovered(seen, start_s, end_s, usual_s),
         median_s=_median([a for a in seen if a.is_ok]),
         p95_s=_p95([a for a in seen if a.is_ok]),
         median_before_s=usual_s,
@@ -73,9 +73,8 @@ def is_well(answers: Sequence[Answer], start_s: float, end_s: float, usual_s: fl
     return taken_s is None or usual_s is None or taken_s <= max(_SLOWER * usual_s, _SLOW_S)
 
 
-def _recovered(
-    answers: Sequence[Answer], start_s: float, end_s: float, usual_s: float | None
-) -> float | None:
+def recovered(answers: Sequence[Answer], start_s: float, end_s: float, usual_s: float | None) -> float | None:
+    """See Figures.recovered_s; ``usual_s`` is the usual latency."""
     last_bad_s, moment_s = 0.0, start_s
     while moment_s + _BIN_S <= end_s:
         if not is_well(answers, moment_s, moment_s + _BIN_S, usual_s):

@@ -10,7 +10,7 @@ from statistics import median
 from benchmarks.chaos.callers import Answer, Callers, Load
 from benchmarks.chaos.cluster import Cluster
 from benchmarks.chaos.faults import Fault
-from benchmarks.chaos.figures import figures, is_well
+from benchmarks.chaos.figures import figures, is_well, recovered
 from benchmarks.chaos.machines import wait_for
 from benchmarks.chaos.report import Outcome
 
@@ -40,7 +40,8 @@ class Trial:
         """Break, mend, and watch until all is well again, or for five minutes."""
         cluster, load = self._ready()
         before_s = time.monotonic()
-        time.sleep(_LEAD_S)
+        with cluster.aiming():
+            time.sleep(_LEAD_S)
         restarts = len(cluster.restarts)
         self._say(f"{fault.title} ...")
         start_s = time.monotonic()
@@ -58,8 +59,9 @@ class Trial:
                 whole_s = None
             elif whole_s is None:
                 whole_s = now_s - start_s
-            is_calm = whole_s is not None and is_well(load.answers(), now_s - _CALM_S, now_s, usual_s)
-            if is_calm and now_s > mended_s + _WATCH_S:
+            well_s = recovered(load.answers(), start_s, now_s, usual_s)
+            is_calm = well_s is not None and start_s + well_s < now_s - _CALM_S
+            if is_calm and whole_s is not None and now_s > mended_s + _WATCH_S:
                 break
             time.sleep(0.5)
         end_s = time.monotonic()
