@@ -40,7 +40,7 @@ RAY_FOLDER = Path("/tmp/ray")
 _RAY_PORT, _DATABASE_PORT, _RAY_REDIS_PORT, _LIMITS_REDIS_PORT = 6379, 5432, 6380, 6381
 _STORE_BYTES = 80 * 1024 * 1024
 _RESTART_S = 3.0  # a machine that ended by itself comes back after so long, as under Kubernetes
-_START_S = 420.0
+_START_S = 600.0
 _BIN = Path(sys.executable).parent
 
 
@@ -106,20 +106,15 @@ class Cluster:
                 self.keys[tenant] = client.admin.create_key(tenant).key or ""
 
     def deploy(self, part: str = "", setting: str = "", value: object = None) -> None:
-        """Hand Serve the application, as ``serve deploy`` does, with one setting changed for good.
-
-        Serve looks at the arguments, not at the files that they name: each deployment has a file of its own.
-        """
+        """Hand Serve the application, as ``serve deploy`` does, with one setting changed for good."""
         settings = self._settings
         if part:
             settings.setdefault(part, {})[setting] = value
-        file = self.scratch / f"settings-{len(list(self.scratch.glob('settings-*')))}.yaml"
-        file.write_text(yaml.safe_dump(settings), encoding="utf-8")
         application = {
             "name": "dear",
             "route_prefix": "/",
             "import_path": "dear_serving.app:build",
-            "args": {"config": str(file)},
+            "args": {"settings": settings},
             # One of each a machine: what ends together is no spare.
             "deployments": [
                 {"name": "Engine", "placement_group_bundles": [{"CPU": 1, "engine": 1}]},
@@ -270,6 +265,7 @@ class Cluster:
         settings["adapters"] |= {
             "root": str(CPU_CONFIG.parent / "demo" / "adapters"),
             "store": str(self.store),
+            "store_is_shared": True,
             "cache": str(RAY_FOLDER / "cache"),  # each machine's own
         }
         settings["engine"] |= {"replicas": 2}
