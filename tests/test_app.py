@@ -15,12 +15,13 @@ from ray.serve.llm import LLMConfig
 
 from dear_serving.adapters.hub_tokens import VARIABLES, HubTokens
 from dear_serving.adapters.revisions import Adapters
+from dear_serving.autoscaling import EngineScaling
 from dear_serving.app import build, build_application, http_options, llm_config
 from dear_serving.errors import InvalidAdapterFiles, SettingsError
 from dear_serving.inside_vllm.drafts import DraftPolicy
 from dear_serving.registry.database import open_database
 from dear_serving.replica.server import RerankServer, keep_tokens_out_of_runtime_envs
-from dear_serving.settings import Settings, load_settings
+from dear_serving.settings import RegistrySettings, Settings, load_settings
 from dear_serving.types import Decoding
 from tests.conftest import CPU_CONFIG, ROOT
 
@@ -83,6 +84,66 @@ def test_the_cpu_application_needs_no_gpu(tmp_path: Path) -> None:
     bundles = deployment._replica_config.placement_group_bundles
     assert sum(bundle.get("GPU", 0) for bundle in bundles) == 0
     assert deployment.max_ongoing_requests == 512
+
+
+def test_engines_and_gateways_scale_where_the_settings_say_so(a100: Settings) -> None:
+    data = a100.model_dump()
+    data["engine"]["autoscaling"] = {"min_replicas": 0, "max_replicas": 3, "tokens_per_replica": 1000}
+    data["gateway"]["autoscaling"] = {"max_replicas": 8, "requests_per_replica": 50}
+    built = build_app(build_application(Settings.model_validate(data)), name="dear")
+    engine, gateway = (
+        next(one for one in built.deployments if one.name == name)._deployment_config.autoscaling_config
+        for name in ("Engine", "Gateway")
+    )
+    assert (engine.min_replicas, engine.initial_replicas, engine.max_replicas) == (0, 3, 3)
+    policy = imported(engine.policy.policy_function.replace(":", "."))
+    assert policy is EngineScaling
+    assert policy(**engine.policy.policy_kwargs)
+    assert (gateway.min_replicas, gateway.initial_replicas, gateway.max_replicas) == (1, 2, 8)
+    assert gateway.target_ongoing_requests == 50
+
+
+def test_a_deployment_has_its_settings_in_its_args(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A settings file may change, and Serve would take no notice."""
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load(CPU_CONFIG.read_text())
+    config["model"]["source"] = f"{ROOT}/configs/demo/base"
+    config["adapters"]["root"] = f"{ROOT}/configs/demo/adapters"
+    assert build({"settings": config})
+    assert (tmp_path / ".dear" / "registry.db").exists()
+    with pytest.raises(SettingsError, match=r"^args.settings: engine.replica: unknown setting"):
+        build({"settings": config | {"engine": config["engine"] | {"replica": 2}}})
+
+
+@pytest.mark.parametrize("args", [{}, {"config": "x", "settings": {}}, {"conf": "x"}])
+def test_other_args_are_refused(args: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=r"^args: give settings, or config"):
+        build(args)
+
+
+@pytest.mark.parametrize(
+    ("url", "store", "is_shared", "wrong"),
+    [
+        ("sqlite:////data/registry.db", "s3://bucket/dear", False, "registry.url"),
+        ("postgresql+psycopg://host/dear", "/data/store", False, "adapters.store"),
+        ("postgresql+psycopg://host/dear", "/data/store", True, None),
+        ("postgresql+psycopg://host/dear", "s3://bucket/dear", False, None),
+    ],
+)
+def test_what_is_one_machines_is_refused_where_there_are_several(
+    monkeypatch: pytest.MonkeyPatch, a100: Settings, url: str, store: str, is_shared: bool, wrong: str | None
+) -> None:
+    adapters = a100.adapters.model_copy(update={"store": store, "store_is_shared": is_shared})
+    settings = a100.model_copy(update={"registry": RegistrySettings(url=url), "adapters": adapters})
+    assert build_application(settings)
+    monkeypatch.setattr("dear_serving.app.count_nodes", lambda: 2)
+    if wrong is None:
+        assert build_application(settings)
+        return
+    with pytest.raises(SettingsError, match=rf"^{wrong}: .* of one machine, and the cluster has several; set"):
+        build_application(settings)
 
 
 DRAFTED = "dear_serving.inside_vllm.drafted_scheduler.DraftedScheduler"

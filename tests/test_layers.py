@@ -13,7 +13,16 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = {"dear_serving": ROOT / "serving", "dear_client": ROOT / "client", "dear_tools": ROOT / "client"}
 
 _NOUNS = {"types", "errors"}
-_SHARED = _NOUNS | {"loopback", "protocol", "openai", "settings", "metrics", "registry"}
+_SHARED = _NOUNS | {
+    "autoscaling",
+    "loopback",
+    "nodes",
+    "protocol",
+    "openai",
+    "settings",
+    "metrics",
+    "registry",
+}
 _GATEWAY = _SHARED | {"ranking", "adapters", "tenancy"}
 
 # What each folder or file of dear_serving may import of the others. Nothing may import http.
@@ -22,7 +31,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "protocol": _NOUNS,
     "openai": {"errors"},
+    "autoscaling": set(),
     "loopback": set(),
+    "nodes": set(),
     "settings": _NOUNS,
     "metrics": {"types"},
     "registry": {"errors"},
@@ -32,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inside_vllm": set(),
     "gateway": _GATEWAY,
     "http": _GATEWAY | {"gateway"},
-    "replica": _SHARED | {"adapters", "inside_vllm"},
+    "replica": _SHARED | {"adapters", "autoscaling", "inside_vllm"},
     "app": _GATEWAY | {"http", "replica", "gateway"},
     "process": {"errors", "settings", "adapters", "app"},
     "cli": {"errors", "settings", "adapters", "ranking", "process"},
@@ -49,6 +60,7 @@ ONLY_IN: dict[str, set[str]] = {
         "app",
         "process",
         "loopback",
+        "nodes",
     },
     "vllm": {"inside_vllm", "replica"},
     "torch": {"inside_vllm"},

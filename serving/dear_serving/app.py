@@ -17,14 +17,19 @@ from dear_serving.adapters.preflight import base_source, check_models
 from dear_serving.errors import SettingsError
 from dear_serving.gateway.authenticator import hash_keys
 from dear_serving.http.ingress import Gateway
+from dear_serving.nodes import count_nodes, this_node
 from dear_serving.replica.server import RerankServer
 from dear_serving.settings import (
+    EngineAutoscaling,
     EngineSettings,
+    GatewayAutoscaling,
     Settings,
     accepted_api_keys,
     admin_keys,
     check_open_access,
+    check_shared,
     load_settings,
+    read_settings,
 )
 from dear_serving.types import MAX_IDENTIFIERS
 
@@ -36,19 +41,27 @@ ENGINE_NAME = "Engine"
 GATEWAY_NAME = "Gateway"
 
 _HEALTH_CHECK_S = 3.0
+_LOOK_BACK_S = 10.0
 _INSIDE = "dear_serving.inside_vllm"
 _RESUMABLE = {"cpu": "WindowScheduler", "gpu": "AsyncWindowScheduler"}
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Entry point for ``serve run`` and ``serve deploy``: ``dear_serving.app:build config=FILE``.
+    """Entry point for ``serve run`` and ``serve deploy``.
+
+    Args:
+        args: ``settings``, as in a settings file; relative paths start in the current folder. Or ``config``,
+            a settings file. Serve deploys again when the args change: it takes no notice of a changed file.
 
     Raises:
         StartupError: a setting, a template or an adapter is wrong.
     """
-    if "config" not in args:
-        raise SettingsError("give the settings file: serve run dear_serving.app:build config=FILE")
-    settings = load_settings(Path(args["config"]))
+    if len(args) != 1 or not args.keys() <= {"settings", "config"}:
+        raise SettingsError("args: give settings, or config: serve run dear_serving.app:build config=FILE")
+    if "settings" in args:
+        settings = read_settings(args["settings"], Path.cwd(), "args.settings")
+    else:
+        settings = load_settings(Path(args["config"]))
     check_models(settings)
     register_configured(settings)
     return build_application(settings)
@@ -63,9 +76,12 @@ def build_application(settings: Settings, start_attempts: int | None = None) -> 
             20 in all. Later, Serve replaces engines without end.
 
     Raises:
-        SettingsError: the server would be open to a network.
+        SettingsError: the server would be open to a network, or its registry is a file of one machine while
+            there are several.
     """
     check_open_access(settings)
+    check_shared(settings.registry, settings.adapters, is_elsewhere=count_nodes() > 1)
+    home = this_node()
     hub_tokens = HubTokens.from_environment()
     options: dict[str, Any] = {"name": ENGINE_NAME}
     if start_attempts is not None:
@@ -74,16 +90,17 @@ def build_application(settings: Settings, start_attempts: int | None = None) -> 
         llm_config(settings),
         deployment_cls=RerankServer,
         bind_kwargs={
-            "registry_url": settings.registry.url,
+            "registry": settings.registry,
             "adapters": settings.adapters,
             "engine": settings.engine,
             "hub_tokens": hub_tokens,
+            "home": home,
         },
         override_serve_options=options,
     )
     gateway = Gateway.options(  # type: ignore[attr-defined]  # added by serve.deployment
         name=GATEWAY_NAME,
-        num_replicas=settings.gateway.replicas,
+        **_how_many(settings.gateway.replicas, settings.gateway.autoscaling),
         max_ongoing_requests=settings.gateway.max_ongoing_requests,
         graceful_shutdown_timeout_s=settings.gateway.drain_s,
         ray_actor_options={
@@ -98,6 +115,7 @@ def build_application(settings: Settings, start_attempts: int | None = None) -> 
         hash_keys(accepted_api_keys()),
         hash_keys(admin_keys()),
         hub_tokens,
+        home,
     )
     return application
 
@@ -132,8 +150,8 @@ def llm_config(settings: Settings) -> LLMConfig:
     return LLMConfig(
         model_loading_config={"model_id": settings.model.id, "model_source": base_source(settings)},
         engine_kwargs=engine_kwargs,
-        deployment_config={
-            "num_replicas": engine.replicas,
+        deployment_config=_how_many(engine.replicas, engine.autoscaling)
+        | {
             "max_ongoing_requests": engine.max_ongoing_requests,
             "graceful_shutdown_timeout_s": settings.gateway.drain_s,
             "health_check_period_s": _HEALTH_CHECK_S,  # until a dead engine is replaced
@@ -148,6 +166,28 @@ def llm_config(settings: Settings) -> LLMConfig:
         runtime_env={"env_vars": engine_environment(settings)},
         **hardware,
     )
+
+
+def _how_many(replicas: int, scaling: EngineAutoscaling | GatewayAutoscaling | None) -> dict[str, Any]:
+    """Serve's options for the number of replicas."""
+    if scaling is None:
+        return {"num_replicas": replicas}
+    config: dict[str, Any] = {
+        "min_replicas": scaling.min_replicas,
+        "max_replicas": scaling.max_replicas,
+        "initial_replicas": min(max(replicas, scaling.min_replicas), scaling.max_replicas),
+        "upscale_delay_s": scaling.upscale_delay_s,
+        "downscale_delay_s": scaling.downscale_delay_s,
+        "look_back_period_s": _LOOK_BACK_S,
+    }
+    if isinstance(scaling, GatewayAutoscaling):
+        return {"autoscaling_config": config | {"target_ongoing_requests": scaling.requests_per_replica}}
+    policy = {
+        "policy_function": "dear_serving.autoscaling:EngineScaling",
+        "policy_kwargs": {"tokens_per_replica": scaling.tokens_per_replica},
+    }
+    config |= {"policy": policy, "downscale_to_zero_delay_s": scaling.to_zero_delay_s}
+    return {"autoscaling_config": config}
 
 
 def _decoding_kwargs(engine: EngineSettings) -> dict[str, Any]:

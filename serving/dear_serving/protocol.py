@@ -20,6 +20,14 @@ HELD = "held"
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """The ``cost`` of what waits in a gateway or is in the engines by way of it; requests carry it along."""
+
+    gateway: str
+    cost: int
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """A prompt to complete with free text. ``tokens`` is at most the model's length.
 
@@ -35,6 +43,7 @@ class GenerationRequest:
     priority: int = 0
     stop: tuple[str, ...] = ()
     cache_salt: str | None = None
+    backlog: Backlog | None = None
 
     @property
     def tokens(self) -> int:
@@ -63,6 +72,7 @@ class OpenAIRequest:
     prompts: int = 1
     sequences: int = 1
     cache_salt: str | None = None
+    backlog: Backlog | None = None
 
     @property
     def priority(self) -> int:
@@ -113,6 +123,7 @@ class PermutationRequest:
     priority: int = 0
     deadline_s: float | None = None
     cache_salt: str | None = None
+    backlog: Backlog | None = None
 
     @property
     def tokens(self) -> int:

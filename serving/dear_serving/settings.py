@@ -65,8 +65,9 @@ class AdaptersSettings(_Settings):
     ``root`` is the folder that must contain all adapter folders. ``sources`` are further allowed origins:
     URL prefixes such as ``s3://models/``. ``bases`` are Hugging Face ids of other models whose adapters fit
     the base model. ``store`` keeps every revision's files: a folder or an fsspec URL that all machines can
-    reach. ``cache`` is a folder local to each machine. An engine holds at most ``capacity`` revisions in
-    memory (0 turns adapters off); at most ``slots`` of them run in one batch.
+    reach; ``store_is_shared`` says that a folder is the same one on all machines (NFS). ``cache`` is a folder
+    local to each machine. An engine holds at most ``capacity`` revisions in memory (0 turns adapters off); at
+    most ``slots`` of them run in one batch.
     """
 
     root: Path = Path()
@@ -74,6 +75,7 @@ class AdaptersSettings(_Settings):
     sources: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()
     store: str = ".dear/store"
+    store_is_shared: bool = False
     cache: Path = Path(".dear/cache")
     capacity: Annotated[int, Field(ge=0, le=10_000)] = 64
     slots: Annotated[int, Field(ge=1)] = 8
@@ -97,6 +99,37 @@ class AdaptersSettings(_Settings):
         return sources
 
 
+class _Autoscaling(_Settings):
+    max_replicas: Annotated[int, Field(ge=1)]
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    upscale_delay_s: Annotated[float, Field(ge=0)] = 15.0
+    downscale_delay_s: Annotated[float, Field(ge=0)] = 300.0
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError("min_replicas may not exceed max_replicas")
+        return self
+
+
+class EngineAutoscaling(_Autoscaling):
+    """Engines follow the work: one for each ``tokens_per_replica`` predicted tokens that wait or are in work.
+
+    Delays are in seconds: how long there has to be more work, or less. With ``min_replicas`` 0 the last
+    engine stops after ``to_zero_delay_s`` without work.
+    """
+
+    tokens_per_replica: Annotated[int, Field(ge=1)] = 131_072
+    to_zero_delay_s: Annotated[float, Field(ge=0)] = 900.0
+
+
+class GatewayAutoscaling(_Autoscaling):
+    """Gateways follow the requests in progress: one for each ``requests_per_replica``."""
+
+    min_replicas: Annotated[int, Field(ge=1)] = 1
+    requests_per_replica: Annotated[float, Field(gt=0)] = 64.0
+
+
 class EngineSettings(_Settings):
     """vLLM replicas. ``engine_kwargs`` go to vLLM unchanged; vLLM validates them.
 
@@ -109,6 +142,9 @@ class EngineSettings(_Settings):
     ``decoding`` is how windows are decoded (see Decoding); drafted windows verify at most ``max_drafts``
     tokens in a forward pass. A window of which nothing is heard for ``stall_timeout_s`` is ranked again, one
     choice at a time.
+
+    With ``autoscaling``, ``replicas`` is how many start first. Where it lets the last engine stop, a request
+    waits ``wake_timeout_s`` for the next one to start; with 0 it gets a 503 with the time a start takes.
     """
 
     accelerator: Literal["cpu", "gpu"] = "cpu"
@@ -122,7 +158,14 @@ class EngineSettings(_Settings):
     decoding: Decoding = "drafted"
     max_drafts: Annotated[int, Field(ge=1, le=64)] = 11
     stall_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    autoscaling: EngineAutoscaling | None = None
+    wake_timeout_s: Annotated[float, Field(ge=0)] = 0.0
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, validate_default=True)
+
+    @property
+    def may_be_none(self) -> bool:
+        """Whether there may be no engine while there is no work."""
+        return self.autoscaling is not None and self.autoscaling.min_replicas == 0
 
     @property
     def max_model_len(self) -> int:
@@ -158,10 +201,11 @@ class GatewaySettings(_Settings):
     """HTTP replicas. Each reserves ``cpus`` CPUs in Ray.
 
     A server, gateway or engine that is told to end finishes its requests first, for at most ``drain_s``
-    seconds.
+    seconds. With ``autoscaling``, ``replicas`` is how many start first.
     """
 
     replicas: Annotated[int, Field(ge=1)] = 1
+    autoscaling: GatewayAutoscaling | None = None
     cpus: Annotated[float, Field(ge=0)] = 1.0
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 2048
     drain_s: Annotated[float, Field(ge=0)] = 30.0
@@ -280,6 +324,30 @@ class Settings(_Settings):
         return {self.model.id: self.model.template} | adapters
 
 
+def check_shared(registry: RegistrySettings, adapters: AdaptersSettings, *, is_elsewhere: bool) -> None:
+    """Refuse a registry or a store that not all machines have.
+
+    Args:
+        is_elsewhere: whether there are other machines than the one that has them.
+
+    Raises:
+        SettingsError: what is one machine's, and what to set instead.
+    """
+    if not is_elsewhere:
+        return
+    if registry.url.startswith("sqlite"):
+        raise SettingsError(
+            f"registry.url: {registry.url} is a file of one machine, and the cluster has several; set it (or "
+            f"{REGISTRY_VARIABLE}) to a PostgreSQL database, postgresql+psycopg://user@host/name"
+        )
+    if "://" not in adapters.store and not adapters.store_is_shared:
+        raise SettingsError(
+            f"adapters.store: {adapters.store} is a folder of one machine, and the cluster has several; set "
+            "a URL that all can reach, such as s3://bucket/dear, or adapters.store_is_shared: true if it is "
+            "the same folder on all of them"
+        )
+
+
 def load_settings(path: Path) -> Settings:
     """Read a settings file; relative paths in it start at its own folder.
 
@@ -294,13 +362,26 @@ def load_settings(path: Path) -> Settings:
         raise SettingsError(f"{path} is not UTF-8 text") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise SettingsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    return read_settings(data, path.resolve().parent, str(path))
+
+
+def read_settings(data: object, folder: Path, source: str) -> Settings:
+    """Settings from plain data, such as YAML's.
+
+    Args:
+        folder: where relative paths start.
+        source: where the data is from, for messages.
+
+    Raises:
+        SettingsError: an unknown or wrong setting; one line that names it.
+    """
     if not isinstance(data, dict):
-        raise SettingsError(f"{path} does not hold a mapping of settings")
+        raise SettingsError(f"{source} does not hold a mapping of settings")
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
-        raise SettingsError(f"{path}: {describe(error)}") from None
-    return _resolve_paths(settings, path.resolve().parent)
+        raise SettingsError(f"{source}: {describe(error)}") from None
+    return _resolve_paths(settings, folder)
 
 
 def describe(error: ValidationError) -> str:

@@ -23,6 +23,7 @@ from dear_serving.gateway.engine_replicas import ATTEMPT, EngineReplicas
 from dear_serving.gateway.retry_budget import RetryBudget
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import (
+    Backlog,
     DecodedWindow,
     Generation,
     GenerationRequest,
@@ -300,6 +301,13 @@ async def test_what_the_replica_raised_on_purpose_arrives_as_itself(call: Call) 
 
 
 @either_call
+async def test_a_call_that_was_answered_cancels_nothing(call: Call) -> None:
+    handle = Handle(ANSWER)
+    await call(engine_over(handle))
+    assert not handle.responses[0].cancelled
+
+
+@either_call
 async def test_a_cancelled_call_cancels_the_replicas_work(call: Call) -> None:
     handle = Handle(None)
     task = asyncio.create_task(call(engine_over(handle)))
@@ -441,6 +449,7 @@ async def test_a_call_that_waits_for_a_replica_fails_when_none_is_left(
     async with asyncio.timeout(5):
         with pytest.raises(EngineUnavailable):
             await answer
+    assert handle.responses[0].cancelled
 
 
 @either_call
@@ -484,3 +493,45 @@ async def test_not_ready_is_that_every_engine_is_ill() -> None:
         async with asyncio.timeout(5):
             await engine_over(handle, 2).check_ready()
     assert handle.calls == 2
+
+
+# A deployment that may have no replica.
+
+
+async def test_a_call_wakes_an_engine_and_waits_for_it() -> None:
+    handle = Handle(None, None)
+    handle.routes = False
+    engine = engine_over(handle, running=0, wakes=True, wake_s=1.5)
+    with pytest.raises(EngineUnavailable, match="no engine can answer now"):
+        await engine.generate(REQUEST)  # for the time that it may
+    # Serve sees both wait, and starts an engine.
+    assert sorted(method for method, _ in handle.asked) == ["check_health", "generate"]
+
+
+async def test_a_call_that_may_not_wait_wakes_an_engine_for_the_next_one() -> None:
+    handle = Handle(None, ANSWER)
+    engine = engine_over(handle, running=0, wakes=True)
+    for _ in range(2):
+        with pytest.raises(EngineUnavailable, match="no engine runs, one is starting") as asleep:
+            await engine.generate(REQUEST)
+        assert 50 < (asleep.value.retry_after_s or 0) <= 60
+    await asyncio.sleep(0.05)
+    assert [method for method, _ in handle.asked] == ["check_health"]
+    handle.names = ["r1"]
+    handle.replicas.update(handle.names)
+    assert await engine.generate(REQUEST) == ANSWER
+    async with asyncio.timeout(10):
+        while engine._waking is not None:
+            await asyncio.sleep(0.05)
+    handle.replicas.update([])
+    with pytest.raises(EngineUnavailable) as again:
+        await engine.generate(REQUEST)
+    assert (again.value.retry_after_s or 0) < 10  # as long as it took
+
+
+async def test_a_request_tells_what_its_gateway_has() -> None:
+    handle = Handle(ANSWER)
+    engine = engine_over(handle)
+    engine.tell_backlog(lambda: Backlog("g", 7))
+    await engine.generate(REQUEST)
+    assert handle.asked == [("generate", (replace(REQUEST, backlog=Backlog("g", 7)),))]

@@ -51,6 +51,7 @@ def build_gateway(
     base_source: str,
     key_digests: Sequence[bytes] = (),
     admin_digests: Sequence[bytes] = (),
+    count_engines: Callable[[], int | None] = lambda: None,
 ) -> GatewayState:
     """Build a gateway and open its registry. Until its catalog is refreshed, it serves only the base model.
 
@@ -61,6 +62,7 @@ def build_gateway(
         base_source: folder, URL or Hugging Face id of the base model.
         key_digests: digests of the default tenant's keys; see gateway.authenticator.hash_keys.
         admin_digests: digests of the admin keys.
+        count_engines: how many engines run now; None: as many as the settings say.
 
     Raises:
         SettingsError: the registry, base model, store or a template in the settings cannot be used.
@@ -81,7 +83,7 @@ def build_gateway(
     async def count_gateways() -> int:
         return len((await asyncio.to_thread(heartbeats.alive)).gateways)
 
-    peers = Peers(queue, counts, count_gateways)
+    peers = Peers(queue, counts, count_gateways, count_engines)
     budgets = Budgets(url, peers.part_of)
     token_admission = TokenAdmission(queue, budgets, peers, settings.limits.max_queued_tokens)
     threads = FairThreads(_THREADS)

@@ -20,6 +20,7 @@ from dear_serving.gateway.engine_replicas import ATTEMPT, REPLICAS, Attempt, Eng
 from dear_serving.gateway.retry_budget import RetryBudget
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import (
+    Backlog,
     DecodedWindow,
     Generation,
     GenerationRequest,
@@ -37,6 +38,7 @@ _RETRY_AFTER_S = 5.0
 _WATCH_S = 1.0
 _TOLD_S = 10.0
 _HEDGE_S, _MOST_ASKED = 1.0, 8
+_START_S = 60.0  # of a replica, until one was measured
 
 
 class EngineClient:
@@ -53,7 +55,8 @@ class EngineClient:
         handle: the engine deployment's handle.
         replicas: what this process knows of the replicas.
         budget: bounds what is tried again.
-        wake_s: how long a call waits where no replica runs: above 0 only where a call makes Serve start one.
+        wakes: whether a call makes Serve start a replica where none runs.
+        wake_s: how long a call then waits for it.
     """
 
     def __init__(
@@ -62,13 +65,19 @@ class EngineClient:
         replicas: EngineReplicas = REPLICAS,
         *,
         budget: RetryBudget | None = None,
+        wakes: bool = False,
         wake_s: float = 0.0,
     ) -> None:
         self._handle = handle
         self._stream = handle.options(stream=True)
         self._replicas = replicas
         self._budget = budget or RetryBudget(512)
-        self._wake_s = wake_s
+        self._wakes = wakes
+        self._wake_s = wake_s if wakes else 0.0
+        self._waking: asyncio.Task[None] | None = None
+        self._waking_since_s = 0.0
+        self._start_s = _START_S
+        self._backlog: Callable[[], Backlog | None] = lambda: None
         self._on_retry: Callable[[str], None] = lambda reason: None
 
     def report_to(self, metrics: Metrics) -> None:
@@ -76,6 +85,15 @@ class EngineClient:
         replicas that are left out."""
         self._on_retry = metrics.count_retry
         self._replicas.on_ejection = metrics.ejections.inc
+
+    def tell_backlog(self, backlog: Callable[[], Backlog]) -> None:
+        """Send a gateway's backlog with every request, for autoscaling."""
+        self._backlog = backlog
+
+    @property
+    def running(self) -> int | None:
+        """How many replicas run; None: not known yet."""
+        return self._replicas.running
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """See the protocol."""
@@ -129,8 +147,8 @@ class EngineClient:
 
     async def _first(self, method: Any, request: _Request | None, tried: set[str] | None = None) -> Any:
         """A call's only item."""
-        async with contextlib.aclosing(self._items(method, request, _alone, tried)) as items:
-            return await anext(items)
+        (item,) = [one async for one in self._items(method, request, _alone, tried)]
+        return item
 
     async def _items(
         self,
@@ -144,6 +162,8 @@ class EngineClient:
         suspects: list[str] = []
         began_s = time.monotonic()
         self._budget.earn()
+        if request is not None:
+            request = replace(request, backlog=self._backlog())
         for number in range(1, _ATTEMPTS + 1):
             self._fail_if_down()
             attempt = Attempt(tried)
@@ -167,7 +187,7 @@ class EngineClient:
                 response.cancel()
                 raise
             except Exception as error:
-                if isinstance(error, _Lost):
+                if isinstance(error, _Lost | _Down):
                     response.cancel()
                 found, reason = _understood(error)
                 if has_begun or number == _ATTEMPTS or not self._may_repeat(attempt, reason):
@@ -192,8 +212,28 @@ class EngineClient:
         return is_left
 
     def _fail_if_down(self) -> None:
-        if self._replicas.running == 0 and not self._wake_s:
+        if self._replicas.running != 0:
+            return
+        if self._wakes and self._waking is None:
+            self._waking_since_s = time.monotonic()
+            self._waking = asyncio.create_task(self._wake())
+        if self._wakes and not self._wake_s:
+            left_s = self._start_s - (time.monotonic() - self._waking_since_s)
+            raise EngineUnavailable("no engine runs, one is starting", retry_after_s=max(1.0, left_s))
+        if not self._wakes:
             raise _unavailable()
+
+    async def _wake(self) -> None:
+        """Have Serve start a replica, with a call that waits for one; and measure how long it takes."""
+        calling = asyncio.ensure_future(_result(self._handle.check_health.remote()))
+        try:
+            while self._replicas.running == 0 and not calling.done():
+                await asyncio.wait({calling}, timeout=_WATCH_S)
+            if self._replicas.running:
+                self._start_s = time.monotonic() - self._waking_since_s
+        finally:
+            calling.cancel()
+            self._waking = None
 
     async def _unless_lost(self, answer: Awaitable[T], attempt: Attempt) -> T:
         """The answer.
@@ -225,6 +265,11 @@ class _Lost(Exception):
 
 class _Down(Exception):
     """No replica runs."""
+
+
+async def _result(response: Any) -> None:
+    with contextlib.suppress(Exception):  # what it says is of no interest
+        await response
 
 
 async def _alone(response: Any) -> AsyncGenerator[Any, None]:

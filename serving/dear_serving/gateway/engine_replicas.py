@@ -172,7 +172,9 @@ class EngineReplicas:
                 return True
             return place.silent >= _MOST_SILENT and (
                 not place.runs
-                or any(one.runs and not one.silent and one.heard_s for one in self._places.values())
+                or any(
+                    one.runs and not one.silent and one.heard_s is not None for one in self._places.values()
+                )
             )
 
     def others(self, tried: Collection[str]) -> bool:

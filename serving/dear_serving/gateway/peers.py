@@ -110,6 +110,7 @@ class Peers:
         queue: this gateway's fair queue; it gets its part of the engines.
         counts: the Redis.
         count_gateways: how many gateways live, by the registry.
+        count_engines: how many engines run; None: not known.
     """
 
     def __init__(
@@ -117,10 +118,12 @@ class Peers:
         queue: FairQueue,
         counts: SharedCounts | None,
         count_gateways: Callable[[], Awaitable[int]],
+        count_engines: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._queue = queue
         self._counts = counts
         self._count_gateways = count_gateways
+        self._count_engines = count_engines
         self._in_flight: Counter[str] = Counter()
         self._others: tuple[Report, ...] = ()
         self._giving_back: set[asyncio.Task[None]] = set()
@@ -187,10 +190,12 @@ class Peers:
         """Exchange reports, or count the gateways, until cancelled."""
         while True:
             await self.refresh()
-            await asyncio.sleep(_EXCHANGE_S if self._counts is not None else _COUNT_S)
+            await asyncio.sleep(_EXCHANGE_S)
 
     async def refresh(self) -> None:
         """Tell the others what this gateway has, and take the part that is left to it."""
+        if (engines := self._count_engines()) is not None:
+            self._queue.engines = max(1, engines)
         own = Report(self._queue.work(), self._queue.rate)
         found = await self._counts.exchange(own.to_json()) if self._counts is not None else None
         if found is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import math
 import random
 from collections.abc import Collection, Sequence
@@ -16,6 +17,8 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 from dear_serving.gateway import engine_replicas
 from dear_serving.gateway.engine_replicas import Attempt
 from dear_serving.protocol import HELD
+
+logger = logging.getLogger(__name__)
 
 _SPREAD = 1.25
 _ASK_EVERY_S = 1.0
@@ -132,7 +135,12 @@ class AdapterRouter(RequestRouter):  # type: ignore[misc]  # ray ships no types 
                 if engine_replicas.REPLICAS.open_on(_name(one))
             }
             asked = [*self._replicas.values(), *self._leaving.values()]
-            for replica, load in await self._probe_queue_lens(asked, _PATIENT):
+            try:
+                loads = await self._probe_queue_lens(asked, _PATIENT)
+            except Exception:  # a replica may go in between; the next round goes on
+                logger.exception("engine replicas could not be asked for their loads")
+                loads = []
+            for replica, load in loads:
                 if load is None:
                     engine_replicas.REPLICAS.unheard(_name(replica.replica_id))
                 else:

@@ -17,7 +17,9 @@ from dear_serving.gateway.retry_budget import RetryBudget
 from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.http.app import create_app
 from dear_serving.loopback import keep_on_loopback
-from dear_serving.settings import Settings
+from dear_serving.nodes import is_elsewhere
+from dear_serving.protocol import Backlog
+from dear_serving.settings import Settings, check_shared
 
 
 @serve.deployment
@@ -33,18 +35,32 @@ class Gateway:
         key_digests: tuple[bytes, ...],
         admin_digests: tuple[bytes, ...],
         hub_tokens: HubTokens,
+        home: str | None,
     ) -> None:
         hub_tokens.use()
         keep_on_loopback()
+        check_shared(settings.registry, settings.adapters, is_elsewhere=is_elsewhere(home))
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # else a log line for every request
         # By value: one gRPC call instead of objects in Ray's store, which costs milliseconds a window.
         engines = EngineClient(
-            engine.options(_by_reference=False), budget=RetryBudget(settings.engine.max_ongoing_requests)
+            engine.options(_by_reference=False),
+            budget=RetryBudget(settings.engine.max_ongoing_requests),
+            wakes=settings.engine.may_be_none,
+            wake_s=settings.engine.wake_timeout_s,
         )
         with local_files(base_source) as files:
             tokenizer = load_tokenizer(files, settings.model.chat_template)
-        self._state = build_gateway(settings, engines, tokenizer, base_source, key_digests, admin_digests)
-        engines.report_to(self._state.metrics)
+        self._state = state = build_gateway(
+            settings,
+            engines,
+            tokenizer,
+            base_source,
+            key_digests,
+            admin_digests,
+            count_engines=lambda: engines.running,
+        )
+        engines.report_to(state.metrics)
+        engines.tell_backlog(lambda: Backlog(state.catalog.gateway, state.queue.cost))
         await self._state.catalog.refresh()
 
     def drain(self, serve_s: float) -> int:

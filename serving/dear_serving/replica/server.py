@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from cachetools import TTLCache
 from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.serve.llm import LLMConfig, LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
@@ -19,6 +20,7 @@ from dear_serving.adapters.heartbeats import Heartbeats
 from dear_serving.adapters.hub_tokens import VARIABLES, HubTokens
 from dear_serving.adapters.revisions import Adapters
 from dear_serving.adapters.store import Store
+from dear_serving.autoscaling import BACKLOG
 from dear_serving.errors import (
     AdapterNotLoadable,
     EngineUnavailable,
@@ -26,6 +28,7 @@ from dear_serving.errors import (
 )
 from dear_serving.loopback import keep_on_loopback
 from dear_serving.metrics import EngineMetrics
+from dear_serving.nodes import is_elsewhere
 from dear_serving.protocol import (
     HELD,
     DecodedWindow,
@@ -43,7 +46,7 @@ from dear_serving.replica.self_check import check_burst, small_window
 from dear_serving.replica.start_deadline import start_deadline
 from dear_serving.replica.vllm_openai import from_vllm, vllm_errors, vllm_request
 from dear_serving.replica.window_decoder import Decoder, Undecodable
-from dear_serving.settings import AdaptersSettings, EngineSettings
+from dear_serving.settings import AdaptersSettings, EngineSettings, RegistrySettings, check_shared
 from dear_serving.types import Decoding, Usage
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ logger = logging.getLogger(__name__)
 
 _RESTART_S = 10.0
 _NOT_HELD_S = 1.0
+_MOST_GATEWAYS, _BACKLOG_S = 4096, 5.0  # what a gateway said is forgotten after
 _SELF_CHECK_SHARE = 0.25  # of engine.start_timeout_s, for each of two checks
 
 
@@ -68,24 +72,27 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self,
         llm_config: LLMConfig,
         *,
-        registry_url: str,
+        registry: RegistrySettings,
         adapters: AdaptersSettings,
         engine: EngineSettings,
         hub_tokens: HubTokens,
+        home: str | None,
     ) -> None:
         """Start the engine and load the adapters that the registry wants."""
+        check_shared(registry, adapters, is_elsewhere=is_elsewhere(home))
         keep_on_loopback()
         hub_tokens.use()
         keep_tokens_out_of_runtime_envs()
         logging.getLogger("ray.serve").addFilter(is_not_of_a_caller)
         async with start_deadline(engine.start_timeout_s):
-            await self._start(llm_config, registry_url, adapters, engine)
+            await self._start(llm_config, registry.url, adapters, engine)
 
     async def _start(
         self, llm_config: LLMConfig, registry_url: str, adapters: AdaptersSettings, settings: EngineSettings
     ) -> None:
         await super().__init__(llm_config)
         self._in_use: Counter[str] = Counter()
+        self._backlogs: TTLCache[str, int] = TTLCache(_MOST_GATEWAYS, _BACKLOG_S)
         self._metrics = EngineMetrics()
         lora = self._client().vllm_config.lora_config
         self._slots = AdapterSlots(lora.max_loras if lora else 1)
@@ -246,6 +253,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         output = None
+        self._note_backlog(request)
         async with (
             self._using(request.adapter, request.priority) as lora,
             self._admission.hold(request.tokens, request.priority, is_text=True),
@@ -292,6 +300,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
     ) -> AsyncGenerator[DecodedWindow, None]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        self._note_backlog(request)
         async with self._using(request.adapter, request.priority) as lora:
             windows = self._decoder.decode(request, lora, every_rank=every_rank)
             try:
@@ -307,6 +316,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         """See the protocol."""
         from vllm.exceptions import VLLMServerError
 
+        self._note_backlog(request)
         asked = vllm_request(request)
         try:
             async with contextlib.aclosing(self._openai(request, asked)) as items:
@@ -342,6 +352,14 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
     async def record_routing_stats(self) -> dict[str, Any]:
         """The loaded adapters, for gateway.replica_choice; called by Serve."""
         return {HELD: list(self.engine._oai_models.lora_requests)}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """The work of all gateways that this replica heard of lately, for EngineScaling; called by Serve."""
+        return {BACKLOG: float(sum(self._backlogs.values()))}
+
+    def _note_backlog(self, request: GenerationRequest | PermutationRequest | OpenAIRequest) -> None:
+        if request.backlog is not None:
+            self._backlogs[request.backlog.gateway] = request.backlog.cost
 
     async def metrics(self) -> str:
         """See the protocol."""
