@@ -343,7 +343,8 @@ class Status:
                 watcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors)
             assert watcher.stdout is not None
             for line in watcher.stdout:
-                self._last, self._at_s = json.loads(line), time.monotonic()
+                if line.startswith(b"{"):  # Ray says something there too, now and then
+                    self._last, self._at_s = json.loads(line), time.monotonic()
             watcher.wait()
 
 

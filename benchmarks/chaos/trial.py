@@ -96,7 +96,7 @@ class Trial:
         if self._cluster is not None and self._load is not None:
             cluster, load = self._cluster, self._load
             try:
-                wait_for(lambda: cluster.is_whole and _is_calm(load), 60, "calm after the last fault", 1.0)
+                wait_for(lambda: cluster.is_whole and _is_calm(load), 30, "calm after the last fault", 1.0)
                 return cluster, load
             except TimeoutError as error:
                 self._say(f"{error}: the cluster is made anew")
