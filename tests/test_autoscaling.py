@@ -14,6 +14,7 @@ from dear_serving.autoscaling import BACKLOG, EngineScaling
     [
         ({}, 0, 0),
         (None, 0, 0),
+        ({BACKLOG: {"r1": 0.0}}, 0.01, 0),  # somebody reads the metrics
         ({BACKLOG: {}}, 3, 1),  # a call that waits for the first engine
         ({BACKLOG: {"r1": 0.0, "r2": 0.0}}, 0, 0),
         ({BACKLOG: {"r1": 90.0, "r2": 100.0}}, 1, 1),
@@ -22,7 +23,7 @@ from dear_serving.autoscaling import BACKLOG, EngineScaling
     ],
 )
 def test_engines_follow_the_predicted_tokens(
-    reported: dict[str, dict[str, float]] | None, requests: int, needed: float
+    reported: dict[str, dict[str, float]] | None, requests: float, needed: float
 ) -> None:
     context = SimpleNamespace(aggregated_metrics=reported, total_num_requests=requests)
     assert EngineScaling(100)(context) == (needed, {})

@@ -43,7 +43,7 @@ LLAMA_8B = {
 
 
 def test_the_readme_names_every_one_of_them() -> None:
-    assert CONFIGS.keys() == {"a100", "h100", "a100-int8", "l40s-awq", "merged"}
+    assert CONFIGS.keys() == {"a100", "cluster", "h100", "a100-int8", "l40s-awq", "merged"}
     readme = (ROOT / "README.md").read_text()
     assert all(f"configs/{name}.yaml" in readme for name in CONFIGS)
 
@@ -63,10 +63,12 @@ def test_the_application_has_an_engine_on_a_card_of_its_kind(name: str, settings
     built = build_app(build_application(settings), name="dear")
     engine = next(one for one in built.deployments if one.name == "Engine")
     bundles = engine._replica_config.placement_group_bundles
-    card = name.partition("-")[0].upper() if name != "merged" else "A100"
+    card = name.partition("-")[0].upper() if name not in {"merged", "cluster"} else "A100"
     assert sum(bundle.get("GPU", 0) for bundle in bundles) == 1
     assert any(card in resource for bundle in bundles for resource in bundle)
-    assert engine.num_replicas == settings.engine.replicas
+    scaling = engine._deployment_config.autoscaling_config
+    count = engine.num_replicas if scaling is None else scaling.initial_replicas
+    assert count == settings.engine.replicas
     assert llm_config(settings).engine_kwargs.get("enable_lora", False) is (name != "merged")
 
 

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replica": _SHARED | {"adapters", "autoscaling", "inside_vllm"},
     "app": _GATEWAY | {"http", "replica", "gateway"},
     "process": {"errors", "settings", "adapters", "app"},
-    "cli": {"errors", "settings", "adapters", "ranking", "process"},
+    "cli": {"errors", "settings", "registry", "adapters", "ranking", "process"},
     "__main__": {"cli"},
 }
 

@@ -25,6 +25,7 @@ class Limits(TypedDict, total=False):
     requests_in_flight: int | None
     requests_per_minute: int | None
     tokens_per_minute: int | None
+    highest_priority: int | None
 
 
 class AdminCalls:

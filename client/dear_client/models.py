@@ -122,6 +122,7 @@ class Tenant(_Reply):
     requests_in_flight: int | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    highest_priority: int | None = None
     granted: tuple[str, ...] = ()
 
 

@@ -9,6 +9,9 @@ BACKLOG = "backlog_tokens"
 """What a replica reports: tokens that wait, or are in engines, by all gateways that it hears of."""
 
 
+_PROBES = 0.1  # calls in progress, on average, that metrics and readiness make without any request
+
+
 class EngineScaling:
     """An autoscaling policy for Serve: as many engines as there is work for, by its predicted tokens.
 
@@ -28,5 +31,5 @@ class EngineScaling:
         reported: Mapping[str, Mapping[Any, float]] = context.aggregated_metrics or {}
         # Every replica hears of all gateways, so their reports are of the same work.
         backlog = max(reported.get(BACKLOG, {}).values(), default=0.0)
-        least = 1.0 if context.total_num_requests > 0 else 0.0
+        least = 1.0 if context.total_num_requests > _PROBES else 0.0
         return max(backlog / self._tokens, least), {}

@@ -74,6 +74,7 @@ class Metrics:
             "Cost of what waits or is in the engines, in tokens of a prompt.",
             registry=self.registry,
         )
+        self.engines = Gauge("dear_engines", "Engine replicas that run.", registry=self.registry)
         by_revision = ("tenant", "revision")
         self.model_requests = Counter(
             "dear_model_requests",

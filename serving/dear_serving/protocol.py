@@ -61,7 +61,7 @@ class OpenAIRequest:
     """An OpenAI request as an engine gets it: ``body`` went through dear_serving.openai and names a revision.
 
     ``prompt_tokens`` is an estimate for all prompts together. Up to ``new_tokens`` tokens are written to each
-    of ``sequences`` texts.
+    of ``sequences`` texts. ``priority`` is as in GenerationRequest; the body's own does not count.
     """
 
     route: OpenAIRoute
@@ -71,13 +71,9 @@ class OpenAIRequest:
     new_tokens: int
     prompts: int = 1
     sequences: int = 1
+    priority: int = 0
     cache_salt: str | None = None
     backlog: Backlog | None = None
-
-    @property
-    def priority(self) -> int:
-        """As in GenerationRequest."""
-        return int(self.body.get("priority", 0))
 
     @property
     def tokens(self) -> int:

@@ -254,10 +254,18 @@ class LimitSettings(_Settings):
 class RegistrySettings(_Settings):
     """The database of tenants, keys and adapters: SQLite, or PostgreSQL for gateways on several machines.
 
-    ``url`` is an SQLAlchemy URL; a relative SQLite path starts at the settings file's folder.
+    ``url`` is an SQLAlchemy URL; a relative SQLite path starts at the settings file's folder. ``pool_size``
+    bounds a process's connections to PostgreSQL; one more tells it of changes. ``migrate`` says whether
+    opening it migrates its tables: ``auto`` does so for SQLite, and for a PostgreSQL database without tables;
+    else ``dear migrate`` does. While the registry does not answer, known keys stay good for ``stale_s``.
+    Deployments that share a registry and are another ``cluster`` each have adapters and states of their own.
     """
 
     url: str = "sqlite:///.dear/registry.db"
+    migrate: Literal["auto", "always", "never"] = "auto"
+    pool_size: Annotated[int, Field(ge=1, le=100)] = 4
+    stale_s: Annotated[float, Field(ge=0)] = 300.0
+    cluster: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] = "default"
 
 
 class TenancySettings(_Settings):
@@ -455,7 +463,9 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
                 }
             ),
             "ranking": ranking.model_copy(update={"templates": templates}),
-            "registry": RegistrySettings(url=_registry_url(settings.registry.url, folder)),
+            "registry": settings.registry.model_copy(
+                update={"url": _registry_url(settings.registry.url, folder)}
+            ),
             "tenancy": _with_limits_url(settings.tenancy),
         }
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from dear_serving.adapters.heartbeats import Alive, GatewayHeartbeat, Heartbeats, ReplicaHeartbeat
-from dear_serving.registry.database import Database
+from dear_serving.registry.database import Database, open_database
 from dear_serving.registry.tables import GatewayRow, HoldingRow, ReplicaRow
 from tests.support.adapters import Clock
+from tests.support.postgres import new_postgres_database
 
 
 @pytest.fixture
@@ -81,6 +84,67 @@ def test_what_a_replica_holds_is_replaced_whole(heartbeats: Heartbeats) -> None:
     assert replicas(heartbeats) == {"r": {"b": "lost", "c": None, "d": None}, "s": {"a": None}}
     heartbeats.report_replica(ReplicaHeartbeat("r", 1, {}))
     assert replicas(heartbeats) == {"r": {}, "s": {"a": None}}
+
+
+def test_a_report_that_holds_still_writes_one_row(
+    heartbeats: Heartbeats, clock: Clock, registry: Database
+) -> None:
+    last = ReplicaHeartbeat("r", 3, {f"a@{number}": None for number in range(20)})
+    heartbeats.report_replica(last)
+    clock.now_s += 5
+    written: list[str] = []
+
+    def watch(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        if statement.startswith(("INSERT", "UPDATE", "DELETE")):
+            written.append(statement.split()[0])
+
+    event.listen(registry._engine, "before_cursor_execute", watch)
+    heartbeats.renew(last)
+    assert written == ["UPDATE"]
+    clock.now_s += 5
+    assert heartbeats.alive() == Alive([], [last])
+    written.clear()
+    heartbeats.report_replica(ReplicaHeartbeat("r", 4, {**last.holds, "b": None}))
+    assert written == ["UPDATE", "INSERT"]
+
+
+def test_one_that_was_dropped_is_there_again_when_it_renews_its_report(
+    heartbeats: Heartbeats, clock: Clock
+) -> None:
+    gateway, replica = GatewayHeartbeat("g", 7, 5), ReplicaHeartbeat("r", 1, {"legal@a": None})
+    for _ in range(2):
+        heartbeats.renew(gateway)
+        heartbeats.renew(replica)
+        assert heartbeats.alive() == Alive([gateway], [replica])
+        clock.now_s += 100
+        heartbeats.drop_expired()
+
+
+def test_clusters_do_not_see_each_other(registry: Database, clock: Clock) -> None:
+    blue, green = (Heartbeats(registry, clock, cluster=name) for name in ("default", "green"))
+    for heartbeats, name in ((blue, "b"), (green, "g")):
+        heartbeats.report_gateway(GatewayHeartbeat(f"{name}-gateway", 1, 1))
+        heartbeats.report_replica(ReplicaHeartbeat(f"{name}-replica", 1, {f"{name}@1": None}))
+    assert (gateways(blue), replicas(blue)) == (["b-gateway"], {"b-replica": {"b@1": None}})
+    assert (gateways(green), replicas(green)) == (["g-gateway"], {"g-replica": {"g@1": None}})
+
+
+@pytest.mark.parametrize("wrong_s", [-3600.0, 3600.0])
+def test_a_machine_with_a_wrong_clock_drops_nobody(
+    wrong_s: float, postgres_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = open_database(new_postgres_database(postgres_folder))
+    heartbeats = Heartbeats(database)
+    heartbeats.report_gateway(GatewayHeartbeat("right", 1, 1))
+    right = time.time
+    with monkeypatch.context() as machine:
+        machine.setattr(time, "time", lambda: right() + wrong_s)
+        assert gateways(heartbeats) == ["right"]
+        heartbeats.drop_expired()
+        heartbeats.report_gateway(GatewayHeartbeat("wrong", 1, 1))
+        heartbeats.renew(GatewayHeartbeat("wrong", 1, 1))
+    assert gateways(heartbeats) == ["right", "wrong"]
+    database.close()
 
 
 def test_replicas_come_by_id(heartbeats: Heartbeats) -> None:

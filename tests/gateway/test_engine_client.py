@@ -459,7 +459,7 @@ async def test_where_a_call_can_wake_an_engine_it_waits_for_that_and_no_longer(
     monkeypatch.setattr("dear_serving.gateway.engine_client._WATCH_S", 0.02)
     handle = Handle(None)
     handle.routes = False
-    answer = asyncio.create_task(call(engine_over(handle, 0, wake_s=0.5)))
+    answer = asyncio.create_task(call(engine_over(handle, 0, wakes=True, wake_s=0.5)))
     await asyncio.sleep(0.2)
     assert handle.calls == 1  # Serve learns of it
     assert not answer.done()
@@ -498,16 +498,6 @@ async def test_not_ready_is_that_every_engine_is_ill() -> None:
 # A deployment that may have no replica.
 
 
-async def test_a_call_wakes_an_engine_and_waits_for_it() -> None:
-    handle = Handle(None, None)
-    handle.routes = False
-    engine = engine_over(handle, running=0, wakes=True, wake_s=1.5)
-    with pytest.raises(EngineUnavailable, match="no engine can answer now"):
-        await engine.generate(REQUEST)  # for the time that it may
-    # Serve sees both wait, and starts an engine.
-    assert sorted(method for method, _ in handle.asked) == ["check_health", "generate"]
-
-
 async def test_a_call_that_may_not_wait_wakes_an_engine_for_the_next_one() -> None:
     handle = Handle(None, ANSWER)
     engine = engine_over(handle, running=0, wakes=True)
@@ -520,9 +510,8 @@ async def test_a_call_that_may_not_wait_wakes_an_engine_for_the_next_one() -> No
     handle.names = ["r1"]
     handle.replicas.update(handle.names)
     assert await engine.generate(REQUEST) == ANSWER
-    async with asyncio.timeout(10):
-        while engine._waking is not None:
-            await asyncio.sleep(0.05)
+    if engine._waking is not None:
+        await asyncio.wait_for(engine._waking, 10)
     handle.replicas.update([])
     with pytest.raises(EngineUnavailable) as again:
         await engine.generate(REQUEST)
@@ -535,3 +524,12 @@ async def test_a_request_tells_what_its_gateway_has() -> None:
     engine.tell_backlog(lambda: Backlog("g", 7))
     await engine.generate(REQUEST)
     assert handle.asked == [("generate", (replace(REQUEST, backlog=Backlog("g", 7)),))]
+
+
+async def test_who_asks_for_metrics_or_readiness_wakes_no_engine() -> None:
+    handle = Handle()
+    engine = engine_over(handle, running=0, wakes=True, wake_s=30.0)
+    await engine.check_ready()  # for whom a request can wake one
+    with pytest.raises(EngineUnavailable):
+        await engine.metrics()
+    assert handle.asked == []

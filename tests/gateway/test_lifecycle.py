@@ -28,6 +28,7 @@ from dear_serving.errors import (
 from dear_serving.gateway import lifecycle as module
 from dear_serving.gateway.catalog import Catalog, ServedModel
 from dear_serving.gateway.lifecycle import Lifecycle
+from dear_serving.registry import changes
 from dear_serving.registry.database import Database
 from dear_serving.replica import adapter_sync as adapter_sync_module
 from dear_serving.replica.adapter_sync import AdapterSync
@@ -149,7 +150,7 @@ async def turn_until(condition: Callable[[], bool], *workers: Worker) -> None:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_RETRY_S", 0.005)
-    monkeypatch.setattr(module, "_POLL_S", 0.02)
+    monkeypatch.setattr(changes, "_POLL_S", 0.02)
     monkeypatch.setattr(adapter_sync_module, "_RETRY_S", 0.005)
 
 

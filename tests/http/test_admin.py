@@ -15,6 +15,7 @@ from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.ranking.prompts import PromptBuilder
 from tests.conftest import client_of, with_rerank
+from tests.support.fake_engine import FakeEngine
 
 ADMIN = {"authorization": "Bearer root"}
 RERANK = {"query": "q", "documents": ["a", "b", "c"]}
@@ -76,6 +77,7 @@ async def test_a_tenants_life(http: httpx.AsyncClient) -> None:
         "requests_in_flight": None,
         "requests_per_minute": None,
         "tokens_per_minute": None,
+        "highest_priority": None,
         "granted": [],
     }
     assert (await admin(http, "GET", "/tenants")).json()["data"] == [changed.json()]
@@ -252,6 +254,18 @@ async def test_what_a_tenant_cannot_pay_is_refused_before_a_text_is_read(
         )
         async with queue.turn("somebody", 1.0, 40), client_of(bounded) as full:
             assert (await rerank(full, await key_of(full, "other"))).status_code == 429
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, 5), (0, 5), (4, 5), (5, 5), (700, 700)])
+async def test_no_request_has_a_priority_above_its_tenants(
+    http: httpx.AsyncClient, engine: FakeEngine, asked: int | None, given: int
+) -> None:
+    key = await key_of(http, "acme", highest_priority=5)
+    options = {} if asked is None else {"priority": asked}
+    await rerank(http, key, documents=["a", "b"], **options)
+    chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, **options}
+    assert (await http.post("/v1/chat/completions", json=chat, headers=key)).status_code == 200
+    assert [request.priority for request in (*engine.requests, *engine.asked)] == [given, given]
 
 
 async def test_openai_routes_spend_tokens_too(http: httpx.AsyncClient) -> None:

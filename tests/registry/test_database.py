@@ -18,7 +18,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 
 from dear_serving.errors import RegistryUnavailable, SettingsError
-from dear_serving.registry.database import Database, _create_engine, _upgrade, open_database
+from dear_serving.registry.database import Database, _create_engine, open_database
+from dear_serving.registry.schema import upgrade
 from dear_serving.registry.tables import AuditRow, Table
 from dear_serving.tenancy.tenants import Tenants
 
@@ -47,7 +48,7 @@ def test_a_registry_of_the_first_release_keeps_tenants_keys_and_grants_and_forge
 ) -> None:
     old = _create_engine(registry_url)
     with old.begin() as connection:
-        _upgrade(connection, "0002")
+        upgrade(connection, "0002")
         for tenant in ("acme", "zeta"):
             for insert in (
                 "tenants (id, weight, cache_salt, created_s) VALUES (:tenant, 2.0, 'in clear', 1.0)",
@@ -58,7 +59,7 @@ def test_a_registry_of_the_first_release_keeps_tenants_keys_and_grants_and_forge
                 values = {"tenant": tenant, "bytes": b"x"}
                 connection.execute(text(f"INSERT INTO {insert}"), values)
     old.dispose()
-    database = open_database(registry_url)
+    database = open_database(registry_url, migrate="always")
     tenants = Tenants(database)
     assert [(one.id, one.weight, one.granted) for one in tenants.list()] == [
         ("acme", 2.0, {"legal"}),
@@ -131,6 +132,7 @@ def test_a_process_killed_while_it_writes_leaves_whole_transactions(tmp_path: Pa
     open_database(url).close()
     code = f"""
 from dear_serving.registry.database import open_database
+from dear_serving.registry.schema import upgrade
 from dear_serving.registry.tables import AuditRow
 database = open_database({url!r})
 print("writing", flush=True)

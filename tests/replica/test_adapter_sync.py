@@ -13,6 +13,7 @@ from dear_serving.adapters.preflight import WEIGHTS_FILE
 from dear_serving.adapters.revisions import Adapters, Revision, State
 from dear_serving.adapters.store import Store
 from dear_serving.errors import RegistryUnavailable
+from dear_serving.registry import changes
 from dear_serving.registry.database import Database
 from dear_serving.replica import adapter_sync as module
 from dear_serving.replica.adapter_sync import AdapterSync
@@ -24,7 +25,7 @@ Add = Callable[..., Revision]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_RETRY_S", 0.005)
-    monkeypatch.setattr(module, "_POLL_S", 0.005)
+    monkeypatch.setattr(changes, "_POLL_S", 0.005)
 
 
 @pytest.fixture
@@ -324,8 +325,8 @@ async def test_a_replica_lives_on_while_it_loads(
 
     async def slow(revision: str, folder: Path) -> None:
         clock.now_s += 7
-        await asyncio.sleep(0.05)
-        lived.append(bool(heartbeats.alive().replicas))
+        await until(lambda: bool(heartbeats.alive().replicas))
+        lived.append(True)
         await load(revision, folder)
 
     engine.load = slow  # type: ignore[method-assign]
@@ -381,6 +382,29 @@ async def test_an_engine_in_the_place_of_a_dead_one_gets_everything_again(
         await adapter_sync.start()
     assert engine.loaded.keys() == {lost.id, failed.id}
     assert said(heartbeats) == {lost.id: None, failed.id: None}
+
+
+async def test_a_start_waits_for_the_store(
+    add: Add, adapter_sync: AdapterSync, engine: Engine, tmp_path: Path
+) -> None:
+    """An engine without its adapters would take their requests."""
+    revision = add("legal")
+    (tmp_path / "store").rename(tmp_path / "away")
+    starting = await settling(adapter_sync, lambda: adapter_sync._failures.total() > 3)
+    (tmp_path / "away").rename(tmp_path / "store")
+    async with asyncio.timeout(10):
+        await starting
+    assert engine.loaded.keys() == {revision.id}
+
+
+async def test_a_start_waits_for_no_file_that_the_store_does_not_have(
+    add: Add, adapter_sync: AdapterSync, heartbeats: Heartbeats, tmp_path: Path
+) -> None:
+    revision = add("legal")
+    (tmp_path / "store" / revision.digest / WEIGHTS_FILE).unlink()
+    async with asyncio.timeout(10):
+        await adapter_sync.start()
+    assert said(heartbeats) == {revision.id: "the store cannot be read: a file is missing"}
 
 
 async def test_a_start_waits_for_the_registry(

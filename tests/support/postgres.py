@@ -8,11 +8,55 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
+
+
+class PostgresServer:
+    """A server of the test's own, which it stops and starts. ``folder`` has its socket."""
+
+    def __init__(self, folder: Path, control: list[str], options: str) -> None:
+        self.folder = str(folder)
+        self._control, self._options, self._path = control, options, folder
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """All its processes are stopped: connections stay, and nothing answers."""
+        stopped = self._stop()
+        try:
+            yield
+        finally:
+            for process in stopped:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    @contextmanager
+    def killed(self) -> Iterator[None]:
+        """It is killed, and started again at the end: connections break, new ones are refused."""
+        ended = self._stop()
+        for process in ended:
+            process.kill()
+        psutil.wait_procs(ended, timeout=30)
+        try:
+            yield
+        finally:
+            (self._path / "data" / "postmaster.pid").unlink(missing_ok=True)
+            start = [*self._control, "-l", str(self._path / "log"), "-o", self._options, "start"]
+            _run(start, self._path)
+
+    def _stop(self) -> list[psutil.Process]:
+        """Stop the first process, which then makes no others, and all others."""
+        first = psutil.Process(int((self._path / "data" / "postmaster.pid").read_text().split()[0]))
+        first.suspend()
+        stopped = [first, *first.children()]
+        for process in stopped[1:]:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        return stopped
 
 
 @contextmanager
@@ -21,6 +65,13 @@ def postgres() -> Iterator[str]:
 
     Skips the test where none is installed.
     """
+    with postgres_server() as server:
+        yield server.folder
+
+
+@contextmanager
+def postgres_server(more_options: str = "") -> Iterator[PostgresServer]:
+    """A running server that a test may stop; skips the test where none is installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         pytest.skip("PostgreSQL's server is not installed (Debian: postgresql)")
@@ -30,13 +81,13 @@ def postgres() -> Iterator[str]:
         as_user = ["runuser", "-u", "postgres", "--"]
         shutil.chown(folder, "postgres")
     control = [*as_user, str(programs / "pg_ctl"), "-D", str(folder / "data"), "-w", "-s"]
-    options = f"-k {folder} -c listen_addresses='' -c fsync=off"
+    options = f"-k {folder} -c listen_addresses='' -c fsync=off {more_options}"
     initdb = [str(programs / "initdb"), "-D", str(folder / "data"), "-U", "postgres", "-A", "trust"]
     try:
         _run([*as_user, *initdb], folder)
         _run([*control, "-l", str(folder / "log"), "-o", options, "start"], folder)
         try:
-            yield str(folder)
+            yield PostgresServer(folder, control, options)
         finally:
             _run([*control, "-m", "immediate", "stop"], folder)
     finally:

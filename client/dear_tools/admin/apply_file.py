@@ -30,6 +30,7 @@ class WantedTenant(_Entry):
     requests_in_flight: Count | None = None
     requests_per_minute: Count | None = None
     tokens_per_minute: Tokens | None = None
+    highest_priority: Annotated[int, Field(ge=0, le=999)] | None = None
     grants: tuple[Name, ...] = ()
 
 

@@ -19,8 +19,20 @@ WeightOption = Annotated[
 InFlightOption = Annotated[int | None, typer.Option(help="Most requests at once; 0 takes the limit away.")]
 RequestsOption = Annotated[int | None, typer.Option(help="Requests a minute; 0 takes the limit away.")]
 TokensOption = Annotated[int | None, typer.Option(help="Tokens a minute; 0 takes the limit away.")]
+PriorityOption = Annotated[
+    int | None,
+    typer.Option(min=0, max=999, help="Highest priority of its requests: 0, which is no limit, to 999."),
+]
 
-_COLUMNS = ("id", "weight", "requests_in_flight", "requests_per_minute", "tokens_per_minute", "granted")
+_COLUMNS = (
+    "id",
+    "weight",
+    "requests_in_flight",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "highest_priority",
+    "granted",
+)
 
 
 @tenants.command("list")
@@ -42,10 +54,11 @@ def create_tenant(
     in_flight: InFlightOption = None,
     requests_per_minute: RequestsOption = None,
     tokens_per_minute: TokensOption = None,
+    highest_priority: PriorityOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create a tenant."""
-    limits = _limits(weight, in_flight, requests_per_minute, tokens_per_minute)
+    limits = _limits(weight, in_flight, requests_per_minute, tokens_per_minute, highest_priority)
     show(ask(lambda admin: admin.create_tenant(tenant, **limits)), _COLUMNS, as_json)
 
 
@@ -56,10 +69,11 @@ def set_tenant(
     in_flight: InFlightOption = None,
     requests_per_minute: RequestsOption = None,
     tokens_per_minute: TokensOption = None,
+    highest_priority: PriorityOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Change a tenant's weight and limits, those given."""
-    limits = _limits(weight, in_flight, requests_per_minute, tokens_per_minute)
+    limits = _limits(weight, in_flight, requests_per_minute, tokens_per_minute, highest_priority)
     show(ask(lambda admin: admin.set_tenant(tenant, **limits)), _COLUMNS, as_json)
 
 
@@ -87,7 +101,13 @@ def ungrant(tenant: TenantArgument, adapter: str, as_json: JsonOption = False) -
     show(ask(lambda admin: admin.ungrant(tenant, adapter)), _COLUMNS, as_json)
 
 
-def _limits(weight: float | None, in_flight: int | None, requests: int | None, tokens: int | None) -> Limits:
+def _limits(
+    weight: float | None,
+    in_flight: int | None,
+    requests: int | None,
+    tokens: int | None,
+    priority: int | None,
+) -> Limits:
     """What the options given set; 0 stands for no limit."""
     limits: Limits = {}
     if weight is not None:
@@ -98,4 +118,6 @@ def _limits(weight: float | None, in_flight: int | None, requests: int | None, t
         limits["requests_per_minute"] = requests or None
     if tokens is not None:
         limits["tokens_per_minute"] = tokens or None
+    if priority is not None:
+        limits["highest_priority"] = priority or None
     return limits

@@ -12,8 +12,8 @@ from dear_serving.adapters.preflight import adapter_folder, base_shape, base_sou
 from dear_serving.adapters.revisions import Adapters
 from dear_serving.adapters.store import UNFINISHED
 from dear_serving.errors import RequestError, SettingsError
-from dear_serving.registry.database import open_database
-from dear_serving.settings import Settings
+from dear_serving.registry.database import Database, open_database
+from dear_serving.settings import RegistrySettings, Settings
 
 _ABANDONED_S = 3600.0
 
@@ -25,10 +25,10 @@ def register_configured(settings: Settings) -> None:
         StartupError: an adapter cannot be served, or the registry or the store cannot be written.
     """
     _sweep(settings.adapters.cache)
-    database = open_database(settings.registry.url)
+    database = open_registry(settings.registry)
     try:
         adapter_intake = intake(settings, base_shape(base_source(settings), settings.adapters.bases))
-        Adapters(database, settings.adapters.capacity).register_configured(
+        Adapters(database, settings.adapters.capacity, cluster=settings.registry.cluster).register_configured(
             {
                 adapter.name: (
                     adapter_intake.take(adapter.name, str(adapter_folder(settings, adapter))),
@@ -42,6 +42,11 @@ def register_configured(settings: Settings) -> None:
         raise SettingsError(error.message) from None
     finally:
         database.close()
+
+
+def open_registry(settings: RegistrySettings) -> Database:
+    """The registry as the settings say; see open_database."""
+    return open_database(settings.url, migrate=settings.migrate, pool_size=settings.pool_size)
 
 
 def _sweep(cache: Path) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select, update
+from sqlalchemy.orm import Session
 
 from dear_serving.registry.database import Database
-from dear_serving.registry.tables import GatewayRow, HoldingRow, ReplicaRow
+from dear_serving.registry.tables import DEFAULT_CLUSTER, GatewayRow, HoldingRow, ReplicaRow
 
 HEARTBEAT_S = 2.0
 """How often a process reports, in seconds."""
 
 _EXPIRES_S = 6.0
 _REASON_CHARS = 500
+
+Row = TypeVar("Row", GatewayRow, ReplicaRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,44 +58,72 @@ class Alive:
 
 
 class Heartbeats:
-    """The registry's tables of live processes. Methods block.
+    """The registry's tables of a cluster's live processes. Methods block.
 
     All raise RegistryUnavailable while the database does not answer.
 
     Args:
         database: the registry.
-        now_s: seconds since the epoch; the clocks of all machines must agree within a few seconds.
+        now_s: seconds since the epoch; default: the database's own clock, since a machine may be wrong.
+        cluster: the deployment that reports, and sees its own processes alone.
     """
 
-    def __init__(self, database: Database, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        now_s: Callable[[], float] | None = None,
+        *,
+        cluster: str = DEFAULT_CLUSTER,
+    ) -> None:
         self._database = database
         self._now_s = now_s
+        self._cluster = cluster
 
     def report_gateway(self, gateway: GatewayHeartbeat) -> None:
         """Store a gateway's report."""
         with self._database.writing() as session:
-            session.merge(
-                GatewayRow(
-                    id=gateway.id, adopted=gateway.adopted, oldest=gateway.oldest, seen_s=self._now_s()
-                )
-            )
+            row = session.get(GatewayRow, gateway.id) or GatewayRow(id=gateway.id)
+            row.cluster, row.adopted, row.oldest = self._cluster, gateway.adopted, gateway.oldest
+            row.seen_s = self._now()
+            session.add(row)
+            self._tell(session)
 
     def report_replica(self, replica: ReplicaHeartbeat) -> None:
-        """Store a replica's report with its revisions."""
+        """Store a replica's report; of its revisions, what differs from the report before."""
+        holds = {revision: reason and reason[:_REASON_CHARS] for revision, reason in replica.holds.items()}
         with self._database.writing() as session:
-            session.merge(ReplicaRow(id=replica.id, adopted=replica.adopted, seen_s=self._now_s()))
+            row = session.get(ReplicaRow, replica.id) or ReplicaRow(id=replica.id)
+            row.cluster, row.adopted, row.seen_s = self._cluster, replica.adopted, self._now()
+            session.add(row)
             session.flush()
-            session.execute(delete(HoldingRow).where(HoldingRow.replica_id == replica.id))
-            for revision, reason in replica.holds.items():
-                cut = reason and reason[:_REASON_CHARS]
-                session.add(HoldingRow(replica_id=replica.id, revision=revision, reason=cut))
+            kept = select(HoldingRow).where(HoldingRow.replica_id == replica.id)
+            for holding in session.scalars(kept).all():
+                if holding.revision in holds:
+                    holding.reason = holds.pop(holding.revision)
+                else:
+                    session.delete(holding)
+            for revision, reason in holds.items():
+                session.add(HoldingRow(replica_id=replica.id, revision=revision, reason=reason))
+            self._tell(session)
+
+    def renew(self, last: GatewayHeartbeat | ReplicaHeartbeat) -> None:
+        """Say that the last report holds still; it is stored again if it was dropped meanwhile."""
+        table = GatewayRow if isinstance(last, GatewayHeartbeat) else ReplicaRow
+        renewed = update(table).where(table.id == last.id).values(seen_s=self._now())
+        with self._database.writing() as session:
+            there = session.execute(renewed.returning(table.id)).first() is not None
+        if there:
+            return
+        if isinstance(last, GatewayHeartbeat):
+            self.report_gateway(last)
+        else:
+            self.report_replica(last)
 
     def alive(self) -> Alive:
         """The processes that reported in the last six seconds."""
-        since_s = self._now_s() - _EXPIRES_S
         with self._database.reading() as session:
-            gateways = session.scalars(select(GatewayRow).where(GatewayRow.seen_s >= since_s)).all()
-            replicas = session.scalars(select(ReplicaRow).where(ReplicaRow.seen_s >= since_s)).all()
+            gateways = session.scalars(self._recent(GatewayRow)).all()
+            replicas = session.scalars(self._recent(ReplicaRow)).all()
             adopted = {row.id: row.adopted for row in replicas}
             holds: dict[str, dict[str, str | None]] = {replica: {} for replica in sorted(adopted)}
             for row in session.scalars(select(HoldingRow).where(HoldingRow.replica_id.in_(holds))):
@@ -107,10 +138,21 @@ class Heartbeats:
         with self._database.writing() as session:
             session.execute(delete(GatewayRow).where(GatewayRow.id == id))
             session.execute(delete(ReplicaRow).where(ReplicaRow.id == id))
+            self._tell(session)
 
     def drop_expired(self) -> None:
-        """Remove the processes whose last report is over a minute old."""
-        since_s = self._now_s() - 10 * _EXPIRES_S
+        """Remove the processes, of all clusters, whose last report is over a minute old."""
+        since_s = self._now() - 10 * _EXPIRES_S
         with self._database.writing() as session:
             session.execute(delete(GatewayRow).where(GatewayRow.seen_s < since_s))
             session.execute(delete(ReplicaRow).where(ReplicaRow.seen_s < since_s))
+
+    def _recent(self, table: type[Row]) -> Select[Row]:
+        since_s = self._now() - _EXPIRES_S
+        return select(table).where(table.cluster == self._cluster, table.seen_s >= since_s)
+
+    def _now(self) -> Any:
+        return self._now_s() if self._now_s is not None else self._database.now()
+
+    def _tell(self, session: Session) -> None:
+        self._database.tell(session, f"{self._cluster}/reports")

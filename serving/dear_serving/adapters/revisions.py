@@ -21,13 +21,21 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from dear_serving.errors import AlreadyThere, CapacityReached, UnknownSubject
 from dear_serving.registry.audit import note
+from dear_serving.registry.changes import Changes
 from dear_serving.registry.database import Database
-from dear_serving.registry.tables import AdapterRow, GrantRow, RevisionRow, TenantRow, VersionRow
+from dear_serving.registry.tables import (
+    DEFAULT_CLUSTER,
+    AdapterRow,
+    GrantRow,
+    RevisionRow,
+    TenantRow,
+    VersionRow,
+)
 
 _REASON_CHARS = 500
 _SHORT_DIGEST = 12
@@ -124,12 +132,22 @@ class Adapters:
         database: the registry.
         capacity: how many revisions may be on the engines at once.
         now_s: seconds since the epoch.
+        cluster: the deployment whose names and revisions these are. Others in the same registry have names,
+            pointers and states of their own, and share tenants, keys and the store.
     """
 
-    def __init__(self, database: Database, capacity: int, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        capacity: int,
+        now_s: Callable[[], float] = time.time,
+        *,
+        cluster: str = DEFAULT_CLUSTER,
+    ) -> None:
         self._database = database
         self._capacity = capacity
         self._now_s = now_s
+        self._cluster = cluster
 
     def register(
         self,
@@ -162,7 +180,7 @@ class Adapters:
 
         def change(session: Session, version: int) -> Revision:
             granted = tuple(tenants)
-            adapter = session.get(AdapterRow, name)
+            adapter = self._get(session, name)
             if adapter is None:
                 adapter = self._add_adapter(session, name)
                 adapter.shared = not granted
@@ -198,8 +216,8 @@ class Adapters:
         """
 
         def change(session: Session, version: int) -> Revision:
-            adapter = _find(session, name)
-            row = _find_revision(session, name, revision)
+            adapter = self._find(session, name)
+            row = self._find_revision(session, name, revision)
             self._note(session, actor, "adapter.activate", row, {})
             self._activate(session, adapter, row, version)
             return _revision(row)
@@ -215,10 +233,10 @@ class Adapters:
         """
 
         def change(session: Session, version: int) -> Revision:
-            adapter = _find(session, name)
+            adapter = self._find(session, name)
             if adapter.previous is None:
                 raise UnknownSubject(f'"{name}" has no earlier revision to go back to', param="name")
-            row = _find_revision(session, name, adapter.previous)
+            row = self._find_revision(session, name, adapter.previous)
             self._note(session, actor, "adapter.rollback", row, {})
             self._activate(session, adapter, row, version)
             return _revision(row)
@@ -233,10 +251,14 @@ class Adapters:
         """
 
         def change(session: Session, version: int) -> Adapter:
-            adapter = _find(session, name)
-            rows = _rows(session, name) if revision is None else [_find_revision(session, name, revision)]
+            adapter = self._find(session, name)
+            rows = (
+                self._rows(session, name)
+                if revision is None
+                else [self._find_revision(session, name, revision)]
+            )
             self._retire(session, adapter, rows, version, actor)
-            return _adapter(session, adapter)
+            return self._adapter(session, adapter)
 
         return self._change(change)
 
@@ -248,10 +270,10 @@ class Adapters:
         """
 
         def change(session: Session, version: int) -> Adapter:
-            adapter = _find(session, name)
+            adapter = self._find(session, name)
             adapter.shared = shared
             note(session, self._now_s(), actor, "adapter.share", name, {"shared": shared})
-            return _adapter(session, adapter)
+            return self._adapter(session, adapter)
 
         return self._change(change)
 
@@ -259,11 +281,11 @@ class Adapters:
         """Mark a revision as staged, and activate it if it is registered with ``activate``."""
 
         def change(session: Session, version: int) -> None:
-            row = _unmoved(session, revision, State.REGISTERED)
+            row = self._unmoved(session, revision, State.REGISTERED)
             activate = row.activate
             self._move(row, State.STAGED, version)
             if activate:
-                self._point(session, _find(session, row.name), row, version)
+                self._point(session, self._find(session, row.name), row, version)
 
         self._unless_late(change)
 
@@ -271,7 +293,7 @@ class Adapters:
         """Mark a revision as failed; ``reason`` is one sentence."""
 
         def change(session: Session, version: int) -> None:
-            row = _unmoved(session, revision, State.REGISTERED)
+            row = self._unmoved(session, revision, State.REGISTERED)
             self._move(row, State.FAILED, version, reason=reason)
             self._note(session, "server", "adapter.fail", row, {"reason": reason})
 
@@ -281,7 +303,7 @@ class Adapters:
         """Mark a revision as retired: no request uses it any more, and the engines may unload it."""
 
         def change(session: Session, version: int) -> None:
-            self._move(_unmoved(session, revision, State.DRAINING), State.RETIRED, version)
+            self._move(self._unmoved(session, revision, State.DRAINING), State.RETIRED, version)
 
         self._unless_late(change)
 
@@ -300,14 +322,12 @@ class Adapters:
         """
 
         def change(session: Session, version: int) -> None:
-            gone = select(AdapterRow).where(
-                AdapterRow.seeded.is_not(None), AdapterRow.name.not_in(list(names))
-            )
+            gone = self._names().where(AdapterRow.seeded.is_not(None), AdapterRow.name.not_in(list(names)))
             for adapter in session.scalars(gone).all():
                 adapter.seeded = None
-                self._retire(session, adapter, _rows(session, adapter.name), version, "settings")
+                self._retire(session, adapter, self._rows(session, adapter.name), version, "settings")
             for name, (content, template, shared) in names.items():
-                adapter = session.get(AdapterRow, name) or self._add_adapter(session, name)
+                adapter = self._get(session, name) or self._add_adapter(session, name)
                 changed = adapter.seeded != content.digest
                 adapter.seeded, adapter.shared = content.digest, shared
                 if changed:
@@ -317,7 +337,7 @@ class Adapters:
                         self._point(session, adapter, row, version)
                     else:
                         self._activate(session, adapter, row, version, room=2)
-                known = session.get(RevisionRow, (name, content.digest))
+                known = session.get(RevisionRow, (self._cluster, name, content.digest))
                 if known is not None:
                     known.template = template
 
@@ -330,13 +350,18 @@ class Adapters:
             UnknownSubject: no such adapter.
         """
         with self._database.reading() as session:
-            return _adapter(session, _find(session, name))
+            return self._adapter(session, self._find(session, name))
 
     def list(self, *, after: str = "", limit: int = 100) -> Sequence[Adapter]:
         """At most ``limit`` adapters in order of their names, from the first name after ``after``."""
-        chosen = select(AdapterRow).where(AdapterRow.name > after).order_by(AdapterRow.name).limit(limit)
+        chosen = self._names().where(AdapterRow.name > after).order_by(AdapterRow.name).limit(limit)
         with self._database.reading() as session:
-            return [_adapter(session, row) for row in session.scalars(chosen).all()]
+            return [self._adapter(session, row) for row in session.scalars(chosen).all()]
+
+    def changes(self, *, reports: bool = False) -> Changes:
+        """Wakes a loop when the version of this cluster grows, and when its processes report, if asked to."""
+        topics = ("version", "reports") if reports else ("version",)
+        return Changes(self._database, [f"{self._cluster}/{topic}" for topic in topics])
 
     def version(self) -> int:
         """The registry's current version."""
@@ -345,9 +370,15 @@ class Adapters:
 
     def pointers(self) -> Pointers:
         """The current pointers. The version is read first, so that it is never newer than the pointers."""
-        pointed = select(AdapterRow, RevisionRow).join(
-            RevisionRow,
-            (RevisionRow.name == AdapterRow.name) & (RevisionRow.digest == AdapterRow.active),
+        pointed = (
+            select(AdapterRow, RevisionRow)
+            .join(
+                RevisionRow,
+                (RevisionRow.cluster == AdapterRow.cluster)
+                & (RevisionRow.name == AdapterRow.name)
+                & (RevisionRow.digest == AdapterRow.active),
+            )
+            .where(AdapterRow.cluster == self._cluster)
         )
         with self._database.reading() as session:
             version = session.scalars(select(VersionRow.number)).one()
@@ -361,7 +392,7 @@ class Adapters:
     def wanted_on_engines(self) -> tuple[int, Sequence[Revision]]:
         """The registry's version, and the revisions wanted on engine replicas, oldest first."""
         wanted = [state.value for state in ON_ENGINES]
-        chosen = select(RevisionRow).where(RevisionRow.state.in_(wanted))
+        chosen = self._revisions().where(RevisionRow.state.in_(wanted))
         chosen = chosen.order_by(RevisionRow.created_s, RevisionRow.name, RevisionRow.digest)
         with self._database.reading() as session:
             version = session.scalars(select(VersionRow.number)).one()
@@ -373,6 +404,7 @@ class Adapters:
             counter = session.get_one(VersionRow, 1, with_for_update=True)
             counter.number += 1
             session.flush()
+            self._database.tell(session, f"{self._cluster}/version")
             return change(session, counter.number)
 
     def _unless_late(self, change: Callable[[Session, int], None]) -> None:
@@ -382,7 +414,13 @@ class Adapters:
 
     def _add_adapter(self, session: Session, name: str) -> AdapterRow:
         adapter = AdapterRow(
-            name=name, shared=True, seeded=None, active=None, previous=None, created_s=self._now_s()
+            cluster=self._cluster,
+            name=name,
+            shared=True,
+            seeded=None,
+            active=None,
+            previous=None,
+            created_s=self._now_s(),
         )
         session.add(adapter)
         session.flush()
@@ -392,11 +430,12 @@ class Adapters:
         self, session: Session, version: int, name: str, content: Content, template: str, room: int = 1
     ) -> RevisionRow:
         """The content's row, in a state that is wanted on engines."""
-        row = session.get(RevisionRow, (name, content.digest))
+        row = session.get(RevisionRow, (self._cluster, name, content.digest))
         if row is None:
             self._need_room(session, room)
             now_s = self._now_s()
             row = RevisionRow(
+                cluster=self._cluster,
                 name=name,
                 digest=content.digest,
                 state=State.REGISTERED.value,
@@ -425,7 +464,7 @@ class Adapters:
     def _need_room(self, session: Session, room: int) -> None:
         """Check the capacity. Engines have room for twice as many: for draining revisions, and for a start
         with changed settings (``room`` 2)."""
-        count = select(func.count()).select_from(RevisionRow)
+        count = select(func.count()).where(RevisionRow.cluster == self._cluster)
         staying_states = [state.value for state in ON_ENGINES if state is not State.DRAINING]
         staying = session.scalars(count.where(RevisionRow.state.in_(staying_states))).one()
         draining = session.scalars(count.where(RevisionRow.state == State.DRAINING.value)).one()
@@ -438,7 +477,7 @@ class Adapters:
         self, session: Session, adapter: AdapterRow, row: RevisionRow, version: int, room: int = 1
     ) -> None:
         """Point the name at the revision, now or once it is staged; cancels earlier pending activations."""
-        for other in _rows(session, adapter.name):
+        for other in self._rows(session, adapter.name):
             other.activate = False
         if State(row.state) in _OFF_ENGINES:
             self._register_again(session, row, version, room)
@@ -450,7 +489,7 @@ class Adapters:
 
     def _point(self, session: Session, adapter: AdapterRow, row: RevisionRow, version: int) -> None:
         if adapter.active is not None:
-            before = session.get_one(RevisionRow, (adapter.name, adapter.active))
+            before = session.get_one(RevisionRow, (self._cluster, adapter.name, adapter.active))
             self._move(before, State.DRAINING, version)
             adapter.previous = adapter.active
         elif adapter.previous == row.digest:  # back from retirement: no earlier revision is known
@@ -491,57 +530,61 @@ class Adapters:
     def _note(
         self, session: Session, actor: str, action: str, row: RevisionRow, detail: Mapping[str, Any]
     ) -> None:
-        note(session, self._now_s(), actor, action, revision_id(row.name, row.digest), detail)
+        where = {} if self._cluster == DEFAULT_CLUSTER else {"cluster": self._cluster}
+        note(session, self._now_s(), actor, action, revision_id(row.name, row.digest), {**detail, **where})
+
+    def _names(self) -> Select[AdapterRow]:
+        return select(AdapterRow).where(AdapterRow.cluster == self._cluster)
+
+    def _revisions(self) -> Select[RevisionRow]:
+        return select(RevisionRow).where(RevisionRow.cluster == self._cluster)
+
+    def _get(self, session: Session, name: str) -> AdapterRow | None:
+        return session.get(AdapterRow, (self._cluster, name))
+
+    def _find(self, session: Session, name: str) -> AdapterRow:
+        row = self._get(session, name)
+        if row is None:
+            raise UnknownSubject(f'there is no adapter "{name[:128]}"', param="name")
+        return row
+
+    def _find_revision(self, session: Session, name: str, given: str) -> RevisionRow:
+        digest = given.removeprefix(f"{name}@").lower()
+        rows = self._rows(session, name) if _DIGEST.fullmatch(digest) else []
+        found = [row for row in rows if row.digest.startswith(digest)]
+        if len(found) != 1:
+            count = "no" if not found else "more than one"
+            raise UnknownSubject(f'"{name}" has {count} revision "{given[:160]}"', param="revision")
+        return found[0]
+
+    def _rows(self, session: Session, name: str) -> Sequence[RevisionRow]:
+        chosen = self._revisions().where(RevisionRow.name == name)
+        return session.scalars(chosen.order_by(RevisionRow.created_s.desc(), RevisionRow.digest)).all()
+
+    def _unmoved(self, session: Session, revision: Revision, state: State) -> RevisionRow:
+        row = session.get_one(RevisionRow, (self._cluster, revision.name, revision.digest))
+        if (row.state, row.version) != (state.value, revision.version):
+            raise _StateChanged
+        return row
+
+    def _adapter(self, session: Session, row: AdapterRow) -> Adapter:
+        return Adapter(
+            name=row.name,
+            shared=row.shared,
+            active=row.active and revision_id(row.name, row.active),
+            previous=row.previous and revision_id(row.name, row.previous),
+            created_s=row.created_s,
+            revisions=[_revision(revision_row) for revision_row in self._rows(session, row.name)],
+        )
 
 
 class _StateChanged(Exception):
     """Another process changed the revision first."""
 
 
-def _unmoved(session: Session, revision: Revision, state: State) -> RevisionRow:
-    row = session.get_one(RevisionRow, (revision.name, revision.digest))
-    if (row.state, row.version) != (state.value, revision.version):
-        raise _StateChanged
-    return row
-
-
 def revision_id(name: str, digest: str) -> str:
     """``name@`` and the digest's first twelve digits."""
     return f"{name}@{digest[:_SHORT_DIGEST]}"
-
-
-def _find(session: Session, name: str) -> AdapterRow:
-    row = session.get(AdapterRow, name)
-    if row is None:
-        raise UnknownSubject(f'there is no adapter "{name[:128]}"', param="name")
-    return row
-
-
-def _find_revision(session: Session, name: str, given: str) -> RevisionRow:
-    digest = given.removeprefix(f"{name}@").lower()
-    found = [
-        row for row in _rows(session, name) if _DIGEST.fullmatch(digest) and row.digest.startswith(digest)
-    ]
-    if len(found) != 1:
-        count = "no" if not found else "more than one"
-        raise UnknownSubject(f'"{name}" has {count} revision "{given[:160]}"', param="revision")
-    return found[0]
-
-
-def _rows(session: Session, name: str) -> Sequence[RevisionRow]:
-    chosen = select(RevisionRow).where(RevisionRow.name == name)
-    return session.scalars(chosen.order_by(RevisionRow.created_s.desc(), RevisionRow.digest)).all()
-
-
-def _adapter(session: Session, row: AdapterRow) -> Adapter:
-    return Adapter(
-        name=row.name,
-        shared=row.shared,
-        active=row.active and revision_id(row.name, row.active),
-        previous=row.previous and revision_id(row.name, row.previous),
-        created_s=row.created_s,
-        revisions=[_revision(revision_row) for revision_row in _rows(session, row.name)],
-    )
 
 
 def _revision(row: RevisionRow) -> Revision:

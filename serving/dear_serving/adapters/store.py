@@ -76,6 +76,9 @@ class Store:
             return cached
         with _translated("cannot be copied"):
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if isinstance(self._files, LocalFileSystem) and not self._files.exists(self._root):
+            message = "the store cannot be read now: its folder is missing"  # it may not be mounted yet
+            raise StoreUnavailable(message, retry_after_s=_RETRY_AFTER_S)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=cache) as unfinished:
             copy = Path(unfinished) / name
             copy.mkdir()
@@ -126,8 +129,7 @@ def _translated(problem: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        message = f"the store {problem}: a file is missing"
-        raise StoreUnavailable(message, retry_after_s=_RETRY_AFTER_S) from None
+        raise StoreUnavailable(f"the store {problem}: a file is missing") from None
     except Exception as error:  # remote filesystems raise errors of their own kinds
         kind = type(error).__name__
         raise StoreUnavailable(f"the store {problem} now ({kind})", retry_after_s=_RETRY_AFTER_S) from error

@@ -75,6 +75,16 @@ def demo(config: ConfigOption = DEFAULT_CONFIG, host: HostOption = None, port: P
     raise typer.Exit(show_examples(settings, server_command(config, settings)))
 
 
+@app.command(rich_help_panel=_OPERATORS)
+def migrate(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Bring the registry's tables to this release; run it before servers of a new release start."""
+    from dear_serving.registry.database import migrate_database
+
+    before, now = migrate_database(load_settings(config).registry.url)
+    done = "nothing to do" if before == now else f"migrated from {before.revision or 'nothing'}"
+    typer.echo(f"registry: tables are at {now.revision}, {done}")
+
+
 @app.command("training-data", rich_help_panel=_OPERATORS)
 def training_data(
     file: Annotated[

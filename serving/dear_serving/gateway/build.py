@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dear_serving.adapters.configured import open_registry
 from dear_serving.adapters.heartbeats import Heartbeats
 from dear_serving.adapters.intake import intake
 from dear_serving.adapters.preflight import base_shape
@@ -32,7 +33,6 @@ from dear_serving.gateway.worker_process import WorkerProcess
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import Engine
 from dear_serving.ranking.prompts import PromptBuilder
-from dear_serving.registry.database import open_database
 from dear_serving.settings import Settings
 from dear_serving.tenancy.tenants import Tenants
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 # Two, because cleaning text holds Python's lock while encoding it does not.
 _THREADS = 2
-_SCOPE = "default"
 
 
 def build_gateway(
@@ -72,13 +71,15 @@ def build_gateway(
         # Find a broken chat template now instead of in the first request.
         builders(template).layout(settings.ranking.window_size)
     adapter_intake = intake(settings, base_shape(base_source, settings.adapters.bases))
-    database = open_database(settings.registry.url)
+    database = open_registry(settings.registry)
     tenants, metrics = Tenants(database), Metrics()
-    adapters, heartbeats = Adapters(database, settings.adapters.capacity), Heartbeats(database)
+    cluster = settings.registry.cluster
+    adapters = Adapters(database, settings.adapters.capacity, cluster=cluster)
+    heartbeats = Heartbeats(database, cluster=cluster)
     base = ServedModel(settings.model.id, None, settings.model.template)
     catalog = Catalog(uuid.uuid4().hex, base, adapters, heartbeats, settings.default_model)
     queue, url = _fair_queue(settings), settings.tenancy.limits_url
-    counts = _shared_counts(url, catalog.gateway) if url is not None else None
+    counts = _shared_counts(url, cluster, catalog.gateway) if url is not None else None
 
     async def count_gateways() -> int:
         return len((await asyncio.to_thread(heartbeats.alive)).gateways)
@@ -122,7 +123,9 @@ def build_gateway(
         ),
         database=database,
         tenants=tenants,
-        authenticator=Authenticator(tenants, key_digests, open_access=settings.tenancy.open),
+        authenticator=Authenticator(
+            tenants, key_digests, open_access=settings.tenancy.open, stale_s=settings.registry.stale_s
+        ),
         arrivals=RequestAdmission(settings.limits.max_requests_in_flight, "bodies arriving"),
         admission=RequestAdmission(settings.limits.max_requests_in_flight),
         budgets=budgets,
@@ -149,10 +152,10 @@ def _prompt_builders(settings: Settings, tokenizer: BaseTokenizer) -> Callable[[
     return builder
 
 
-def _shared_counts(url: str, gateway: str) -> SharedCounts:
+def _shared_counts(url: str, cluster: str, gateway: str) -> SharedCounts:
     from dear_serving.gateway.shared_counts import SharedCounts  # its driver is installed where it is used
 
-    return SharedCounts(url, _SCOPE, gateway)
+    return SharedCounts(url, cluster, gateway)
 
 
 def _fair_queue(settings: Settings) -> FairQueue:

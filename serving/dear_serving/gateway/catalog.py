@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from dear_serving.adapters.heartbeats import HEARTBEAT_S, GatewayHeartbeat, Heartbeats
+from dear_serving.adapters.polling import attempt
 from dear_serving.adapters.revisions import Adapters, Pointers
 
 
@@ -77,6 +78,9 @@ class Catalog:
         self._in_use: Counter[int] = Counter()
         self._reported: GatewayHeartbeat | None = None
         self._reported_s = 0.0
+        self._reporting = asyncio.Lock()
+        self.on_release: Callable[[], None] = lambda: None
+        """Called when the last request ends that uses an older version than the current one."""
         self._default = default or base.name
         self.models = CatalogSnapshot(0, MappingProxyType({base.name: base}), self._default)
 
@@ -91,6 +95,8 @@ class Catalog:
             self._in_use[models.version] -= 1
             if not self._in_use[models.version]:
                 del self._in_use[models.version]
+                if models.version != self.models.version:
+                    self.on_release()
 
     async def refresh(self) -> None:
         """Adopt the registry's current version, and report it.
@@ -110,11 +116,23 @@ class Catalog:
         """Report that this gateway is shutting down."""
         await asyncio.to_thread(self._heartbeats.forget, self.gateway)
 
+    async def report_regularly(self) -> None:
+        """Report until cancelled, also while nothing changes or a round takes long."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S / 2)
+            if self._reported is not None:
+                await attempt(self._report)
+
     async def _report(self) -> None:
-        adopted = self.models.version
-        heartbeat = GatewayHeartbeat(self.gateway, adopted, min(self._in_use, default=adopted))
-        if heartbeat != self._reported or time.monotonic() - self._reported_s >= HEARTBEAT_S:
-            await asyncio.to_thread(self._heartbeats.report_gateway, heartbeat)
+        async with self._reporting:  # else an older report could replace a newer one
+            adopted = self.models.version
+            heartbeat = GatewayHeartbeat(self.gateway, adopted, min(self._in_use, default=adopted))
+            if heartbeat != self._reported:
+                await asyncio.to_thread(self._heartbeats.report_gateway, heartbeat)
+            elif time.monotonic() - self._reported_s >= HEARTBEAT_S:
+                await asyncio.to_thread(self._heartbeats.renew, heartbeat)
+            else:
+                return
             self._reported, self._reported_s = heartbeat, time.monotonic()
 
     def _served(self, pointers: Pointers) -> Mapping[str, ServedModel]:

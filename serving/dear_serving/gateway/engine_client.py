@@ -122,7 +122,12 @@ class EngineClient:
         return str(await self._first(self._handle.metrics, None))
 
     async def check_ready(self) -> None:
-        """See the protocol. Any replica will do: while one does not answer, the next is asked as well."""
+        """See the protocol. Any replica will do: while one does not answer, the next is asked as well.
+
+        Where a request wakes one, none is needed.
+        """
+        if self._wakes and self._replicas.running == 0:
+            return
         waiting: set[asyncio.Task[Any]] = set()
         tried: set[str] = set()
         try:
@@ -165,7 +170,7 @@ class EngineClient:
         if request is not None:
             request = replace(request, backlog=self._backlog())
         for number in range(1, _ATTEMPTS + 1):
-            self._fail_if_down()
+            self._fail_if_down(wakes=request is not None)
             attempt = Attempt(tried)
             token = ATTEMPT.set(attempt)
             try:
@@ -211,20 +216,21 @@ class EngineClient:
         self._on_retry(reason if is_left else "refused")
         return is_left
 
-    def _fail_if_down(self) -> None:
-        if self._replicas.running != 0:
+    def _fail_if_down(self, *, wakes: bool) -> None:
+        """Fail a call where no replica runs and it may not wait for one. Probes wake none."""
+        if self._replicas.running != 0 or (wakes and self._wake_s):
             return
-        if self._wakes and self._waking is None:
+        if not self._wakes or not wakes:
+            raise _unavailable()
+        if self._waking is None:
             self._waking_since_s = time.monotonic()
             self._waking = asyncio.create_task(self._wake())
-        if self._wakes and not self._wake_s:
-            left_s = self._start_s - (time.monotonic() - self._waking_since_s)
-            raise EngineUnavailable("no engine runs, one is starting", retry_after_s=max(1.0, left_s))
-        if not self._wakes:
-            raise _unavailable()
+        left_s = self._start_s - (time.monotonic() - self._waking_since_s)
+        raise EngineUnavailable("no engine runs, one is starting", retry_after_s=max(1.0, left_s))
 
     async def _wake(self) -> None:
         """Have Serve start a replica, with a call that waits for one; and measure how long it takes."""
+        ATTEMPT.set(Attempt(set()))  # in this task
         calling = asyncio.ensure_future(_result(self._handle.check_health.remote()))
         try:
             while self._replicas.running == 0 and not calling.done():

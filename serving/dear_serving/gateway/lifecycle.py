@@ -40,7 +40,8 @@ class Observer(Protocol):
         ...
 
 
-_POLL_S = 0.1
+_SETTLED_POLL_S = 0.02
+_UNFINISHED_S = 1.0
 _RETRY_S = 1.0
 _CANARY_S = 60.0
 _SWEEP_S = 60.0
@@ -76,6 +77,8 @@ class Lifecycle:
         self._turn = asyncio.Lock()
         self._canaries: dict[str, asyncio.Task[None]] = {}
         self._quiet_version = -1
+        self._changes = adapters.changes(reports=True)
+        catalog.on_release = self._changes.wake
         self._swept_s = 0.0
 
     async def register(
@@ -121,7 +124,7 @@ class Lifecycle:
                     alive = await self.alive()
                     if not _is_on_its_way(revision) and alive.adopted(revision.version):
                         break
-                    await asyncio.sleep(_POLL_S / 5)
+                    await asyncio.sleep(_SETTLED_POLL_S)
         except TimeoutError:
             pass
         return revision
@@ -131,10 +134,20 @@ class Lifecycle:
         return await asyncio.to_thread(self._heartbeats.alive)
 
     async def run(self) -> None:
-        """Run rounds until cancelled; errors are logged and retried."""
+        """Run rounds and report until cancelled; errors are logged and retried."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._changes.listen())
+            tasks.create_task(self._catalog.report_regularly())
+            tasks.create_task(self._run_rounds())
+
+    async def _run_rounds(self) -> None:
         while True:
-            pause_s = _POLL_S if await attempt(self.round) else _RETRY_S
-            await asyncio.sleep(pause_s)
+            if not await attempt(self.round):
+                await asyncio.sleep(_RETRY_S)
+            elif self._catalog.models.version == self._quiet_version:
+                await self._changes.wait()
+            else:  # nobody tells of a process that died, or of a canary that is to be tried again
+                await self._changes.wait(_UNFINISHED_S)
 
     async def round(self) -> None:
         """Refresh the catalog, and advance every revision that can advance."""

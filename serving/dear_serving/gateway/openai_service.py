@@ -64,6 +64,7 @@ class OpenAIService:
             new_tokens=new_tokens,
             prompts=body.prompts,
             sequences=body.sequences,
+            priority=body.priority or 0,
         )
         if (asked := body.grammar) is not None:
             await self.admission.check(caller, request.cost)

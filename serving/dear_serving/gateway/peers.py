@@ -128,6 +128,8 @@ class Peers:
         self._others: tuple[Report, ...] = ()
         self._giving_back: set[asyncio.Task[None]] = set()
         self._counted_s = -math.inf
+        self.engines: int | None = None
+        """How many engines run; None: not known."""
         self.living = 1
         self.is_shared = False
         """Whether the others' work is known; if not, this gateway takes one of ``living`` equal parts."""
@@ -194,8 +196,9 @@ class Peers:
 
     async def refresh(self) -> None:
         """Tell the others what this gateway has, and take the part that is left to it."""
-        if (engines := self._count_engines()) is not None:
-            self._queue.engines = max(1, engines)
+        self.engines = self._count_engines()
+        if self.engines is not None:
+            self._queue.engines = max(1, self.engines)
         own = Report(self._queue.work(), self._queue.rate)
         found = await self._counts.exchange(own.to_json()) if self._counts is not None else None
         if found is None:

@@ -64,11 +64,11 @@ class SharedCounts:
 
     Args:
         url: of the Redis, ``redis://host:6379/0``.
-        scope: gateways of the same scope count together.
+        cluster: gateways of the same cluster count together.
         gateway: this gateway's id.
     """
 
-    def __init__(self, url: str, scope: str, gateway: str) -> None:
+    def __init__(self, url: str, cluster: str, gateway: str) -> None:
         self._redis: Redis = Redis.from_url(
             url,
             socket_timeout=_TIMEOUT_S,
@@ -76,8 +76,8 @@ class SharedCounts:
             max_connections=_CONNECTIONS,
         )
         self._gateway = gateway
-        self._gateways = f"dear:{scope}:gateways"
-        self._in_flight = f"dear:{scope}:in_flight:"
+        self._gateways = f"dear:{cluster}:gateways"
+        self._in_flight = f"dear:{cluster}:in_flight:"
         self._exchange = self._redis.register_script(_EXCHANGE)
         self._take = self._redis.register_script(_TAKE)
         self._give_back = self._redis.register_script(_GIVE_BACK)

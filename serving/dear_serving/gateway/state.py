@@ -63,6 +63,7 @@ class GatewayState:
 
     def close(self) -> None:
         """End the threads and the processes beside the gateway."""
+        self.authenticator.close()
         self.rerank.threads.close()
         self.openai.grammars.close()
         self.worker.close()

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.protocol import (
@@ -21,10 +21,12 @@ from dear_serving.tenancy.tenants import Tenant
 from dear_serving.types import Usage
 
 _Request = GenerationRequest | PermutationRequest | OpenAIRequest
+_R = TypeVar("_R", GenerationRequest, PermutationRequest, OpenAIRequest)
 
 
 class TenantEngine:
-    """Implements protocol.Engine: every call waits for the tenant's turn and carries its cache salt.
+    """Implements protocol.Engine: every call waits for the tenant's turn, carries its cache salt, and has a
+    priority that it may have.
 
     Args:
         engine: the engines, shared by all tenants.
@@ -39,21 +41,24 @@ class TenantEngine:
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """See the protocol; ``queue_ms`` includes the wait in the fair queue."""
+        request = self._own(request)
         async with self._turn(request) as waited:
-            done = await self._engine.generate(replace(request, cache_salt=self._tenant.cache_salt))
+            done = await self._engine.generate(request)
         return replace(done, usage=waited + done.usage)
 
     async def permute(self, request: PermutationRequest) -> DecodedWindow:
         """See the protocol; the deadline and ``queue_ms`` include the wait in the fair queue."""
+        request = self._own(request)
         async with self._turn(request) as waited:
-            window = await self._engine.permute(self._left(request, waited))
+            window = await self._engine.permute(_left(request, waited))
         return replace(window, usage=waited + window.usage)
 
     async def permute_stream(self, request: PermutationRequest) -> AsyncGenerator[DecodedWindow, None]:
         """See the protocol and ``permute``."""
+        request = self._own(request)
         async with (
             self._turn(request) as waited,
-            aclosing(self._engine.permute_stream(self._left(request, waited))) as windows,
+            aclosing(self._engine.permute_stream(_left(request, waited))) as windows,
         ):
             async for window in windows:
                 yield replace(window, usage=waited + window.usage)
@@ -72,18 +77,14 @@ class TenantEngine:
         ):
             yield Usage(queue_ms=(time.monotonic() - arrived_s) * 1e3)
 
-    def _left(self, request: PermutationRequest, waited: Usage) -> PermutationRequest:
-        """The request with the tenant's cache salt and the rest of its deadline."""
-        deadline_s = request.deadline_s
-        return replace(
-            request,
-            cache_salt=self._tenant.cache_salt,
-            deadline_s=None if deadline_s is None else max(0.0, deadline_s - waited.queue_ms / 1e3),
-        )
+    def _own(self, request: _R) -> _R:
+        """The request with the tenant's cache salt, and no higher a priority than the tenant's."""
+        priority = max(request.priority, self._tenant.limits.highest_priority or 0)
+        return replace(request, cache_salt=self._tenant.cache_salt, priority=priority)
 
     async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
-        request = replace(request, cache_salt=self._tenant.cache_salt)
+        request = self._own(request)
         async with (
             self._turn(request),
             aclosing(self._engine.openai(request)) as items,
@@ -98,3 +99,10 @@ class TenantEngine:
     async def metrics(self) -> str:
         """See the protocol."""
         return await self._engine.metrics()
+
+
+def _left(request: PermutationRequest, waited: Usage) -> PermutationRequest:
+    """The request with the rest of its deadline."""
+    if request.deadline_s is None:
+        return request
+    return replace(request, deadline_s=max(0.0, request.deadline_s - waited.queue_ms / 1e3))

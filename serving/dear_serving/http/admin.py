@@ -94,7 +94,9 @@ async def create_tenant(
     """Create a tenant."""
     if body.id == DEFAULT_TENANT:
         raise InvalidRequest(f'id: "{DEFAULT_TENANT}" is the tenant of callers without a key', param="id")
-    limits = Limits(body.requests_in_flight, body.requests_per_minute, body.tokens_per_minute)
+    limits = Limits(
+        body.requests_in_flight, body.requests_per_minute, body.tokens_per_minute, body.highest_priority
+    )
     tenant = await _call(
         request,
         lambda tenants: tenants.create(body.id, weight=body.weight or 1.0, limits=limits, actor=ACTOR),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from typing import Literal
 
 from fastapi import APIRouter, Request
@@ -66,6 +67,8 @@ async def metrics(request: Request) -> PlainTextResponse:
     except (TimeoutError, EngineUnavailable):
         of_engine = ""
     gateway.metrics.queued_tokens.set(gateway.queue.cost)
+    engines = gateway.peers.engines  # not known before the first request
+    gateway.metrics.engines.set(math.nan if engines is None else engines)
     with contextlib.suppress(RegistryUnavailable):  # the last values stay
         alive = await gateway.lifecycle.alive()
         gateway.metrics.show_held({replica.id: replica.holds for replica in alive.replicas})

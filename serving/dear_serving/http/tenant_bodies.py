@@ -11,6 +11,7 @@ from dear_tools.names import Name, TenantId
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Tokens = Annotated[int, Field(ge=1, le=2**53)]
+Priority = Annotated[int, Field(ge=0, le=999)]
 Weight = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=10 * 366 * 24 * 3600, allow_inf_nan=False)]
 
@@ -25,9 +26,12 @@ class TenantChanges(_Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"weight": 3.5, "requests_per_minute": None}]})
 
     weight: Weight | SkipJsonSchema[None] = Field(None, description="Its share of saturated engines.")
-    requests_in_flight: Count | None = Field(None, description="Most open requests, in each gateway.")
+    requests_in_flight: Count | None = Field(None, description="Most open requests.")
     requests_per_minute: Count | None = None
-    tokens_per_minute: Tokens | None = Field(None, description="Predicted prompt tokens of all windows.")
+    tokens_per_minute: Tokens | None = Field(None, description="Predicted cost of the requests.")
+    highest_priority: Priority | None = Field(
+        None, description="0 is highest. Requests with a lower number get this one."
+    )
 
 
 class NewTenant(TenantChanges):

@@ -22,6 +22,7 @@ class TenantReply(Reply):
     requests_in_flight: int | None
     requests_per_minute: int | None
     tokens_per_minute: int | None
+    highest_priority: int | None
     granted: list[str] = Field(description="Adapters that it may use besides the shared ones.")
 
     @classmethod

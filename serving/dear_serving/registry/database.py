@@ -5,29 +5,49 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import zlib
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    extract,
+    func,
+    literal,
+    make_url,
+    select,
+)
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
 
 from dear_serving.errors import InvalidRequest, RegistryUnavailable, SettingsError
+from dear_serving.registry.schema import Migrate, Schema, must_migrate, read_schema, upgrade
 
-# Alembic logs the kind of database at every start.
-logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
+logger = logging.getLogger(__name__)
 
-_MIGRATIONS = "dear_serving.registry:migrations"
 _WRITES = "dear_writes"
+_CHANNEL = "dear_registry"
 _BUSY_TIMEOUT_MS = 5000
 _RETRY_AFTER_S = 2.0
-# Any number works, if every server uses the same one.
-_UPGRADE_LOCK = zlib.crc32(b"dear-serving registry upgrade")
+POOL_SIZE = 4
+"""How many connections to PostgreSQL a process has at most, unless the settings say another number."""
 
 
 class Database:
@@ -57,7 +77,7 @@ class Database:
         On SQLite writing transactions run one at a time.
 
         Raises:
-            RegistryUnavailable: the database does not answer; nothing was changed.
+            RegistryUnavailable: the database does not answer, or takes no changes now; nothing was changed.
         """
         with (
             _translated(),
@@ -68,40 +88,109 @@ class Database:
             yield session
             session.flush()
 
+    @property
+    def tells(self) -> bool:
+        """Whether the database tells others of changes."""
+        return self._engine.dialect.name == "postgresql" and self._engine.dialect.driver == "psycopg"
+
+    def tell(self, session: Session, topic: str) -> None:
+        """Tell all who listen of a change, when its transaction commits."""
+        if self._engine.dialect.name == "postgresql":
+            session.execute(select(func.pg_notify(_CHANNEL, topic)))
+
+    async def told(self) -> AsyncIterator[str | None]:
+        """The topics that others tell, on a connection of its own; None when it begins to listen.
+
+        Raises:
+            Exception: the connection cannot be made, or broke.
+        """
+        from dear_serving.registry.postgres import notifications
+
+        async with contextlib.aclosing(notifications(self._engine, _CHANNEL)) as topics:
+            async for topic in topics:
+                yield topic
+
+    def now(self) -> ColumnElement[Any]:
+        """Seconds since the epoch as SQL, by the database's own clock: all machines agree on it."""
+        if self._engine.dialect.name == "postgresql":
+            return extract("epoch", func.clock_timestamp())
+        return literal(time.time())  # the file's machine is this one
+
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
 
 
-def open_database(url: str) -> Database:
-    """Open the registry; create or migrate its tables if needed. Several servers may do so at once.
+def open_database(url: str, *, migrate: Migrate = "auto", pool_size: int = POOL_SIZE) -> Database:
+    """Open the registry; create or migrate its tables if they need it and ``migrate`` allows it.
+
+    Several servers may do so at once.
 
     Args:
         url: an SQLAlchemy URL: ``sqlite:////absolute/registry.db``, ``postgresql+psycopg://user@host/name``.
+        migrate: see schema.Migrate.
+        pool_size: connections to PostgreSQL at once.
 
     Raises:
-        SettingsError: the database cannot be opened; one sentence without the password.
+        SettingsError: the database cannot be opened, or its tables are another release's; one sentence
+            without the password.
     """
-    engine = _create_engine(url)
-    shown = engine.url.render_as_string(hide_password=True)
+    engine = _create_engine(url, pool_size)
     try:
-        with engine.execution_options(**{_WRITES: True}).begin() as connection:
-            _upgrade(connection)
-    except SQLAlchemyError as error:
+        with _refused(engine, "opened"), engine.connect() as connection:
+            schema = read_schema(connection)
+        if must_migrate(schema, migrate, engine.dialect.name):
+            migrate_database(url)
+    except SettingsError:
         engine.dispose()
-        reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().split("\n", 1)[0]
-        raise SettingsError(f"registry.url: {shown} cannot be opened: {reason}") from None
+        raise
     return Database(engine)
 
 
-def _create_engine(url: str) -> Engine:
+def migrate_database(url: str) -> tuple[Schema, Schema]:
+    """Create the registry's tables, or bring them to this release's revision. Nothing or all is changed.
+
+    Returns:
+        What the database had before, and has now. A later release's tables stay as they are.
+
+    Raises:
+        SettingsError: as for ``open_database``; or the database refuses the change.
+    """
+    engine = _create_engine(url, pool_size=1, unhurried=True)
+    try:
+        with (
+            _refused(engine, "migrated"),
+            engine.execution_options(**{_WRITES: True}).begin() as connection,
+        ):
+            before = read_schema(connection)
+            if must_migrate(before, "always", engine.dialect.name):
+                upgrade(connection)
+            return before, read_schema(connection)
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _refused(engine: Engine, what: str) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        shown = engine.url.render_as_string(hide_password=True)
+        raise SettingsError(f"registry.url: {shown} cannot be {what}: {_reason(error)}") from None
+
+
+def _create_engine(url: str, pool_size: int = POOL_SIZE, *, unhurried: bool = False) -> Engine:
     try:
         parsed = make_url(url)
     except ArgumentError:
         raise SettingsError("registry.url is not a database URL, such as sqlite:///registry.db") from None
     if parsed.get_backend_name() != "sqlite":
         try:
-            return create_engine(parsed, pool_pre_ping=True)
+            if parsed.get_dialect().driver != "psycopg":
+                return create_engine(parsed, pool_pre_ping=True, pool_size=pool_size, max_overflow=0)
+            from dear_serving.registry.postgres import postgres_engine
+
+            return postgres_engine(parsed, pool_size, unhurried=unhurried)
         except (NoSuchModuleError, ImportError) as error:
             raise SettingsError(f"registry.url: no driver for {parsed.drivername}: {error}") from None
     if parsed.database and not parsed.database.startswith((":memory:", "file:")):
@@ -136,24 +225,37 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _upgrade(connection: Connection, revision: str = "head") -> None:
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})
-    config = Config()
-    config.set_main_option("script_location", _MIGRATIONS)
-    config.attributes["connection"] = connection
-    command.upgrade(config, revision)
-
-
 @contextmanager
 def _translated() -> Iterator[None]:
+    """Every error of the database as one of ours; its own words are for the log."""
     try:
         yield
     except DataError:  # for example a NUL in a text, which PostgreSQL refuses
         raise InvalidRequest("a value is none that the registry can keep") from None
-    except DBAPIError as error:
-        if error.connection_invalidated or type(error).__name__ in {"OperationalError", "InterfaceError"}:
-            raise RegistryUnavailable(
-                "the registry does not answer now", retry_after_s=_RETRY_AFTER_S
-            ) from error
-        raise
+    except SQLAlchemyError as error:
+        sentence, expected = _sentence(error)
+        if not expected:
+            logger.error("the registry: %s", _reason(error), exc_info=error)
+        raise RegistryUnavailable(sentence, retry_after_s=_RETRY_AFTER_S) from error
+
+
+def _sentence(error: SQLAlchemyError) -> tuple[str, bool]:
+    """What is said of an error, and whether it comes with ordinary operation."""
+    if isinstance(error, NoConnection):
+        return "all connections to the registry are in use now", True
+    words = _reason(error).lower()
+    if "read-only" in words or "readonly" in words:
+        return "the registry takes no changes now: it is read-only", True
+    if "disk is full" in words or "no space left" in words:
+        return "the registry takes no changes now: its disk is full", True
+    if isinstance(error, IntegrityError | StaleDataError):
+        return "the registry was changed by another at the same moment", True
+    if isinstance(error, OperationalError | InterfaceError) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    ):
+        return "the registry does not answer now", True
+    return "the registry cannot do that now", False
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    return str(error.orig if isinstance(error, DBAPIError) else error).strip().split("\n", 1)[0]

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Boolean,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -42,6 +43,7 @@ class TenantRow(Table):
     requests_in_flight: Mapped[int | None] = mapped_column(Integer)
     requests_per_minute: Mapped[int | None] = mapped_column(Integer)
     tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    highest_priority: Mapped[int | None] = mapped_column(Integer)
     created_s: Mapped[float] = mapped_column(Double)
 
 
@@ -69,14 +71,20 @@ class GrantRow(Table):
     adapter: Mapped[str] = mapped_column(String(128), primary_key=True)
 
 
+DEFAULT_CLUSTER = "default"
+"""The cluster of a deployment whose settings name none."""
+
+
 class AdapterRow(Table):
-    """A public name, and the digests of its ``active`` revision (None: retired) and the ``previous`` one.
+    """A cluster's public name, and the digests of its ``active`` revision (None: retired) and the
+    ``previous`` one.
 
     ``seeded``: the digest of the adapter in the settings file at the last start, None if it was not there.
     """
 
     __tablename__ = "adapters"
 
+    cluster: Mapped[str] = mapped_column(String(64), primary_key=True, server_default=DEFAULT_CLUSTER)
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
     shared: Mapped[bool] = mapped_column(Boolean)
     seeded: Mapped[str | None] = mapped_column(String(64))
@@ -86,16 +94,25 @@ class AdapterRow(Table):
 
 
 class RevisionRow(Table):
-    """A revision of an adapter, by its digest, with its state.
+    """A revision of a cluster's adapter, by its digest, with its state.
 
     ``activate``: it becomes active as soon as it is staged. ``version``: the registry's version at the last
     change of its state.
     """
 
     __tablename__ = "revisions"
-    __table_args__ = (Index("ix_revisions_state", "state"),)
+    __table_args__ = (
+        Index("ix_revisions_state", "state"),
+        ForeignKeyConstraint(
+            ["cluster", "name"],
+            ["adapters.cluster", "adapters.name"],
+            name="fk_revisions_cluster",
+            ondelete="CASCADE",
+        ),
+    )
 
-    name: Mapped[str] = mapped_column(ForeignKey("adapters.name", ondelete="CASCADE"), primary_key=True)
+    cluster: Mapped[str] = mapped_column(String(64), primary_key=True, server_default=DEFAULT_CLUSTER)
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     state: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str | None] = mapped_column(String(500))
@@ -124,6 +141,7 @@ class GatewayRow(Table):
     __tablename__ = "gateways"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    cluster: Mapped[str] = mapped_column(String(64), server_default=DEFAULT_CLUSTER)
     adopted: Mapped[int] = mapped_column(BigInteger)
     oldest: Mapped[int] = mapped_column(BigInteger)
     seen_s: Mapped[float] = mapped_column(Double)
@@ -135,6 +153,7 @@ class ReplicaRow(Table):
     __tablename__ = "replicas"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    cluster: Mapped[str] = mapped_column(String(64), server_default=DEFAULT_CLUSTER)
     adopted: Mapped[int] = mapped_column(BigInteger)
     seen_s: Mapped[float] = mapped_column(Double)
 
@@ -161,3 +180,12 @@ class AuditRow(Table):
     action: Mapped[str] = mapped_column(String(64))
     subject: Mapped[str] = mapped_column(String(200))
     detail: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class CompatibilityRow(Table):
+    """One row: the oldest revision of the tables that a release must know to use them; see schema.py."""
+
+    __tablename__ = "compatibility"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    oldest: Mapped[str] = mapped_column(String(32))

@@ -14,11 +14,10 @@ from dear_serving.adapters.heartbeats import HEARTBEAT_S, Heartbeats, ReplicaHea
 from dear_serving.adapters.polling import attempt
 from dear_serving.adapters.revisions import Adapters, Revision
 from dear_serving.adapters.store import Store
-from dear_serving.errors import DearError, RequestError
+from dear_serving.errors import DearError, RequestError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.1
 _RETRY_S = 1.0
 _TRIES = 3
 
@@ -58,6 +57,7 @@ class AdapterSync:
     ) -> None:
         self._replica = replica
         self._adapters = adapters
+        self._changes = adapters.changes()
         self._heartbeats = heartbeats
         self._store = store
         self._cache = cache
@@ -75,6 +75,8 @@ class AdapterSync:
     async def start(self) -> None:
         """Sync an engine that holds nothing, until every wanted revision is loaded or has failed.
 
+        A store that does not answer is waited for, until the engine's own limit of time ends this.
+
         Also starts the regular reports. Called again for an engine in the place of one that died.
         """
         self._held.clear()
@@ -85,10 +87,17 @@ class AdapterSync:
             await asyncio.sleep(_RETRY_S)
 
     async def run(self) -> None:
-        """Sync until cancelled."""
+        """Sync whenever something changed, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._changes.listen())
+            tasks.create_task(self._run_rounds())
+
+    async def _run_rounds(self) -> None:
         while True:
-            pause_s = _POLL_S if await self._round() else _RETRY_S
-            await asyncio.sleep(pause_s)
+            if await self._round():
+                await self._changes.wait()
+            else:
+                await asyncio.sleep(_RETRY_S)
 
     def held(self) -> list[str]:
         """Ids of the revisions that are loaded."""
@@ -109,7 +118,9 @@ class AdapterSync:
             await self._report()
             settled = [await self._load(revision) for revision in wanted]
             self._version, self._settled = version, clean and all(settled)
-            self._missing = sum(revision.id not in self._held for revision in wanted)
+            self._missing = sum(
+                revision.id not in self._held or self._held[revision.id].waits for revision in wanted
+            )
         await self._report()
 
     async def _round(self) -> bool:
@@ -129,9 +140,13 @@ class AdapterSync:
         async with self._reporting:  # else an older report could replace a newer one
             holds = {revision: held.reason for revision, held in self._held.items()}
             heartbeat = ReplicaHeartbeat(self._replica, self._version, holds)
-            if heartbeat != self._reported or time.monotonic() - self._reported_s >= HEARTBEAT_S:
+            if heartbeat != self._reported:
                 await asyncio.to_thread(self._heartbeats.report_replica, heartbeat)
-                self._reported, self._reported_s = heartbeat, time.monotonic()
+            elif time.monotonic() - self._reported_s >= HEARTBEAT_S:
+                await asyncio.to_thread(self._heartbeats.renew, heartbeat)
+            else:
+                return
+            self._reported, self._reported_s = heartbeat, time.monotonic()
 
     async def _unload_unwanted(self, wanted: set[str]) -> bool:
         """Unload revisions that are not wanted; returns False if one is still in use."""
@@ -164,7 +179,8 @@ class AdapterSync:
             final = not isinstance(error, RequestError)
             if tries < _TRIES:
                 return False
-            self._held[revision.id] = _Outcome(error.message, revision.version, final)
+            waits = isinstance(error, StoreUnavailable) and error.retry_after_s is not None
+            self._held[revision.id] = _Outcome(error.message, revision.version, final, waits)
             if final:
                 del self._failures[revision.id]
             return final
@@ -176,8 +192,9 @@ class AdapterSync:
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     """The result of loading a ``version`` of a revision: ``reason`` is None, or why it failed. A ``final``
-    failure is not retried."""
+    failure is not retried; one that ``waits`` is the store's, which does not answer."""
 
     reason: str | None
     version: int
     final: bool = True
+    waits: bool = False

@@ -16,6 +16,7 @@ from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.serve.llm import LLMConfig, LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
+from dear_serving.adapters.configured import open_registry
 from dear_serving.adapters.heartbeats import Heartbeats
 from dear_serving.adapters.hub_tokens import VARIABLES, HubTokens
 from dear_serving.adapters.revisions import Adapters
@@ -37,7 +38,6 @@ from dear_serving.protocol import (
     OpenAIRequest,
     PermutationRequest,
 )
-from dear_serving.registry.database import open_database
 from dear_serving.replica.adapter_slots import AdapterSlots
 from dear_serving.replica.adapter_sync import AdapterSync
 from dear_serving.replica.core_watch import leave_with_core
@@ -85,10 +85,14 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         keep_tokens_out_of_runtime_envs()
         logging.getLogger("ray.serve").addFilter(is_not_of_a_caller)
         async with start_deadline(engine.start_timeout_s):
-            await self._start(llm_config, registry.url, adapters, engine)
+            await self._start(llm_config, registry, adapters, engine)
 
     async def _start(
-        self, llm_config: LLMConfig, registry_url: str, adapters: AdaptersSettings, settings: EngineSettings
+        self,
+        llm_config: LLMConfig,
+        registry: RegistrySettings,
+        adapters: AdaptersSettings,
+        settings: EngineSettings,
     ) -> None:
         await super().__init__(llm_config)
         self._in_use: Counter[str] = Counter()
@@ -104,7 +108,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         if self._client().errored:
             await self._start_without_windows(llm_config)
         if adapters.capacity:
-            sync = await self._adapter_sync(registry_url, adapters)
+            sync = await self._adapter_sync(registry, adapters)
             await sync.start()
             if held := sync.held():
                 await self._check_decoder([None, *held[:2]])
@@ -138,12 +142,12 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         self._metrics.stalled.inc()
         self._metrics.decoding.state(self._decoder.decoding)
 
-    async def _adapter_sync(self, registry_url: str, settings: AdaptersSettings) -> AdapterSync:
-        database = await asyncio.to_thread(open_database, registry_url)
+    async def _adapter_sync(self, registry: RegistrySettings, settings: AdaptersSettings) -> AdapterSync:
+        database = await asyncio.to_thread(open_registry, registry)
         return AdapterSync(
             uuid.uuid4().hex,
-            Adapters(database, settings.capacity),
-            Heartbeats(database),
+            Adapters(database, settings.capacity, cluster=registry.cluster),
+            Heartbeats(database, cluster=registry.cluster),
             Store(settings.store),
             settings.cache,
             self,

@@ -22,7 +22,8 @@ def vllm_request(request: OpenAIRequest) -> ChatCompletionRequest | CompletionRe
     """The request as vLLM's, checked once more by our own rules."""
     try:
         body = model_of(request.route).model_validate(request.body)
-        fields = body.for_engine(request.new_tokens) | {"request_id": request.request_id}
+        own = {"request_id": request.request_id, "priority": request.priority}
+        fields = body.for_engine(request.new_tokens) | own
         if request.cache_salt is not None:
             fields["cache_salt"] = request.cache_salt
         kind = ChatCompletionRequest if request.route == "chat" else CompletionRequest

@@ -24,11 +24,13 @@ DEFAULT_TENANT = "default"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A tenant's limits over all gateways; None: no limit. Tokens are the requests' predicted cost."""
+    """A tenant's limits over all gateways; None: no limit. Tokens are the requests' predicted cost. A request
+    with a priority above ``highest_priority``, that is a lower number, gets this one."""
 
     requests_in_flight: int | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    highest_priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +112,14 @@ class Tenants:
             **asdict(limits),
             created_s=self._now_s(),
         )
-        try:
-            with self._database.writing() as session:
-                session.add(row)
+        with self._database.writing() as session:
+            session.add(row)
+            try:
                 session.flush()
-                self._note(session, actor, "tenant.create", tenant, {"weight": weight, **asdict(limits)})
-                return _tenant(row, frozenset())
-        except IntegrityError:
-            raise AlreadyThere(f'there is a tenant "{tenant}" already', param="id") from None
+            except IntegrityError:
+                raise AlreadyThere(f'there is a tenant "{tenant}" already', param="id") from None
+            self._note(session, actor, "tenant.create", tenant, {"weight": weight, **asdict(limits)})
+            return _tenant(row, frozenset())
 
     def change(self, tenant: str, changes: Mapping[str, Any], *, actor: str) -> Tenant:
         """Change a tenant's weight and limits.
@@ -310,7 +312,9 @@ def _granted(session: Session, tenant: str) -> frozenset[str]:
 
 
 def _tenant(row: TenantRow, granted: frozenset[str]) -> Tenant:
-    limits = Limits(row.requests_in_flight, row.requests_per_minute, row.tokens_per_minute)
+    limits = Limits(
+        row.requests_in_flight, row.requests_per_minute, row.tokens_per_minute, row.highest_priority
+    )
     return Tenant(row.id, row.weight, limits, _cache_salt(row), granted)
 
 
