@@ -38,13 +38,19 @@ _STYLE: dict[Any, Any] = {
 _GROUP_WIDTH = 0.82
 
 
-def panels(count: int, width_in: float = 5.4, height_in: float = 3.9) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` panels side by side, each so many inches wide."""
+def panels(
+    count: int, width_in: float = 5.4, height_in: float = 3.9, columns: int | None = None
+) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` panels, each so many inches wide: side by side, or in rows of ``columns``."""
     pyplot.rcParams.update(_STYLE)
-    figure, axes = pyplot.subplots(
-        1, count, figsize=(width_in * count, height_in), squeeze=False, layout="constrained"
-    )
-    return figure, list(axes[0])
+    columns = min(columns or count, count)
+    rows = -(-count // columns)
+    size = (width_in * columns, height_in * rows)
+    figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    axes = list(grid.flat)
+    for empty in axes[count:]:
+        empty.remove()
+    return figure, axes[:count]
 
 
 def grouped_bars(

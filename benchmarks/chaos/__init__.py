@@ -1,0 +1,1 @@
+"""A cluster on one machine whose parts are killed under load: python -m benchmarks.chaos."""
