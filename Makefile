@@ -1,7 +1,7 @@
 PYTHON ?= python3
 CONFIG ?= configs/cpu.yaml
 
-.PHONY: setup clients demo serve test test-unit test-long attack check openapi locks audit model bench bench-gpu
+.PHONY: setup clients demo serve test test-unit test-long attack check openapi locks audit model bench bench-gpu soak
 setup: ; @$(PYTHON) configs/locks/install.py
 clients: ; @$(PYTHON) configs/locks/install.py clients
 demo: setup ; @.venv/bin/dear demo --config $(CONFIG)
@@ -17,6 +17,8 @@ audit: ; @$(PYTHON) configs/locks/audit.py
 locks: setup ; @sh configs/locks/compile.sh
 model: setup ; @.venv/bin/python -m configs.demo.maker.train --seed 0 --out configs/demo
 bench: setup ; @.venv/bin/python -m benchmarks --out benchmarks/results
+MINUTES ?= 3
+soak: setup ; @.venv/bin/python -m benchmarks.soak --minutes $(MINUTES) --out dist/soak
 SHAPE ?= 8b
 # On a machine with CUDA; MODEL=FOLDER ADAPTER=FOLDER for a real model instead of a shape.
 bench-gpu: setup ; @.venv/bin/python -m benchmarks --only decoders,serving,adapters --out benchmarks/results/gpu \

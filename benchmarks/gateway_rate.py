@@ -2,8 +2,8 @@
 
 Run it with: python -m benchmarks.gateway_rate [--seconds 5] [--callers 16]
 
-A local Ray as ``dear serve`` starts it, its proxy and one gateway, on the settings of configs/cpu.yaml, before
-an engine deployment that does no work. Two closed loops after each other: reranks of 20 passages, and OpenAI
+A local Ray as ``dear serve`` starts it, its proxy and one gateway (configs/cpu.yaml), in front of
+an engine that does no work. Two closed loops after each other: reranks of 20 passages, and OpenAI
 chat. Prints requests a second, and for each process its processor time a request in milliseconds; that is
 steadier than wall time where a machine is shared. Variables of the environment, such as
 RAY_SERVE_THROUGHPUT_OPTIMIZED=1, are passed on to Ray.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
@@ -162,17 +163,23 @@ async def measure(url: str, path: str, bodies: list[bytes], seconds: float, call
 
 
 def cpu_s() -> dict[str, float]:
-    """Seconds of processor time by part: this process is the client, its descendants are the server."""
+    """Seconds of processor time by part."""
     used: Counter[str] = Counter()
-    this = psutil.Process()
-    for process in (this, *this.children(recursive=True)):
-        try:
-            times, name = process.cpu_times(), process.name() + " ".join(process.cmdline()[:1])
-        except psutil.Error:  # it ended
-            continue
-        part = next((part for mark, part in _PARTS.items() if mark in name), "other")
-        used["client" if process == this else part] += times.user + times.system
+    for part, process in parts():
+        with contextlib.suppress(psutil.Error):  # it ended
+            times = process.cpu_times()
+            used[part] += times.user + times.system
     return used
+
+
+def parts() -> Iterator[tuple[str, psutil.Process]]:
+    """The processes by part: this one is the client, its descendants are the server."""
+    this = psutil.Process()
+    yield "client", this
+    for process in this.children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it ended
+            name = process.name() + " ".join(process.cmdline()[:1])
+            yield next((part for mark, part in _PARTS.items() if mark in name), "other"), process
 
 
 def loads(settings: Settings) -> dict[str, tuple[str, list[bytes]]]:
@@ -197,13 +204,16 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=16)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, instant_server(Path(folder)) as (url, settings):
+        for part, process in parts():
+            if part in ("proxy", "gateway"):  # for a profiler
+                sys.stderr.write(f"{part}: process {process.pid}\n")
         for name, (path, bodies) in loads(settings).items():
             rate = asyncio.run(measure(url, path, bodies, given.seconds, given.callers))
             both = rate.ms("proxy", "gateway")
-            parts = ", ".join(f"{part} {rate.ms(part):.2f}" for part in sorted(rate.cpu_s))
+            each = ", ".join(f"{part} {rate.ms(part):.2f}" for part in sorted(rate.cpu_s))
             sys.stdout.write(
                 f"{name}: {rate.requests / rate.wall_s:.0f} requests/s; proxy and gateway {both:.2f} ms "
-                f"of processor time a request ({parts})\n"
+                f"of processor time a request ({each})\n"
             )
             sys.stdout.flush()
 
