@@ -20,7 +20,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -164,7 +164,7 @@ async def measure(url: str, path: str, bodies: list[bytes], seconds: float, call
 
 def cpu_s() -> dict[str, float]:
     """Seconds of processor time by part."""
-    used: Counter[str] = Counter()
+    used: defaultdict[str, float] = defaultdict(float)
     for part, process in parts():
         with contextlib.suppress(psutil.Error):  # it ended
             times = process.cpu_times()

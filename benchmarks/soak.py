@@ -293,7 +293,7 @@ def plot(tracks: Sequence[Track], path: Path) -> Path:
             since = [(value(sample) - value(track.samples[0])) / unit for sample in track.samples]
             style = {"color": "black", "linewidth": 2.0} if track.name == ALL else {"linewidth": 1.2}
             label = track.name[:24] if track in by_change[:6] else None
-            one.plot(times, since, label=label, **style)  # type: ignore[arg-type]
+            one.plot(times, since, label=label, **style)
         one.set_title(f"Change of {title}")
         one.set_xlabel("minutes of load")
         one.legend(fontsize=7, loc="upper left")
