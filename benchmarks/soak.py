@@ -263,7 +263,6 @@ async def soak(server: Server, seconds: float) -> tuple[Watch, Load]:
         watch.sample()
         await asyncio.wait({working}, timeout=SAMPLE_S)
     await working
-    watch.sample()
     return watch, load
 
 
@@ -296,7 +295,7 @@ def plot(tracks: Sequence[Track], path: Path) -> Path:
             one.plot(times, since, label=label, **style)
         one.set_title(f"Change of {title}")
         one.set_xlabel("minutes of load")
-        one.legend(fontsize=7, loc="upper left")
+        one.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return save(figure, path)
 
 
