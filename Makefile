@@ -1,7 +1,7 @@
 PYTHON ?= python3
 CONFIG ?= configs/cpu.yaml
 
-.PHONY: setup clients demo serve test test-unit test-long attack check openapi locks audit model bench bench-gpu chaos
+.PHONY: setup clients demo serve test test-unit test-long attack check openapi locks audit model bench bench-gpu chaos soak
 setup: ; @$(PYTHON) configs/locks/install.py
 clients: ; @$(PYTHON) configs/locks/install.py clients
 demo: setup ; @.venv/bin/dear demo --config $(CONFIG)
@@ -19,6 +19,8 @@ model: setup ; @.venv/bin/python -m configs.demo.maker.train --seed 0 --out conf
 bench: setup ; @.venv/bin/python -m benchmarks --out benchmarks/results
 # As root: a cluster on this machine, whose parts are killed under load.
 chaos: setup ; @.venv/bin/python -m benchmarks.chaos --out benchmarks/results/chaos
+MINUTES ?= 3
+soak: setup ; @.venv/bin/python -m benchmarks.soak --minutes $(MINUTES) --out dist/soak
 SHAPE ?= 8b
 # On a machine with CUDA; MODEL=FOLDER ADAPTER=FOLDER for a real model instead of a shape.
 bench-gpu: setup ; @.venv/bin/python -m benchmarks --only decoders,serving,adapters --out benchmarks/results/gpu \

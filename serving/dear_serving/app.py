@@ -39,6 +39,11 @@ os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "dear_serving
 APP_NAME = "dear"
 ENGINE_NAME = "Engine"
 GATEWAY_NAME = "Gateway"
+ROUTER = {
+    "request_router_class": "dear_serving.gateway.replica_choice.AdapterRouter",
+    "request_routing_stats_period_s": 1.0,
+}
+"""Serve's option for how gateways choose a replica of an engine deployment."""
 
 _HEALTH_CHECK_S = 3.0
 _LOOK_BACK_S = 10.0
@@ -81,8 +86,6 @@ def build_application(settings: Settings, start_attempts: int | None = None) -> 
     """
     check_open_access(settings)
     check_shared(settings.registry, settings.adapters, is_elsewhere=count_nodes() > 1)
-    home = this_node()
-    hub_tokens = HubTokens.from_environment()
     options: dict[str, Any] = {"name": ENGINE_NAME}
     if start_attempts is not None:
         options["max_constructor_retry_count"] = start_attempts
@@ -93,11 +96,16 @@ def build_application(settings: Settings, start_attempts: int | None = None) -> 
             "registry": settings.registry,
             "adapters": settings.adapters,
             "engine": settings.engine,
-            "hub_tokens": hub_tokens,
-            "home": home,
+            "hub_tokens": HubTokens.from_environment(),
+            "home": this_node(),
         },
         override_serve_options=options,
     )
+    return gateways_before(engine, settings)
+
+
+def gateways_before(engine: Application, settings: Settings) -> Application:
+    """Gateways in front of a deployment that answers the calls of protocol.Engine."""
     gateway = Gateway.options(  # type: ignore[attr-defined]  # added by serve.deployment
         name=GATEWAY_NAME,
         **_how_many(settings.gateway.replicas, settings.gateway.autoscaling),
@@ -114,8 +122,8 @@ def build_application(settings: Settings, start_attempts: int | None = None) -> 
         base_source(settings),
         hash_keys(accepted_api_keys()),
         hash_keys(admin_keys()),
-        hub_tokens,
-        home,
+        HubTokens.from_environment(),
+        this_node(),
     )
     return application
 
@@ -156,10 +164,7 @@ def llm_config(settings: Settings) -> LLMConfig:
             "graceful_shutdown_timeout_s": settings.gateway.drain_s,
             "health_check_period_s": _HEALTH_CHECK_S,  # until a dead engine is replaced
             "ray_actor_options": {"num_cpus": 0 if engine.accelerator == "cpu" else 1},
-            "request_router_config": {
-                "request_router_class": "dear_serving.gateway.replica_choice.AdapterRouter",
-                "request_routing_stats_period_s": 1.0,
-            },
+            "request_router_config": ROUTER,
         },
         # Our /metrics serves vLLM's own Prometheus metrics; Ray's copy is not needed.
         log_engine_metrics=False,
