@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from dear_client import Admin
+from dear_client import Client
 from tests.conftest import CPU_CONFIG, ROOT
 from tests.e2e.conftest import ADMIN_KEY, Server
 from tests.support.redis import redis_server
@@ -77,8 +77,8 @@ async def p95_s(http: httpx.AsyncClient, key: str, count: int) -> float:
 
 
 async def test_limits_hold_over_both_and_a_flood_delays_others_little(server: Server) -> None:
-    with Admin(server.url, ADMIN_KEY) as admin:
-        keys = {}
+    with Client(server.url, admin_key=ADMIN_KEY) as client:
+        admin, keys = client.admin, {}
         limits: dict[str, dict[str, int]] = {
             "quiet": {},
             "flood": {},
