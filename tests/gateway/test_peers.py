@@ -186,13 +186,47 @@ async def test_a_gateway_that_dies_takes_its_requests_along(
     one, dead = gateway(redis, "one", scope="dead")[0], SharedCounts(redis[0], "dead", "dead")
     await dead.exchange(Report().to_json())
     await one.refresh()
-    assert [await dead.take("limited", 4) for _ in range(3)] == [True] * 3
+    assert [await dead.take("limited", count, 4) for count in (1, 2, 3)] == [True] * 3
     assert await places_of(one) == 1
     await asyncio.sleep(0.5)
     await one.refresh()
     assert one.living == 1
     assert await places_of(one) == 4
     await asyncio.gather(one.close(), dead.close())
+
+
+@pytest.mark.integration
+async def test_clients_that_leave_while_they_are_counted_take_no_place_along(
+    redis: tuple[str, object],
+) -> None:
+    one, other = gateway(redis, "one", scope="left")[0], gateway(redis, "other", scope="left")[0]
+    for peers in (one, other, one):
+        await peers.refresh()
+
+    async def request() -> None:
+        async with one.place(LIMITED):
+            await asyncio.sleep(60)
+
+    for turns in range(12):  # to leave before, while and after Redis counts
+        left = asyncio.create_task(request())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+    await asyncio.gather(*one._calls)
+    assert await places_of(other) == 4
+    await asyncio.gather(one.close(), other.close())
+
+
+@pytest.mark.integration
+async def test_a_count_that_comes_late_does_not_replace_a_later_one(redis: tuple[str, object]) -> None:
+    counts, other = SharedCounts(redis[0], "late", "one"), SharedCounts(redis[0], "late", "other")
+    await counts.exchange(Report().to_json())
+    counts._numbers = iter((5, 3))  # type: ignore[assignment]
+    await counts.give_back("limited", 0)
+    await counts.take("limited", 4, 4)  # was sent before
+    assert await other.take("limited", 4, 4)
+    await asyncio.gather(counts.close(), other.close())
 
 
 @pytest.mark.integration

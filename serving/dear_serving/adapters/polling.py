@@ -19,9 +19,9 @@ async def attempt(work: Callable[[], Awaitable[None]]) -> bool:
     try:
         await work()
     except RequestError as error:
-        logger.warning("adapter update failed, retrying: %s", error.message)
+        logger.warning("a regular round failed and is tried again: %s", error.message)
     except Exception:
-        logger.exception("adapter update failed, retrying")
+        logger.exception("a regular round failed and is tried again")
     else:
         return True
     return False

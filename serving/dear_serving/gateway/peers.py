@@ -9,11 +9,12 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from dear_serving.adapters.polling import attempt
 from dear_serving.errors import RateLimited, RequestError
 from dear_serving.gateway.fair_queue import FairQueue, Share, Work
 from dear_serving.tenancy.tenants import Tenant
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from dear_serving.gateway.shared_counts import SharedCounts
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _EXCHANGE_S = 0.25
 _COUNT_S = 5.0
@@ -126,7 +129,7 @@ class Peers:
         self._count_engines = count_engines
         self._in_flight: Counter[str] = Counter()
         self._others: tuple[Report, ...] = ()
-        self._giving_back: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[Any]] = set()
         self._counted_s = -math.inf
         self.engines: int | None = None
         """How many engines run; None: not known."""
@@ -175,23 +178,31 @@ class Peers:
         counted: bool | None = None
         try:
             if self._counts is not None:
-                counted = await self._counts.take(tenant.id, most)
+                taking = self._counts.take(tenant.id, self._in_flight[tenant.id], most)
+                counted = await asyncio.shield(self._begin(taking))
                 if counted is False:
                     raise _too_many(most)
             yield
         finally:
-            self._in_flight[tenant.id] -= 1
-            if not self._in_flight[tenant.id]:
+            left = self._in_flight[tenant.id] = self._in_flight[tenant.id] - 1
+            if not left:
                 del self._in_flight[tenant.id]
-            if counted and self._counts is not None:  # not awaited: the reply's last byte need not wait
-                giving_back = asyncio.create_task(self._counts.give_back(tenant.id))
-                self._giving_back.add(giving_back)
-                giving_back.add_done_callback(self._giving_back.discard)
+            # Also where nobody knows whether it was counted: the client left, or Redis answered too late.
+            if counted is not False and self._counts is not None:
+                # Not awaited: the reply's last byte need not wait.
+                self._begin(self._counts.give_back(tenant.id, left))
+
+    def _begin(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A call of Redis that is not broken off when the client leaves, which would cost the connection."""
+        task = asyncio.create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        return task
 
     async def run(self) -> None:
-        """Exchange reports, or count the gateways, until cancelled."""
+        """Exchange reports, or count the gateways, until cancelled; errors are logged."""
         while True:
-            await self.refresh()
+            await attempt(self.refresh)
             await asyncio.sleep(_EXCHANGE_S)
 
     async def refresh(self) -> None:
@@ -224,7 +235,7 @@ class Peers:
 
     async def close(self) -> None:
         """Leave the others, and close the connections."""
-        await asyncio.gather(*self._giving_back)
+        await asyncio.gather(*self._calls)
         if self._counts is not None:
             await self._counts.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -38,24 +39,35 @@ end
 return others
 """
 
-# Counts one more for this gateway, unless all living gateways together have as many as they may.
+# A gateway's count is stored as "NUMBER COUNT". It is the whole count, under a number that grows: so what got
+# lost, or came too late, is made good by the next one. This one is stored unless all living gateways together
+# would have more than they may.
 _TAKE = """
-local all, sum = redis.call('HGETALL', KEYS[1]), 0
+local all, sum, last = redis.call('HGETALL', KEYS[1]), tonumber(ARGV[3]), 0
 for i = 1, #all, 2 do
-  if all[i] == ARGV[1] or redis.call('HEXISTS', KEYS[2], all[i]) == 1 then
-    sum = sum + tonumber(all[i + 1])
+  local number, count = string.match(all[i + 1], '^(%d+) (%d+)$')
+  if all[i] == ARGV[1] then
+    last = tonumber(number)
+  elseif redis.call('HEXISTS', KEYS[2], all[i]) == 1 then
+    sum = sum + tonumber(count)
   else
     redis.call('HDEL', KEYS[1], all[i])
   end
 end
-if sum >= tonumber(ARGV[2]) then return 0 end
-redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
-redis.call('EXPIRE', KEYS[1], 86400)
+if sum > tonumber(ARGV[4]) then return 0 end
+if tonumber(ARGV[2]) > last then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
+  redis.call('EXPIRE', KEYS[1], 86400)
+end
 return 1
 """
 
 _GIVE_BACK = """
-if redis.call('HINCRBY', KEYS[1], ARGV[1], -1) <= 0 then redis.call('HDEL', KEYS[1], ARGV[1]) end
+local stored = redis.call('HGET', KEYS[1], ARGV[1])
+if not stored or tonumber(ARGV[2]) > tonumber(string.match(stored, '^%d+')) then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
+  redis.call('EXPIRE', KEYS[1], 86400)
+end
 """
 
 
@@ -82,21 +94,27 @@ class SharedCounts:
         self._take = self._redis.register_script(_TAKE)
         self._give_back = self._redis.register_script(_GIVE_BACK)
         self._retry_s = 0.0
+        self._numbers = itertools.count(1)
 
     async def exchange(self, report: bytes) -> list[bytes] | None:
         """Store this gateway's report; returns the other living gateways', None while Redis is away."""
         arguments: list[str | bytes | float] = [self._gateway, report, LIVING_S]
         return await self._ask(lambda: self._exchange(keys=[self._gateways], args=arguments))
 
-    async def take(self, tenant: str, most: int) -> bool | None:
-        """Count one more request of a tenant if it has fewer than ``most``; None while Redis is away."""
+    async def take(self, tenant: str, count: int, most: int) -> bool | None:
+        """Say that a tenant has ``count`` requests here, one more than before, if it may; None without Redis.
+
+        Args:
+            most: how many it may have in all gateways.
+        """
         keys = [self._in_flight + tenant, self._gateways]
-        arguments: list[str | int] = [self._gateway, most]
+        arguments: list[str | int] = [self._gateway, next(self._numbers), count, most]
         return await self._ask(lambda: self._take(keys=keys, args=arguments), bool)
 
-    async def give_back(self, tenant: str) -> None:
-        """Count one request of a tenant less."""
-        keys, arguments = [self._in_flight + tenant], [self._gateway]
+    async def give_back(self, tenant: str, count: int) -> None:
+        """Say that a tenant has ``count`` requests here now."""
+        keys = [self._in_flight + tenant]
+        arguments: list[str | int] = [self._gateway, next(self._numbers), count]
         await self._ask(lambda: self._give_back(keys=keys, args=arguments))
 
     async def close(self) -> None:
