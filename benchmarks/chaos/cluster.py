@@ -154,14 +154,9 @@ class Cluster:
             raise RuntimeError(f"serve run ended with {done.returncode}: {done.stderr[-2000:]}")
 
     def release(self) -> None:
-        """Deploy the next release: a copy of the code, with a newer version and a field more in a message."""
+        """Deploy the next release."""
         self._release = self.scratch / "next"
-        for folder in ("serving", "client"):
-            ignore = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / folder, self._release / folder, ignore=ignore)
-        package = self._release / "serving" / "dear_serving"
-        _replace(package / "__init__.py", '__version__ = "', '__version__ = "1')
-        _replace(package / "protocol.py", "    gateway: str\n    cost: int\n", _NEXT_FIELDS)
+        make_next_release(self._release)
         self.deploy()
 
     def of_next_release(self, title: str) -> int:
@@ -373,6 +368,16 @@ class Status:
 
 def _python_path(release: Path) -> str:
     return os.pathsep.join(map(str, (release / "serving", release / "client", ROOT)))
+
+
+def make_next_release(folder: Path) -> None:
+    """Write a copy of the code that is newer, and whose gateways and engines send a field more."""
+    for part in ("serving", "client"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    package = folder / "serving" / "dear_serving"
+    _replace(package / "__init__.py", '__version__ = "', '__version__ = "1')
+    fields = "    gateway: str\n    cost: int\n"
+    _replace(package / "protocol.py", fields, fields + "    since_s: float = 0.0\n")
 
 
 def _replace(path: Path, old: str, new: str) -> None:

@@ -154,7 +154,7 @@ FAULTS = (
     Fault("worker", "worker node lost for 15 s", 15, lambda c: _down(c, c.target)),
     Fault("head", "head node lost for 15 s", 15, lambda c: _down(c, c.head)),
     Fault("database-stop", "PostgreSQL's machine lost for 60 s", 60, lambda c: _down(c, c.database)),
-    Fault("database-hang", "PostgreSQL frozen for 60 s", 60, lambda c: _frozen(c.database)),
+    Fault("database-hang", "PostgreSQL frozen for 30 s", 30, lambda c: _frozen(c.database)),
     Fault("redis-limits", "Redis of the limits lost for 20 s", 20, lambda c: _down(c, c.limits_redis)),
     Fault(
         "redis-limits-hang",
