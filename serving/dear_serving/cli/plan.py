@@ -106,6 +106,8 @@ def plan(
     from dear_serving.types import StrategyName
     from dear_tools.load.objective import parse_objective
 
+    if as_table and (measured is not None or as_json):
+        raise SettingsError("--table: it is computed for every GPU; leave --measured and --json out")
     figures = load_figures()
     card = figures.gpu(gpu)
     llm = load_model(model)

@@ -22,10 +22,18 @@ MOST_GPUS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is to be planned for: requests/s of the whole fleet, None for one GPU, within an objective."""
+    """What is to be planned for: requests/s of the whole fleet, None for one GPU, within an objective.
+
+    Raises:
+        SettingsError: the rate is no number over 0.
+    """
 
     objective: Objective
     rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rate is not None and not 0 < self.rate < math.inf:
+            raise SettingsError(f"--rate: {self.rate:g} is no rate; requests a second, over 0, are needed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +187,6 @@ def check(chosen: Estimate, wish: Wish) -> None:
             f"{chosen.alone_s:.2f} s, its latency floor is {chosen.floor_s:.2f} s; show fewer or shorter "
             "passages, ask for a lower --top-n, or take a faster card"
         )
-    if wish.rate is not None and not (0 < wish.rate < math.inf):
-        raise SettingsError(f"--rate: {wish.rate:g} is no rate; requests a second, over 0, are needed")
     if chosen.gpus is not None and chosen.gpus > MOST_GPUS:
         raise SettingsError(
             f"--rate: {wish.rate:,.0f} requests/s would take {chosen.gpus:,} {name}; {MOST_GPUS:,} of them "
