@@ -89,6 +89,23 @@ def test_a_plan_needs_none_of_them_either() -> None:
     assert done.stderr.startswith("dear: --gpu: 'b200' is not known; known are a100-40")
 
 
+def test_a_plan_works_from_a_wheel(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    run = "import sys; sys.argv = ['dear', 'plan', '--table']; from dear_serving.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", run],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(wheel)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("| GPU |")
+
+
 def test_merging_without_peft_says_how_to_get_it(tmp_path: Path) -> None:
     demo = ROOT / "configs" / "demo"
     done = dear("merge", f"{demo}/adapters/legal", str(tmp_path / "merged"), hidden=["peft"])

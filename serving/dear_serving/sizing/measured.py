@@ -8,21 +8,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dear_serving.errors import SettingsError
 from dear_serving.settings import describe
 from dear_serving.sizing.engine import Engine
 from dear_serving.sizing.workload import Workload
-
-PLANNED_OPTIONS = ("top_n", "strategy", "window_size", "step")
-"""Options of a request that a plan takes into account."""
+from dear_serving.types import StrategyName
 
 _Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Spread(BaseModel):
     p50_ms: _Rate
+
+
+class _Options(BaseModel):
+    """Those of a request that a plan takes into account."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    strategy: StrategyName = "auto"
+    window_size: Annotated[int, Field(ge=2)] | None = None
+    step: Annotated[int, Field(ge=1)] | None = None
 
 
 class _Settings(BaseModel):
@@ -88,11 +97,19 @@ class Measured:
         Args:
             engines: how many were measured.
             work_of: the workload of so many passages, with these options.
+
+        Raises:
+            SettingsError: such requests do not fit the engine.
         """
         work = work_of(self.passages, self.options)
         answers = work.choices * work.tokens_a_choice
         tokens = max(1, round(self.tokens - answers))
         work = replace(work, tokens=tokens, window_tokens=max(1, round(tokens / work.windows + answers)))
+        if not engine.batch(work):
+            raise SettingsError(
+                f"--measured: its prompts of {tokens:,} tokens are longer than this engine's cache; "
+                "was it another model or GPU?"
+            )
         slowness = engines / self.requests_s / engine.busy_s(work)
         delay = slowness if self.alone_s is None else self.alone_s / engine.alone_s(work)
         return engine.measured(slowness, delay)
@@ -135,9 +152,12 @@ def read_report(path: Path) -> Measured:
     if not requests_s:
         raise SettingsError(f"--measured: in {file} nothing was answered at any rate")
     given = report.settings.options
-    options = given if isinstance(given, dict) else {}
-    if others := [name for name in options if name not in PLANNED_OPTIONS]:
-        raise SettingsError(f"--measured: {file} was made with {others[0]}, which is not planned for")
+    try:
+        options = _Options.model_validate(given if isinstance(given, dict) else {}).model_dump()
+    except ValidationError as error:
+        raise SettingsError(
+            f"--measured: {file} has options that are not planned: {describe(error)}"
+        ) from None
     return Measured(
         requests_s=requests_s,
         passages=round(summary.passages_per_s / summary.ok_per_s),

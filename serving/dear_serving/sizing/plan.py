@@ -179,8 +179,6 @@ def check(chosen: Estimate, wish: Wish) -> None:
         SettingsError: with the floor, or with the most that can be had.
     """
     name = chosen.engine.gpu.name
-    if not chosen.fits:
-        raise SettingsError(f"--gpu: the cache of {name} does not hold one window of this request")
     if not chosen.within_s:
         raise SettingsError(
             f"--objective: {wish.objective} cannot be kept by any number of {name}: a request alone takes "

@@ -24,7 +24,7 @@ def text(plan: Plan, asked: str, tokens_from: str, passes_from: str) -> list[str
     adapters = f"{engine.slots} adapters of rank {engine.rank}" if engine.slots else "no adapters"
     return [
         f"{model.name} in {engine.quantisation.text} on {engine.gpu.name}, {adapters}; {asked}",
-        "Calculated, not measured" + _measured(engine),
+        f"Calculated, not measured{_measured(engine)}",
         "",
         "A request",
         *_request(plan, tokens_from, passes_from),
@@ -110,8 +110,8 @@ def _measured(engine: Engine) -> str:
     if engine.slowness == 1 and engine.delay == 1:
         return "; replace the factors by your own with --measured."
     return (
-        f" but for two factors of your report: a full engine takes {engine.slowness:.2f} times as long as "
-        f"calculated, a request alone {engine.delay:.2f} times."
+        f", but for your report: a full engine takes {engine.slowness:.2f} times as long as calculated, "
+        f"a request alone {engine.delay:.2f}."
     )
 
 
@@ -179,13 +179,13 @@ def _load(plan: Plan) -> list[str]:
     lines = [
         _line(
             "a GPU, full",
-            f"{one.full_s:.1f} requests/s = 1 / {1 / one.full_s:.3f} s: the prompts, and passes shared by "
+            f"{_rate(one.full_s)} requests/s = 1 / {1 / one.full_s:.3f} s: the prompts, and passes shared by "
             f"{one.batch} windows{_times(one.engine.slowness)}",
         ),
         _line(
             str(wish.objective),
-            f"{one.within_s:.1f} requests/s, {one.utilisation:.0%} of that: the wait for others is that of "
-            f"an M/M/1 queue, at most {most:.0%}",
+            f"{_rate(one.within_s)} requests/s, {one.utilisation:.0%} of that: the wait for others is "
+            f"that of an M/M/1 queue, at most {most:.0%}",
         ),
     ]
     if one.gpus is not None:
@@ -216,7 +216,9 @@ def _cells(cells: Sequence[str]) -> str:
 
 
 def _rate(value: float) -> str:
-    return f"{value:.1f}" if value else "-"
+    if not value:
+        return "-"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def _times(factor: float) -> str:
