@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -93,11 +94,13 @@ def test_a_plan_works_from_a_wheel(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
     (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        files.extractall(tmp_path / "installed")
     run = "import sys; sys.argv = ['dear', 'plan', '--table']; from dear_serving.__main__ import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", run],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(wheel)},
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
         capture_output=True,
         text=True,
         timeout=60,
