@@ -367,6 +367,7 @@ def test_the_assumed_settings_are_those_of_the_gpu_configurations() -> None:
 
 def test_every_card_has_a_source() -> None:
     assert list(FIGURES.gpus) == ["a100-40", "a100-80", "h100", "h200", "l40s", "a10g"]
+    assert all(name in dear("--help") for name in FIGURES.gpus)
     assert all("data sheet" in gpu.source for gpu in FIGURES.gpus.values())
 
 

@@ -34,7 +34,7 @@ def plan(
         str, typer.Option(help="How lists longer than one window are ranked.", rich_help_panel=_REQUEST)
     ] = "auto",
     window_size: Annotated[
-        int | None, typer.Option(min=2, help="Passages in a window. [default: 20]", rich_help_panel=_REQUEST)
+        int | None, typer.Option(min=2, help="Passages in a window. Default: 20.", rich_help_panel=_REQUEST)
     ] = None,
     template: Annotated[
         str, typer.Option(help="Prompt template: plain or chat.", rich_help_panel=_REQUEST)
@@ -61,21 +61,21 @@ def plan(
         int | None,
         typer.Option(
             min=128,
-            help="Tokens of prompt and answer. [default: 8192, or the model's if that is less]",
+            help="Tokens of prompt and answer. Default: 8192, or the model's if that is less.",
             rich_help_panel=_SERVER,
         ),
     ] = None,
     passes_a_passage: Annotated[
         float | None,
         typer.Option(
-            help="Forward passes a ranked passage: 1 without drafts. [default: 0.57, seven drafts]",
+            help="Forward passes a ranked passage: 1 without drafts. Default: 0.57, seven drafts.",
             rich_help_panel="What is assumed",
         ),
     ] = None,
     tokens_a_word: Annotated[
         float | None,
         typer.Option(
-            help="In place of the model's tokenizer. [default without one: 1.3]",
+            help="In place of the model's tokenizer. Default without one: 1.3.",
             rich_help_panel="What is assumed",
         ),
     ] = None,
@@ -94,7 +94,7 @@ def plan(
 ) -> None:
     """Calculate memory, latency and GPUs for a rate, from the model's config and the makers' data sheets.
 
-    Nothing is started or loaded. Every factor that is assumed is said.
+    Nothing is started or loaded. What is assumed is printed.
     """
     from dear_serving.adapters.template_files import load_template
     from dear_serving.sizing import show
