@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 WORDS = 12
 CALLERS = 8
 PASSAGES = (5, 10, 20, 30, 40)
-FULL = (5, 20, 40)
-"""Passages of requests that are alone, and of those that fill the server."""
 AT = 20
 """Passages that the rest is calibrated with: a window."""
 
@@ -137,24 +135,58 @@ def calibrated(engine: Engine, work: Workload, alone: Answer, full_s: float) -> 
     return replace(bare, host=host)
 
 
-def requests_s(url: str, model: str, passages: int, folder: Path) -> float:
+def requests_s(url: str, model: str, passages: int, requests: int, folder: Path) -> float:
     """Requests/s of a full server, as ``dear load`` measures it."""
-    command = [sys.executable, "-m", "dear_serving", "load", "--callers", str(CALLERS), "--duration", "8s"]
-    command += ["--warmup", "2s", "--passages", str(passages), "--words", str(WORDS), "--model", model]
+    command = [
+        sys.executable,
+        "-m",
+        "dear_serving",
+        "load",
+        "--callers",
+        str(CALLERS),
+        "--requests",
+        str(requests),
+    ]
+    command += [
+        "--duration",
+        "5m",
+        "--warmup",
+        "0",
+        "--passages",
+        str(passages),
+        "--words",
+        str(WORDS),
+        "--model",
+        model,
+    ]
     done = subprocess.run(
         [*command, "--out", str(folder / str(passages)), "--json"],
         env=os.environ | {"DEAR_BASE_URL": url},
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return float(json.loads(done.stdout)["summary"]["ok_per_s"])
 
 
-def compare(url: str, model: str, base: Path, slots: int, rounds: int, folder: Path) -> dict[str, float]:
-    """Predicted over measured: latency of a request alone by passages, and requests/s of a full server."""
+def compare(
+    url: str,
+    model: str,
+    base: Path,
+    *,
+    slots: int,
+    rounds: int,
+    full_passages: Sequence[int],
+    full_requests: int,
+    folder: Path,
+) -> dict[str, float]:
+    """Predicted over measured: latency of a request alone by passages, and requests/s of a full server.
+
+    Args:
+        rounds: lists of each length that are alone; ``full_requests`` of each length fill the server.
+    """
     rates = machine_rates()
     makers = {passages: lists(passages, seed=passages) for passages in PASSAGES}
     with httpx.Client(base_url=url, timeout=120) as http:
@@ -163,7 +195,7 @@ def compare(url: str, model: str, base: Path, slots: int, rounds: int, folder: P
         # In turn, so that what else the machine does hits all lengths alike.
         answers = [{one: ask(http, model, makers[one].next()) for one in PASSAGES} for _ in range(rounds)]
     alone = {one: median([each[one] for each in answers]) for one in PASSAGES}
-    full = {one: requests_s(url, model, one, folder) for one in FULL}
+    full = {one: requests_s(url, model, one, full_requests, folder) for one in full_passages}
 
     work = {one: asked_of(base, one) for one in PASSAGES}
     engine = calibrated(engine_here(base, rates, slots), work[AT], alone[AT], full[AT])
@@ -173,7 +205,7 @@ def compare(url: str, model: str, base: Path, slots: int, rounds: int, folder: P
         found[f"{one} alone"] = engine.alone_s(work[one]) / alone[one].whole_s
         floor_s = engine.floor_s(work[one])
         logger.info("%d: %s, floor %.3f s, predicted x %.2f", one, alone[one], floor_s, found[f"{one} alone"])
-    for one in FULL:
+    for one in full_passages:
         found[f"{one} full"] = 1 / engine.busy_s(work[one]) / full[one]
         logger.info("%d: %.1f requests/s, predicted x %.2f", one, full[one], found[f"{one} full"])
     return found

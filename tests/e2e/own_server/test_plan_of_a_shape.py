@@ -18,5 +18,14 @@ SLOTS = 8  # the default
 def test_latency_and_capacity_are_predicted_within_twice(tmp_path: Path) -> None:
     target = of_shape("135m", tmp_path)
     with Server(target.config, tmp_path / "output.log") as server:
-        found = compare(server.url, target.model, target.base, SLOTS, rounds=3, folder=tmp_path)
+        found = compare(
+            server.url,
+            target.model,
+            target.base,
+            slots=SLOTS,
+            rounds=2,
+            full_passages=(5, 20),
+            full_requests=16,
+            folder=tmp_path,
+        )
     assert all(0.5 < ratio < 2 for ratio in found.values()), found
