@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from benchmarks.machine_rates import machine_rates
 from benchmarks.prompts import Prompts
 from benchmarks.target import Target
 from benchmarks.workloads import Lists
-from dear_serving.adapters.preflight import BaseShape
+from dear_serving.sizing.model import QUANTISATIONS, load_model
 from dear_serving.types import Decoding
 
 __all__ = ["NAME", "TITLE", "claims", "plot", "run", "steps", "tables"]
@@ -121,10 +120,5 @@ def write_config(folder: Path, target: Target, way: Way) -> Path:
 
 def pass_cost(base: Path) -> dict[str, float]:
     """Bytes that a pass reads, and FLOP of a prompt's token, for a model in bfloat16 in this folder."""
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    shape = BaseShape.from_config(config)
-    weights = shape.layers * sum(inputs * outputs for inputs, outputs in shape.projections.values())
-    return {
-        "weight_bytes": 2.0 * (weights + config["vocab_size"] * config["hidden_size"]),
-        "flop_a_token": 2.0 * weights,
-    }
+    model = load_model(str(base))
+    return {"weight_bytes": model.read_bytes(QUANTISATIONS["bf16"]), "flop_a_token": model.flop_a_token}

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.server import ROOT
-from dear_serving.adapters.preflight import CONFIG_FILE, WEIGHTS_FILE, BaseShape
+from dear_serving.adapters.base_shape import BaseShape
+from dear_serving.adapters.preflight import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     import torch

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.context import Context
 from benchmarks.quartiles import percentile
 from benchmarks.report_types import Claim, Table
+from dear_serving.sizing.figures import load_figures
+from dear_serving.sizing.model import DEFAULT_MODEL, load_model
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -31,10 +33,9 @@ TITLE = "Decoding on GPUs: modelled, not measured"
 WEIGHT_BYTES = 15.0e9
 """An 8B model in bfloat16, read once a pass."""
 FLOPS_A_TOKEN = 15e9
-CACHE_BYTES_A_TOKEN = 2 * 32 * 8 * 128 * 2
-"""Keys and values of 32 layers, 8 heads of 128, in bfloat16."""
-PEAK_SHARE = 0.5
-"""The part of a GPU's peak FLOP/s that large products reach."""
+CACHE_BYTES_A_TOKEN = load_model(DEFAULT_MODEL).cache_bytes_a_token
+PEAK_SHARE = load_figures().efficiency.compute
+"""The part of a GPU's peak FLOP/s that large products reach. Memory is read at its full bandwidth here."""
 
 PASSAGES = 20
 PROMPT_TOKENS = 1400
@@ -64,10 +65,9 @@ class Gpu:
         )
 
 
-GPUS = (
-    Gpu("A100-80", 2.0e12, 312e12),
-    Gpu("H100", 3.35e12, 989e12),
-    Gpu("H200", 4.8e12, 989e12),
+GPUS = tuple(
+    Gpu(card.name, card.bytes_s, card.flop_s())
+    for card in map(load_figures().gpu, ("a100-80", "h100", "h200"))
 )
 
 
@@ -79,9 +79,9 @@ class Host:
     a token of a new request, or of a resumed window's prompt, to the worker.
     """
 
-    runner_s: float = 2e-3
-    output_s: float = 0.5e-3
-    token_s: float = 1.8e-7
+    runner_s: float = load_figures().host.runner_s
+    output_s: float = load_figures().host.output_s
+    token_s: float = load_figures().host.token_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,13 +40,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ranking": _NOUNS,
     "tenancy": {"errors", "settings", "registry"},
     "adapters": _NOUNS | {"settings", "registry", "ranking"},
+    "sizing": _NOUNS | {"settings", "ranking", "adapters"},
     "inside_vllm": set(),
     "gateway": _GATEWAY,
     "http": _GATEWAY | {"gateway"},
     "replica": _SHARED | {"adapters", "autoscaling", "inside_vllm"},
     "app": _GATEWAY | {"http", "replica", "gateway"},
     "process": {"errors", "settings", "adapters", "app"},
-    "cli": {"errors", "settings", "registry", "adapters", "ranking", "process"},
+    "cli": _NOUNS | {"settings", "registry", "adapters", "ranking", "process", "sizing", "gateway"},
     "__main__": {"cli"},
 }
 

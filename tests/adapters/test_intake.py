@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from dear_serving.adapters.base_shape import BaseShape
 from dear_serving.adapters.intake import Intake
-from dear_serving.adapters.preflight import CONFIG_FILE, FILES, WEIGHTS_FILE, BaseShape, digest
+from dear_serving.adapters.preflight import CONFIG_FILE, FILES, WEIGHTS_FILE, digest
 from dear_serving.adapters.store import Store
 from dear_serving.errors import InvalidAdapterFiles, StoreUnavailable
 from tests.conftest import ROOT

@@ -14,14 +14,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from dear_serving.adapters.base_files import local_files
-from dear_serving.adapters.preflight import (
-    BaseShape,
-    adapter_folder,
-    base_source,
-    check_adapter,
-    check_models,
-    digest,
-)
+from dear_serving.adapters.base_shape import BaseShape
+from dear_serving.adapters.preflight import adapter_folder, base_source, check_adapter, check_models, digest
 from dear_serving.errors import InvalidAdapterFiles, SettingsError
 from dear_serving.settings import Settings
 

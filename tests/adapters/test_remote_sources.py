@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from dear_serving.adapters.base_shape import BaseShape
 from dear_serving.adapters.intake import Intake
-from dear_serving.adapters.preflight import FILES, BaseShape, digest
+from dear_serving.adapters.preflight import FILES, digest
 from dear_serving.adapters.store import Store
 from dear_serving.errors import InvalidAdapterFiles
 from tests.conftest import ROOT

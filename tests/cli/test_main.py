@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def test_it_says_its_version_and_what_it_can_do() -> None:
         "serve",
         "demo",
         "merge",
+        "plan",
         "tenants",
         "keys",
         "adapters",
@@ -63,7 +65,7 @@ def test_it_says_its_version_and_what_it_can_do() -> None:
         assert f" {name} " in shown
 
 
-@pytest.mark.parametrize("command", ["rerank", "load", "eval", "doctor", "tenants"])
+@pytest.mark.parametrize("command", ["rerank", "load", "eval", "doctor", "plan", "tenants"])
 def test_users_of_a_server_need_none_of_its_packages(command: str) -> None:
     done = dear(command, "--help", hidden=SERVER)
     assert (done.returncode, done.stderr) == (0, "")
@@ -77,6 +79,34 @@ def test_without_the_servers_packages_serve_says_where_they_are() -> None:
         done.stderr
         == "dear: psutil is not installed: pip install dear-serving[cpu], or [gpu], for a server\n"
     )
+
+
+def test_a_plan_needs_none_of_them_either() -> None:
+    done = dear("plan", "--model", str(ROOT / "configs" / "demo" / "base"), "--gpu", "a10g", hidden=SERVER)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "words x 1.3, an estimate: transformers is not installed" in done.stdout
+    done = dear("plan", "--gpu", "b200", hidden=SERVER)
+    assert done.returncode == 1
+    assert done.stderr.startswith("dear: --gpu: 'b200' is not known; known are a100-40")
+
+
+def test_a_plan_works_from_a_wheel(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        files.extractall(tmp_path / "installed")
+    run = "import sys; sys.argv = ['dear', 'plan', '--table']; from dear_serving.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", run],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("| GPU |")
 
 
 def test_merging_without_peft_says_how_to_get_it(tmp_path: Path) -> None:

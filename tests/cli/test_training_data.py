@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from dear_serving.adapters.preflight import BaseShape
+from dear_serving.adapters.base_shape import BaseShape
 from dear_serving.adapters.template_files import load_template
 from dear_serving.cli.main import app
 from dear_serving.cli.training_data import examples

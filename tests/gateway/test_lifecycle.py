@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from dear_serving.adapters.base_shape import BaseShape
 from dear_serving.adapters.heartbeats import Alive, Heartbeats
 from dear_serving.adapters.intake import Intake
-from dear_serving.adapters.preflight import WEIGHTS_FILE, BaseShape
+from dear_serving.adapters.preflight import WEIGHTS_FILE
 from dear_serving.adapters.revisions import Adapter, Adapters, Revision, State
 from dear_serving.adapters.store import Store
 from dear_serving.errors import (

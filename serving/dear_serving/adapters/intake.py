@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dear_serving.adapters.base_shape import BaseShape
 from dear_serving.adapters.preflight import (
     CONFIG_FILE,
     FILES,
     MAX_CONFIG_BYTES,
     WEIGHTS_FILE,
-    BaseShape,
     check_adapter,
     digest,
 )

@@ -10,8 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from dear_serving.adapters.base_files import HUB_ID, is_hub_id, is_url, read_config
+from dear_serving.adapters.base_shape import BaseShape
 from dear_serving.adapters.template_files import load_template
 from dear_serving.errors import InvalidAdapterFiles, SettingsError
 from dear_serving.settings import AdapterSettings, Settings
@@ -38,54 +38,12 @@ _TENSOR = re.compile(
 )
 # Type -> (numpy type to read it as, bits of the exponent). In infinities and NaNs all exponent bits are set.
 _FLOATS = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F800000)}
-_HEADER_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 20
-_WIDEST_FLOAT = 4
 _UNSUPPORTED = (
     *("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias"),
     *("alora_invocation_tokens", "trainable_token_indices", "target_parameters", "fan_in_fan_out"),
     *("use_qalora", "use_bdlora"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class BaseShape:
-    """Shapes of a Llama-like base model: layers, and (inputs, outputs) of each projection LoRA may target.
-
-    ``hub_ids``: Hugging Face ids of the models whose adapters fit, the model's own first; empty for a model
-    from a local folder.
-    """
-
-    layers: int
-    projections: Mapping[str, tuple[int, int]]
-    hub_ids: tuple[str, ...] = ()
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], hub_ids: tuple[str, ...] = ()) -> BaseShape:
-        """Read a model's ``config.json``; raises KeyError if the model is not Llama-like."""
-        hidden, inner = config["hidden_size"], config["intermediate_size"]
-        heads = config["num_attention_heads"]
-        head_dim = config.get("head_dim") or hidden // heads
-        queries = heads * head_dim
-        keys = (config.get("num_key_value_heads") or heads) * head_dim
-        return cls(
-            layers=config["num_hidden_layers"],
-            projections={
-                "q_proj": (hidden, queries),
-                "k_proj": (hidden, keys),
-                "v_proj": (hidden, keys),
-                "o_proj": (queries, hidden),
-                "gate_proj": (hidden, inner),
-                "up_proj": (hidden, inner),
-                "down_proj": (inner, hidden),
-            },
-            hub_ids=hub_ids,
-        )
-
-    def most_bytes(self, rank: int) -> int:
-        """Maximum bytes of weights of this rank: every projection of every layer, in float32."""
-        values = sum(inputs + outputs for inputs, outputs in self.projections.values())
-        return self.layers * values * rank * _WIDEST_FLOAT + _HEADER_BYTES
 
 
 def check_models(settings: Settings) -> None:

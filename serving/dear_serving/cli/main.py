@@ -12,6 +12,7 @@ import typer
 from dear_client import ClientError
 from dear_serving import __version__
 from dear_serving.cli.doctor import DEFAULT_CONFIG, check_port, doctor
+from dear_serving.cli.plan import plan
 from dear_serving.errors import InvalidRequest, SettingsError, StartupError
 from dear_serving.settings import Settings, check_open_access, load_settings
 from dear_tools.admin.adapters import adapters
@@ -34,6 +35,7 @@ app.command(rich_help_panel=_USERS)(rerank)
 app.command(rich_help_panel=_USERS)(load)
 app.command("eval", rich_help_panel=_USERS)(evaluate)
 app.command(rich_help_panel=_OPERATORS)(doctor)
+app.command(rich_help_panel=_OPERATORS)(plan)
 app.add_typer(adapters, name="adapters", rich_help_panel=_ADMINISTRATORS)
 app.add_typer(tenants, name="tenants", rich_help_panel=_ADMINISTRATORS)
 app.add_typer(keys, name="keys", rich_help_panel=_ADMINISTRATORS)
