@@ -38,7 +38,7 @@ _WATCH_S = 0.05
 RETRY_REASONS = ("died", "silent", "failed", "unavailable", "refused")
 OUTCOMES = ("served", "limited", "refused", "failed")
 Kind = Literal["window", "text"]
-_SAME_IN_ALL = ("dear_engines", "dear_engines_least", "dear_tenant_weight")
+_SAME_IN_ALL = ("dear_engines", "dear_engines_least", "dear_queued_tokens_most", "dear_tenant_weight")
 """Gauges of which every gateway knows the whole; of the others it knows its part."""
 
 Page = list[tuple[str, str, str, list[tuple[str, dict[str, str], float]]]]
@@ -154,6 +154,11 @@ class Metrics:
         self.queued_tokens = Gauge(
             "dear_queued_tokens",
             "Cost of what waits or is in the engines, in tokens of a prompt.",
+            registry=self.registry,
+        )
+        self.queued_tokens_most = Gauge(
+            "dear_queued_tokens_most",
+            "The most of it that all gateways together take on.",
             registry=self.registry,
         )
         self.engines = Gauge(

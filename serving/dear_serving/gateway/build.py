@@ -92,6 +92,7 @@ def build_gateway(
 
     peers = Peers(queue, counts, count_gateways, count_engines)
     metrics.engines_least.set(settings.engine.least)
+    metrics.queued_tokens_most.set(settings.limits.max_queued_tokens)
     metrics.watch(lambda: queue.cost, count_engines, queue.loads)
     budgets = Budgets(url, peers.part_of)
     token_admission = TokenAdmission(queue, budgets, peers, settings.limits.max_queued_tokens)
