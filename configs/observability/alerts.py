@@ -140,7 +140,7 @@ def _states() -> list[dict[str, Any]]:
             "DearSaturated",
             f"sum({exported('dear_queued_tokens')}) / max({exported('dear_queued_tokens_most')}) > 0.8",
             "ticket",
-            "The work ahead is {{ $value | humanizePercentage }} of what is taken on; then requests are a 429.",
+            "The work ahead is {{ $value | humanizePercentage }} of the most; beyond it requests are a 429.",
             "the-fleet-is-saturated",
             "10m",
         ),
