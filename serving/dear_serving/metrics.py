@@ -393,12 +393,10 @@ def add_up(pages: Iterable[Page]) -> str:
             found = values.setdefault(name, {})
             for sample, labels, value in samples:
                 key = (sample, tuple(labels.items()))
-                if math.isnan(value):
-                    continue
-                before = found.get(key)
-                if before is None:
+                before = found.get(key, math.nan)
+                if math.isnan(before):
                     found[key] = value
-                else:
+                elif not math.isnan(value):  # what is not known hides nobody's number
                     found[key] = max(before, value) if name in _SAME_IN_ALL else before + value
     for name, metric in merged.items():
         metric.samples = [

@@ -21,7 +21,7 @@ from dear_serving.errors import (
 from dear_serving.gateway.engine_client import EngineClient
 from dear_serving.gateway.engine_replicas import ATTEMPT, EngineReplicas
 from dear_serving.gateway.retry_budget import RetryBudget
-from dear_serving.metrics import Metrics
+from dear_serving.metrics import Metrics, add_up
 from dear_serving.protocol import (
     Backlog,
     DecodedWindow,
@@ -219,7 +219,7 @@ async def test_retries_are_counted_and_end_with_the_budget() -> None:
         assert await engine.generate(REQUEST) == ANSWER
     with pytest.raises(EngineUnavailable):
         await engine.generate(REQUEST)
-    text = metrics.render()
+    text = add_up([metrics.page()])
     assert 'dear_engine_retries_total{reason="died"} 2.0' in text
     assert 'dear_engine_retries_total{reason="refused"} 1.0' in text
 
@@ -279,7 +279,7 @@ async def test_a_replica_whose_requests_others_answer_is_left_out() -> None:
     for _ in range(8):
         assert await engine.generate(REQUEST) == ANSWER
     assert handle.went_to == ["r1", "r2"] * 3 + ["r2"] * 5
-    assert "dear_engine_ejections_total 1.0" in metrics.render()
+    assert "dear_engine_ejections_total 1.0" in add_up([metrics.page()])
 
 
 async def test_a_request_that_fails_everywhere_leaves_no_replica_out() -> None:
