@@ -120,7 +120,7 @@ class EngineClient:
 
     async def metrics(self) -> str:
         """See the protocol."""
-        return join((await ask_everyone(self._handle, "metrics")).found)
+        return await asyncio.to_thread(join, (await ask_everyone(self._handle, "metrics")).found)
 
     async def check_ready(self) -> None:
         """See the protocol. Any replica will do: while one does not answer, the next is asked as well.

@@ -71,10 +71,8 @@ async def _of_gateways(gateway: GatewayState, tenant: str | None = None) -> str:
         pages, running = await gateway.ask_gateways(tenant)
     if not pages:  # Serve does not know of this one yet, or no more
         pages = [gateway.metrics.page(tenant)]
-    added = add_up(pages)
-    return (
-        added if tenant is not None else join((added, count_gateways(max(running, len(pages)), len(pages))))
-    )
+    added = await asyncio.to_thread(add_up, pages)
+    return added if tenant is not None else added + count_gateways(max(running, len(pages)), len(pages))
 
 
 async def _of_engines(gateway: GatewayState) -> str:

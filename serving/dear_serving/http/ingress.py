@@ -75,12 +75,13 @@ class Gateway:
         if self._gateways is None:
             own = serve.get_replica_context()
             # Without a question to Serve's controller, which would block.
-            self._gateways = serve.get_deployment_handle(own.deployment, own.app_name, _check_exists=False)
+            handle = serve.get_deployment_handle(own.deployment, own.app_name, _check_exists=False)
+            self._gateways = handle.options(_by_reference=False)
         return await ask_everyone(self._gateways, "metrics", tenant)
 
-    def metrics(self, tenant: str | None) -> Page:
+    async def metrics(self, tenant: str | None) -> Page:
         """This gateway's metrics, for the page of all."""
-        return self._state.metrics.page(tenant)
+        return await asyncio.to_thread(self._state.metrics.page, tenant)
 
     def drain(self, serve_s: float) -> int:
         """Begin to end (see Drain); returns how many requests are being worked on."""
