@@ -61,7 +61,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     caller: Caller | None = getattr(request.state, "caller", None)
     if caller is not None:
         return PlainTextResponse(await _of_gateways(gateway, caller.tenant.id))
-    return PlainTextResponse(join(await asyncio.gather(_of_gateways(gateway), _of_engines(gateway))))
+    return PlainTextResponse(join(await asyncio.gather(_of_gateways(gateway), gateway.engine.metrics())))
 
 
 async def _of_gateways(gateway: GatewayState, tenant: str | None = None) -> str:
@@ -73,10 +73,3 @@ async def _of_gateways(gateway: GatewayState, tenant: str | None = None) -> str:
         pages = [gateway.metrics.page(tenant)]
     added = await asyncio.to_thread(add_up, pages)
     return added if tenant is not None else added + count_gateways(max(running, len(pages)), len(pages))
-
-
-async def _of_engines(gateway: GatewayState) -> str:
-    try:
-        return await gateway.engine.metrics()
-    except EngineUnavailable:
-        return ""
