@@ -200,7 +200,7 @@ class Engine(Protocol):
         ...
 
     async def metrics(self) -> str:
-        """The engines' own metrics in Prometheus' text format, those of all that answer in time; none: empty."""
+        """The engines' own metrics in Prometheus' text format, of all that answer in time; none: empty."""
         ...
 
 
