@@ -140,15 +140,16 @@ def lines_of(panel: dict[str, Any], http: httpx.Client, begin_s: float, end_s: f
     return found
 
 
-def draw(panel: dict[str, Any], lines: list[Line], axes: Axes, begin_s: float) -> None:
-    """One panel."""
+def draw(panel: dict[str, Any], lines: list[Line], axes: Axes, begin_s: float, end_s: float) -> None:
+    """One panel, over the time from the first to the second."""
     axes.set_title(panel["title"], fontsize=10)
     if panel["type"] == "stat":
         axes.axis("off")
         text = f"{lines[0].values[-1]:g}" if lines else "no data"
         axes.text(0.5, 0.5, text, fontsize=40, ha="center", va="center", color=COLOURS[0])
         return
-    unit = panel["fieldConfig"]["defaults"]["unit"]
+    shown = panel["fieldConfig"]["defaults"]
+    unit = shown["unit"]
     scale = 100.0 if unit == "percentunit" else 1.0
     lines = sorted(lines, key=lambda one: max(one.values), reverse=True)
     for number, one in enumerate(lines):
@@ -161,7 +162,8 @@ def draw(panel: dict[str, Any], lines: list[Line], axes: Axes, begin_s: float) -
             marker="" if len(one.values) > 1 else "o",
             label=one.legend if number < _MOST_LINES else None,
         )
-    axes.set_ylim(bottom=0)
+    axes.set_xlim(0, end_s - begin_s)
+    axes.set_ylim(0, scale * shown["max"] if "max" in shown else None)
     axes.set_xlabel("seconds")
     axes.set_ylabel({"percentunit": "%", "s": "seconds", "reqps": "a second"}.get(unit, ""))
     if lines:
@@ -190,7 +192,7 @@ def pictures(url: str, begin_s: float, end_s: float, folder: Path) -> list[str]:
             figure, axes = panels(len(row), columns=3)
             for panel, place in zip(row, axes, strict=True):
                 lines = lines_of(panel, http, begin_s, end_s)
-                draw(panel, lines, place, begin_s)
+                draw(panel, lines, place, begin_s, end_s)
                 if not lines:
                     empty.append(f"{title}: {panel['title']}")
             save(figure, folder / f"{title.lower()}.png")

@@ -135,7 +135,7 @@ ROWS: dict[str, list[Panel]] = {
             "dear_tenant_requests_total",
         ),
         _lines(
-            "Saturation: a tenant's share of the engines, over its share by weight",
+            "Saturation: share of the engines over share by weight",
             "percentunit",
             {
                 "{{tenant}}": (

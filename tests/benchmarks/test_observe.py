@@ -67,7 +67,7 @@ def test_panels_are_drawn_from_what_prometheus_answers(port: int, tmp_path: Path
             time.sleep(0.5)
         (line,) = lines_of(panels["Engines ready"], http, begin_s, time.time())
         assert set(line.values) == {2.0}
-        saturation = panels["Saturation: a tenant's share of the engines, over its share by weight"]
+        saturation = panels["Saturation: share of the engines over share by weight"]
         shares = {line.legend: line.values[-1] for line in lines_of(saturation, http, begin_s, time.time())}
         assert shares == {"acme": 1.5, "beta": 0.5}
         empty = pictures(url, begin_s, time.time(), tmp_path)
