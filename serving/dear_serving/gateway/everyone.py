@@ -40,4 +40,5 @@ async def ask_everyone(
             one.cancel()
             response.cancel()
     await asyncio.gather(*late, return_exceptions=True)
-    return Answers([one.result() for one in done if one.exception() is None], len(asking))
+    answered = [one for one in asking if one in done and one.exception() is None]
+    return Answers([one.result() for one in answered], len(asking))
