@@ -21,6 +21,7 @@ _SHARED = _NOUNS | {
     "openai",
     "settings",
     "metrics",
+    "metrics_export",
     "registry",
 }
 _GATEWAY = _SHARED | {"ranking", "adapters", "tenancy"}
@@ -35,7 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loopback": set(),
     "nodes": set(),
     "settings": _NOUNS,
-    "metrics": {"types"},
+    "metrics": _NOUNS,
+    "metrics_export": set(),
     "registry": {"errors"},
     "ranking": _NOUNS,
     "tenancy": {"errors", "settings", "registry"},
@@ -56,6 +58,8 @@ ONLY_IN: dict[str, set[str]] = {
     "ray": {
         "replica",
         "gateway.engine_client",
+        "gateway.everyone",
+        "metrics_export",
         "gateway.replica_choice",
         "http.ingress",
         "app",

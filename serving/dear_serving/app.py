@@ -166,7 +166,8 @@ def llm_config(settings: Settings) -> LLMConfig:
             "ray_actor_options": {"num_cpus": 0 if engine.accelerator == "cpu" else 1},
             "request_router_config": ROUTER,
         },
-        # Our /metrics serves vLLM's own Prometheus metrics; Ray's copy is not needed.
+        # vLLM counts in the registry that /metrics shows and metrics_export copies to Ray. With True
+        # it would record in Ray in every step, and /metrics had nothing.
         log_engine_metrics=False,
         runtime_env={"env_vars": engine_environment(settings)},
         **hardware,

@@ -200,7 +200,7 @@ class Engine(Protocol):
         ...
 
     async def metrics(self) -> str:
-        """The engine's own metrics in Prometheus' text format."""
+        """The engines' own metrics in Prometheus' text format, of all that answer in time; none: empty."""
         ...
 
 

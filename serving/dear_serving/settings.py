@@ -168,6 +168,11 @@ class EngineSettings(_Settings):
         return self.autoscaling is not None and self.autoscaling.min_replicas == 0
 
     @property
+    def least(self) -> int:
+        """How many engines run at least, if none is down."""
+        return self.replicas if self.autoscaling is None else self.autoscaling.min_replicas
+
+    @property
     def max_model_len(self) -> int:
         """Maximum length of prompt plus answer, in tokens."""
         return int(self.engine_kwargs["max_model_len"])
@@ -296,10 +301,14 @@ class HttpSettings(_Settings):
     ``allowed_hosts`` are Host headers without a port, ``*.example.com`` for every name below, ``*`` for any.
     Default: any; loopback's names alone where the server needs no keys and listens on loopback, since a page
     in a browser there can have its own name lead to it.
+
+    ``metrics_port`` is where the Ray that the server starts shows the metrics of every replica, on loopback.
+    Default: a free one. A Ray of the user's own has the port that it was started with.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     allowed_hosts: tuple[str, ...] | None = None
 
 

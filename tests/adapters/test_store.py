@@ -82,6 +82,17 @@ def test_what_was_put_is_fetched(store: Store, url: str, folder: Path, name: str
     assert sorted(Path(path).name for path in files.ls(f"{root}/{name}", detail=False)) == sorted(FILES)
 
 
+def test_copies_are_timed_and_a_cached_one_is_none(url: str, folder: Path, name: str, cache: Path) -> None:
+    told: list[tuple[str, bool]] = []
+    store = Store(url, lambda operation, seconds, is_ok: told.append((operation, is_ok)))
+    with pytest.raises(StoreUnavailable):
+        store.fetch(name, cache)
+    store.put(folder, name)
+    store.fetch(name, cache)
+    store.fetch(name, cache)
+    assert told == [("read", False), ("write", True), ("read", True)]
+
+
 def test_what_is_there_is_not_written_again(
     store: Store, url: str, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from dear_serving.errors import (
@@ -20,8 +21,9 @@ from dear_serving.errors import (
 )
 from dear_serving.gateway.engine_client import EngineClient
 from dear_serving.gateway.engine_replicas import ATTEMPT, EngineReplicas
+from dear_serving.gateway.everyone import ask_everyone
 from dear_serving.gateway.retry_budget import RetryBudget
-from dear_serving.metrics import Metrics
+from dear_serving.metrics import Metrics, add_up
 from dear_serving.protocol import (
     Backlog,
     DecodedWindow,
@@ -66,6 +68,9 @@ class Response:
 
     def __await__(self) -> Any:
         return self._wait().__await__()
+
+    async def get_async(self) -> object:
+        return await self
 
     async def _wait(self) -> object:
         if self.outcome is None:
@@ -118,6 +123,21 @@ class Handle:
             self.replicas.assign(attempt, names[0])
         self.went_to.append(attempt.replica)
         return self.responses[self.calls - 1]
+
+    def broadcast(self, method: str) -> Broadcast:
+        return Broadcast([Response(f'# HELP a A.\na{{replica="{name}"}} 1.0\n') for name in self.names])
+
+
+class Broadcast:
+    """As Serve's: the answers of all replicas, which it fails to ask where there are none."""
+
+    def __init__(self, responses: list[Response]) -> None:
+        self.responses = responses
+
+    async def _fetch_replica_results_async(self) -> list[Response]:
+        if not self.responses:
+            raise DeploymentUnavailableError(DeploymentID("Engine"))
+        return self.responses
 
 
 NAMES = ("r1", "r2", "r3", "r4")
@@ -219,7 +239,7 @@ async def test_retries_are_counted_and_end_with_the_budget() -> None:
         assert await engine.generate(REQUEST) == ANSWER
     with pytest.raises(EngineUnavailable):
         await engine.generate(REQUEST)
-    text = metrics.render()
+    text = add_up([metrics.page()])
     assert 'dear_engine_retries_total{reason="died"} 2.0' in text
     assert 'dear_engine_retries_total{reason="refused"} 1.0' in text
 
@@ -279,7 +299,7 @@ async def test_a_replica_whose_requests_others_answer_is_left_out() -> None:
     for _ in range(8):
         assert await engine.generate(REQUEST) == ANSWER
     assert handle.went_to == ["r1", "r2"] * 3 + ["r2"] * 5
-    assert "dear_engine_ejections_total 1.0" in metrics.render()
+    assert "dear_engine_ejections_total 1.0" in add_up([metrics.page()])
 
 
 async def test_a_request_that_fails_everywhere_leaves_no_replica_out() -> None:
@@ -381,7 +401,7 @@ def test_errors_cross_processes_whole(error: RequestError) -> None:
 async def test_without_a_running_replica_calls_fail_instead_of_waiting() -> None:
     handle = Handle(ANSWER)
     engine = engine_over(handle, 0)
-    calls = [engine.generate(REQUEST), engine.permute(WINDOW), engine.check_ready(), engine.metrics()]
+    calls = [engine.generate(REQUEST), engine.permute(WINDOW), engine.check_ready()]
     for call in [*calls, anext(engine.openai(CHAT)), anext(engine.permute_stream(WINDOW))]:
         with pytest.raises(EngineUnavailable):
             await call
@@ -526,10 +546,25 @@ async def test_a_request_tells_what_its_gateway_has() -> None:
     assert handle.asked == [("generate", (replace(REQUEST, backlog=Backlog("g", 7)),))]
 
 
+async def test_metrics_are_those_of_all_replicas() -> None:
+    assert await engine_over(Handle(), 2).metrics() == (
+        '# HELP a A.\na{replica="r1"} 1.0\na{replica="r2"} 1.0\n'
+    )
+
+
+async def test_replicas_that_fail_or_are_late_are_left_out_of_an_answer_of_all() -> None:
+    responses = [Response("one"), Response(None), Response(ConnectionError("gone")), Response("two")]
+    handle = Handle()
+    handle.broadcast = lambda method, *arguments: Broadcast(responses)  # type: ignore[method-assign]
+    async with asyncio.timeout(10):
+        found, asked = await ask_everyone(handle, "metrics", "acme", timeout_s=0.2)
+    assert (sorted(found), asked) == (["one", "two"], 4)
+    assert [response.cancelled for response in responses] == [False, True, False, False]
+
+
 async def test_who_asks_for_metrics_or_readiness_wakes_no_engine() -> None:
     handle = Handle()
     engine = engine_over(handle, running=0, wakes=True, wake_s=30.0)
     await engine.check_ready()  # for whom a request can wake one
-    with pytest.raises(EngineUnavailable):
-        await engine.metrics()
+    assert await engine.metrics() == ""
     assert handle.asked == []

@@ -212,7 +212,6 @@ async def test_metrics_of_a_revision_go_with_it(http: httpx.AsyncClient) -> None
     assert f'dear_model_requests_total{{kind="chat",{labels}}} 1.0' in text
     assert f"dear_queue_seconds_total{{{labels}}}" in text
     assert f"dear_engine_seconds_total{{{labels}}}" in text
-    assert f'dear_adapter_held{{replica="replica",revision="{first["id"]}"}} 1.0' in text
     await register(http, "new", "medical", activate=True)
     assert 'dear_adapter_swaps_total{model="new"} 1.0' in await metrics()
     await admin(http, "POST", "/new/retire")

@@ -9,6 +9,7 @@ import pytest
 
 from dear_serving.gateway.authenticator import Authenticator, hash_keys
 from dear_serving.gateway.state import GatewayState
+from dear_serving.metrics import Metrics, Page
 from tests.conftest import client_of
 from tests.support.fake_engine import FakeEngine
 
@@ -40,6 +41,68 @@ async def test_metrics_hold_the_gateways_and_the_engines(http: httpx.AsyncClient
     assert "fake_requests_total 1.0" in text
     engine.dead = True
     assert "dear_windows_total" in (await http.get("/metrics")).text
+
+
+async def test_metrics_of_the_gateways_that_answer_add_up(gateway: GatewayState) -> None:
+    other, asked = Metrics(), []
+    other.requests.labels("/v2/rerank", "200").inc(41)
+    other.count_request("default", "served")
+    other.count_request("acme", "served")
+
+    async def ask(tenant: str | None) -> tuple[list[Page], int]:
+        asked.append(tenant)
+        return [other.page(tenant), gateway.metrics.page(tenant)], 3
+
+    whole = dataclasses.replace(gateway, ask_gateways=ask)
+    authenticator = Authenticator(gateway.tenants, hash_keys(["key"]), open_access=False)
+    tenancy = gateway.settings.tenancy.model_copy(update={"open_metrics": False})
+    settings = gateway.settings.model_copy(update={"tenancy": tenancy})
+    closed = dataclasses.replace(whole, settings=settings, authenticator=authenticator)
+    async with client_of(whole) as http:
+        await http.post("/v2/rerank", json={"query": "q", "documents": ["a", "b"]})
+        text = (await http.get("/metrics")).text
+    async with client_of(closed) as http:
+        own = (await http.get("/metrics", headers={"authorization": "Bearer key"})).text
+    assert asked == [None, "default"]
+    assert 'dear_requests_total{route="/v2/rerank",status="200"} 42.0' in text
+    assert "dear_gateways 3.0" in text
+    assert "dear_gateways_answered 2.0" in text
+    assert 'dear_tenant_requests_total{outcome="served",tenant="default"} 2.0' in own
+    assert all('tenant="default"' in line for line in own.splitlines() if not line.startswith("#"))
+
+
+async def test_metrics_of_this_gateway_come_where_serve_knows_none(gateway: GatewayState) -> None:
+    async def ask(tenant: str | None) -> tuple[list[Page], int]:
+        return [], 2
+
+    async with client_of(dataclasses.replace(gateway, ask_gateways=ask)) as http:
+        text = (await http.get("/metrics")).text
+    assert "dear_queued_tokens 0.0" in text
+    assert "dear_gateways 2.0" in text
+    assert "dear_gateways_answered 1.0" in text
+
+
+async def test_every_stage_and_every_refusal_of_a_request_is_counted(http: httpx.AsyncClient) -> None:
+    body = {"query": "q", "documents": ["a", "b"]}
+    await http.post("/v2/rerank", json=body)
+    await http.post("/v2/rerank", json=body | {"dear": {"stream": True}})
+    await http.post("/v1/chat/completions", json=CHAT)
+    await http.post("/v2/rerank", json=body | {"documents": []})
+    await http.get("/nowhere")
+    await http.put("/ready")
+    text = (await http.get("/metrics")).text
+    for line in (
+        "dear_admission_seconds_count 3.0",
+        "dear_turn_seconds_count 3.0",
+        "dear_first_rank_seconds_count 1.0",
+        'dear_request_seconds_count{outcome="served",route="/v2/rerank"} 2.0',
+        'dear_request_seconds_count{outcome="refused",route="/v2/rerank"} 1.0',
+        'dear_refusals_total{code="invalid_request",status="400"} 1.0',
+        'dear_refusals_total{code="route_not_found",status="404"} 1.0',
+        'dear_refusals_total{code="method_not_allowed",status="405"} 1.0',
+        'dear_refusals_total{code="engine_unavailable",status="503"} 0.0',
+    ):
+        assert f"{line}\n" in text, line
 
 
 async def test_unknown_paths_and_models_make_no_new_metric_labels(http: httpx.AsyncClient) -> None:

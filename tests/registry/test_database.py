@@ -99,6 +99,18 @@ def test_a_transaction_that_raises_changes_nothing(registry_url: str) -> None:
     database.close()
 
 
+def test_transactions_are_timed_and_a_callers_own_error_is_none_of_the_registry(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'registry.db'}")
+    told: list[tuple[float, bool]] = []
+    database.observe = lambda seconds, is_ok: told.append((seconds, is_ok))
+    add_entry(database)
+    with pytest.raises(KeyError), database.reading():
+        raise KeyError
+    database.close()
+    assert [is_ok for _, is_ok in told] == [True, True]
+    assert all(seconds > 0 for seconds, _ in told)
+
+
 def test_writers_wait_for_each_other(registry_url: str) -> None:
     database = open_database(registry_url)
     with ThreadPoolExecutor(8) as pool:
@@ -166,9 +178,12 @@ def test_a_database_that_goes_away_is_unavailable_not_a_fault(tmp_path: Path) ->
     for file in tmp_path.iterdir():
         file.unlink()
     tmp_path.rmdir()
+    told: list[bool] = []
+    database.observe = lambda seconds, is_ok: told.append(is_ok)
     with pytest.raises(RegistryUnavailable, match="does not answer"):
         add_entry(database)
     database.close()
+    assert told == [False]
 
 
 @pytest.mark.parametrize(

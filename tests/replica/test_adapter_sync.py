@@ -132,14 +132,18 @@ async def test_a_reason_is_said_after_three_tries(
 ) -> None:
     good, bad = add("legal"), add("medical")
     engine.refuses[bad.id] = "it is too large"
+    given_up: list[int] = []
+    adapter_sync._on_failure = lambda: given_up.append(1)
     for tries in (1, 2):
         await adapter_sync.sync()
+        assert given_up == []
         assert engine.loads.count(bad.id) == tries
         assert said(heartbeats) == {good.id: None}
     for _ in range(3):
         await adapter_sync.sync()
-        assert said(heartbeats) == {good.id: None, bad.id: "it is too large"}
+        assert said(heartbeats) == {good.id: None, bad.id: "it is too large"} == adapter_sync.outcomes()
         assert adapter_sync.held() == [good.id]
+        assert given_up == [1]
     assert engine.loads == [good.id, *[bad.id] * 3]
 
 

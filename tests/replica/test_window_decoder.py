@@ -62,6 +62,20 @@ async def test_the_order_is_the_greedy_one_among_what_is_left(decoding: Decoding
 
 
 @every_way
+async def test_the_stages_of_a_window_are_told_once_and_are_its_time(decoding: Decoding) -> None:
+    told: list[tuple[float, float, float]] = []
+    decoder = Decoder(Client(always(LOG_PROBS), pauses=0.02), sessions(), decoding)
+    decoder.on_done = lambda *stages: told.append(stages)
+    windows = [window async for window in decoder.decode(request_of(), None, every_rank=True)]
+    assert len(windows) > 1
+    ((queue_s, prefill_s, decode_s),) = told
+    assert min(prefill_s, decode_s) >= 0
+    usage = windows[-1].usage
+    assert max(0.0, queue_s) * 1e3 == pytest.approx(usage.queue_ms)
+    assert (prefill_s + decode_s) * 1e3 == pytest.approx(usage.engine_ms)
+
+
+@every_way
 @pytest.mark.parametrize(("needed", "passes"), [(1, 1), (2, 2), (3, 3), (4, 3)])
 async def test_no_more_is_decided_than_needed_and_the_rest_stands_by_its_first_step(
     decoding: Decoding, needed: int, passes: int

@@ -89,8 +89,7 @@ class FakeEngine:
 
     async def metrics(self) -> str:
         """See the protocol."""
-        await self.check_ready()
-        return "# HELP fake_requests_total Requests.\nfake_requests_total 1.0\n"
+        return "" if self.dead else "# HELP fake_requests_total Requests.\nfake_requests_total 1.0\n"
 
     async def _work(self) -> None:
         await self.check_ready()

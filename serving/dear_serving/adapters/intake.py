@@ -27,8 +27,8 @@ from dear_serving.settings import Settings
 _CHUNK_BYTES = 1 << 20
 
 
-def intake(settings: Settings, base: BaseShape) -> Intake:
-    """Build the intake from settings."""
+def intake(settings: Settings, base: BaseShape, store: Store | None = None) -> Intake:
+    """Build the intake from settings, on a store that is open already or on its own."""
     adapters = settings.adapters
     return Intake(
         root=adapters.root,
@@ -36,7 +36,7 @@ def intake(settings: Settings, base: BaseShape) -> Intake:
         scratch=adapters.cache,
         base=base,
         max_rank=settings.engine.max_lora_rank,
-        store=Store(adapters.store),
+        store=store or Store(adapters.store),
     )
 
 

@@ -6,7 +6,8 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,16 @@ class Store:
 
     Args:
         url: a folder, or an fsspec URL such as ``s3://bucket/adapters``.
+        observe: called after each copy from (``read``) or to (``write``) the store, with its seconds and
+            whether it was made.
 
     Raises:
         SettingsError: the URL's scheme is unknown to fsspec, or its driver is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self, url: str, observe: Callable[[str, float, bool], None] = lambda operation, seconds, is_ok: None
+    ) -> None:
         try:
             filesystem, root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError) as error:
@@ -40,6 +45,16 @@ class Store:
         self._files: Any = filesystem
         self._root = str(root).rstrip("/")
         self._local = isinstance(filesystem, LocalFileSystem)
+        self._observe = observe
+
+    @contextlib.contextmanager
+    def _timed(self, operation: str) -> Iterator[None]:
+        began_s, is_ok = time.monotonic(), False
+        try:
+            yield
+            is_ok = True
+        finally:
+            self._observe(operation, time.monotonic() - began_s, is_ok)
 
     def put(self, folder: Path, name: str) -> None:
         """Store an adapter's files under their digest ``name``, unless they are stored already.
@@ -48,7 +63,7 @@ class Store:
             StoreUnavailable: the store cannot be written. The next call overwrites incomplete files.
         """
         target = f"{self._root}/{name}"
-        with _translated("cannot be written"):
+        with self._timed("write"), _translated("cannot be written"):
             if self._holds(target, name):
                 return
             if self._local:
@@ -74,6 +89,12 @@ class Store:
         cached = cache / name
         if _is_whole(cached):
             return cached
+        with self._timed("read"):
+            self._copy(name, cache)
+        return cached
+
+    def _copy(self, name: str, cache: Path) -> None:
+        cached = cache / name
         with _translated("cannot be copied"):
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         if isinstance(self._files, LocalFileSystem) and not self._files.exists(self._root):
@@ -92,7 +113,6 @@ class Store:
                     with contextlib.suppress(FileNotFoundError):
                         cached.rename(Path(unfinished) / "damaged")
                     copy.rename(cached)
-        return cached
 
     def _holds(self, target: str, name: str) -> bool:
         """Whether the files are stored completely and undamaged."""

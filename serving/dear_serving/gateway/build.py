@@ -13,6 +13,7 @@ from dear_serving.adapters.heartbeats import Heartbeats
 from dear_serving.adapters.intake import intake
 from dear_serving.adapters.preflight import base_shape
 from dear_serving.adapters.revisions import Adapters
+from dear_serving.adapters.store import Store
 from dear_serving.adapters.template_files import load_template
 from dear_serving.gateway.authenticator import Authenticator
 from dear_serving.gateway.budgets import Budgets
@@ -26,7 +27,7 @@ from dear_serving.gateway.openai_service import OpenAIService
 from dear_serving.gateway.peers import Peers
 from dear_serving.gateway.request_admission import RequestAdmission
 from dear_serving.gateway.rerank_service import RerankService
-from dear_serving.gateway.state import GatewayState
+from dear_serving.gateway.state import AskGateways, GatewayState
 from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.gateway.worker_process import WorkerProcess
@@ -51,6 +52,7 @@ def build_gateway(
     key_digests: Sequence[bytes] = (),
     admin_digests: Sequence[bytes] = (),
     count_engines: Callable[[], int | None] = lambda: None,
+    ask_gateways: AskGateways | None = None,
 ) -> GatewayState:
     """Build a gateway and open its registry. Until its catalog is refreshed, it serves only the base model.
 
@@ -62,6 +64,7 @@ def build_gateway(
         key_digests: digests of the default tenant's keys; see gateway.authenticator.hash_keys.
         admin_digests: digests of the admin keys.
         count_engines: how many engines run now; None: as many as the settings say.
+        ask_gateways: asks all gateways for their metrics; None: this is the only one.
 
     Raises:
         SettingsError: the registry, base model, store or a template in the settings cannot be used.
@@ -70,9 +73,12 @@ def build_gateway(
     for template in set(settings.templates().values()):
         # Find a broken chat template now instead of in the first request.
         builders(template).layout(settings.ranking.window_size)
-    adapter_intake = intake(settings, base_shape(base_source, settings.adapters.bases))
+    metrics = Metrics()
+    store = Store(settings.adapters.store, metrics.storage.store_took)
+    adapter_intake = intake(settings, base_shape(base_source, settings.adapters.bases), store)
     database = open_registry(settings.registry)
-    tenants, metrics = Tenants(database), Metrics()
+    database.observe = metrics.storage.registry_took
+    tenants = Tenants(database)
     cluster = settings.registry.cluster
     adapters = Adapters(database, settings.adapters.capacity, cluster=cluster)
     heartbeats = Heartbeats(database, cluster=cluster)
@@ -85,6 +91,9 @@ def build_gateway(
         return len((await asyncio.to_thread(heartbeats.alive)).gateways)
 
     peers = Peers(queue, counts, count_gateways, count_engines)
+    metrics.engines_least.set(settings.engine.least)
+    metrics.queued_tokens_most.set(settings.limits.max_queued_tokens)
+    metrics.watch(lambda: queue.cost, count_engines, queue.loads)
     budgets = Budgets(url, peers.part_of)
     token_admission = TokenAdmission(queue, budgets, peers, settings.limits.max_queued_tokens)
     threads = FairThreads(_THREADS)
@@ -135,6 +144,7 @@ def build_gateway(
         metrics=metrics,
         worker=WorkerProcess(),
         admin_digests=tuple(admin_digests),
+        ask_gateways=ask_gateways,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from dear_serving.errors import UnknownModel
@@ -12,12 +13,14 @@ from dear_serving.tenancy.tenants import Tenant
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The tenant of one request, with the catalog at its arrival and the headers of its reply."""
+    """The tenant of one request, with the catalog at its arrival, the headers of its reply, and when it
+    arrived (time.monotonic)."""
 
     tenant: Tenant
     request_id: str
     models: CatalogSnapshot
     headers: dict[str, str] = field(default_factory=dict)
+    arrived_s: float = field(default_factory=time.monotonic)
 
     def report(self, allowance: Allowance | None) -> None:
         """Add a budget's state to the reply's headers."""

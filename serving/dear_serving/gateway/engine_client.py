@@ -17,8 +17,9 @@ from ray.serve.handle import DeploymentHandle
 
 from dear_serving.errors import EngineUnavailable, RequestError
 from dear_serving.gateway.engine_replicas import ATTEMPT, REPLICAS, Attempt, EngineReplicas
+from dear_serving.gateway.everyone import ask_everyone
 from dear_serving.gateway.retry_budget import RetryBudget
-from dear_serving.metrics import Metrics
+from dear_serving.metrics import Metrics, join
 from dear_serving.protocol import (
     Backlog,
     DecodedWindow,
@@ -119,7 +120,7 @@ class EngineClient:
 
     async def metrics(self) -> str:
         """See the protocol."""
-        return str(await self._first(self._handle.metrics, None))
+        return await asyncio.to_thread(join, (await ask_everyone(self._handle, "metrics")).found)
 
     async def check_ready(self) -> None:
         """See the protocol. Any replica will do: while one does not answer, the next is asked as well.

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from dear_serving.metrics import Load
 from dear_serving.protocol import TEXT_SHARE
 
 _RATE_SMOOTHING = 0.2
@@ -65,6 +66,7 @@ class _Line:
     texts: list[_Waiter] = field(default_factory=list)
     in_engine: int = 0
     cost: int = 0
+    engine_cost: int = 0
     last_asked_s: float = 0.0
 
     @property
@@ -142,6 +144,14 @@ class FairQueue:
             if line.cost or line.last_asked_s > recent_s
         }
 
+    def loads(self) -> dict[str, Load]:
+        """What the tenants that have work here have; safe to call from any thread."""
+        return {
+            tenant: Load(line.weight, line.cost - line.engine_cost, line.engine_cost)
+            for tenant, line in list(self._lines.items())
+            if line.cost
+        }
+
     def cost_of(self, tenant: str) -> int:
         """The cost of all of a tenant's that waits or is in the engines."""
         line = self._lines.get(tenant)
@@ -217,6 +227,7 @@ class FairQueue:
             line.in_engine += 1
             self._waiting_cost -= waiter.cost
             self._engine_cost += waiter.cost
+            line.engine_cost += waiter.cost
             if waiter.is_text:
                 self._text_tokens += waiter.tokens
             else:
@@ -254,6 +265,7 @@ class FairQueue:
     def _leave(self, line: _Line, waiter: _Waiter, *, done: bool) -> None:
         line.in_engine -= 1
         line.cost -= waiter.cost
+        line.engine_cost -= waiter.cost
         self._engine_cost -= waiter.cost
         if waiter.is_text:
             self._text_tokens -= waiter.tokens

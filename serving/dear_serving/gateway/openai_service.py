@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
@@ -70,8 +71,11 @@ class OpenAIService:
             await self.admission.check(caller, request.cost)
             await self.grammars.check(caller.tenant.id, *asked)
         await self.admission.admit(caller, request.cost)
-        self.metrics.count_model(caller.tenant.id, model.revision, request.route)
-        return model, TenantEngine(self.engine, self.queue, caller.tenant).openai(request)
+        metrics = self.metrics
+        metrics.admission_seconds.observe(time.monotonic() - caller.arrived_s)
+        metrics.count_model(caller.tenant.id, model.revision, request.route)
+        engine = TenantEngine(self.engine, self.queue, caller.tenant, metrics.turn_seconds.observe)
+        return model, engine.openai(request)
 
     async def _prompt_tokens(self, body: ChatBody | CompletionBody, caller: Caller) -> int:
         """All prompts' tokens: of completions as they are, of chats with room for the chat template's own."""

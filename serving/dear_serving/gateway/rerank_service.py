@@ -25,7 +25,7 @@ from dear_serving.ranking.plan import RankingPlan, plan_ranking, within_budget
 from dear_serving.ranking.prompts import PromptBuilder, TaskPrompts
 from dear_serving.ranking.strategies.latency import LatencyModel
 from dear_serving.settings import RankingSettings
-from dear_serving.types import OnProgress, Ranking, RankTask
+from dear_serving.types import OnProgress, Order, Ranking, RankTask
 
 _MOST_MODELS = 1024
 # Smaller tasks run on the event loop, which they block for less than 10 ms: a thread costs 0.15 ms a job.
@@ -101,12 +101,16 @@ class RerankService:
         plan = await runner.run(within_budget, plan, task, most, partial(_prompt_tokens, prompts))
         cost = await runner.run(expected_cost, task, builder, prompts, plan)
         await self.admission.admit(caller, cost)
-        self.metrics.count_model(caller.tenant.id, model.revision, "rerank")
-        engine = TenantEngine(self.engine, self.queue, caller.tenant)
+        metrics = self.metrics
+        metrics.admission_seconds.observe(time.monotonic() - caller.arrived_s)
+        metrics.count_model(caller.tenant.id, model.revision, "rerank")
+        engine = TenantEngine(self.engine, self.queue, caller.tenant, metrics.turn_seconds.observe)
+        if on_progress is not None:
+            on_progress = _timed(on_progress, caller.arrived_s, metrics.first_rank_seconds.observe)
         window_ranker = WindowRanker(engine, builder, model.adapter, task, prompts, runner)
         ranker = Ranker(window_ranker, task, caller.request_id, latency.observe, on_progress)
         ranking = await ranker.rank(plan.start(), plan.strategy, plan.reason, began_s)
-        self.metrics.observe_ranking(caller.tenant.id, model.revision, ranking)
+        metrics.observe_ranking(caller.tenant.id, model.revision, ranking)
         ranking = replace(
             ranking,
             model=model.name,
@@ -129,6 +133,20 @@ def _split(task: RankTask, builder: PromptBuilder, window_size: int) -> Parts:
 
 def _prompt_tokens(prompts: TaskPrompts, plan: RankingPlan) -> int:
     return prompts.expected_tokens(plan.widest, plan.cost.calls, plan.cost.shown)
+
+
+def _timed(on_progress: OnProgress, arrived_s: float, observe: Callable[[float], None]) -> OnProgress:
+    """The same, which also observes how long after ``arrived_s`` it is called for the first time."""
+    is_first = True
+
+    def report(best: Order, scores: tuple[float, ...]) -> None:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            observe(time.monotonic() - arrived_s)
+        on_progress(best, scores)
+
+    return report
 
 
 def _check_reasoning(task: RankTask, model: ServedModel, builder: PromptBuilder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from dear_serving.gateway.authenticator import Authenticator, bearer, matches_any
@@ -16,11 +17,15 @@ from dear_serving.gateway.peers import Peers
 from dear_serving.gateway.request_admission import RequestAdmission
 from dear_serving.gateway.rerank_service import RerankService
 from dear_serving.gateway.worker_process import WorkerProcess
-from dear_serving.metrics import Metrics
+from dear_serving.metrics import Metrics, Page
 from dear_serving.protocol import Engine
 from dear_serving.registry.database import Database
 from dear_serving.settings import Settings
 from dear_serving.tenancy.tenants import Tenants
+
+AskGateways = Callable[[str | None], Awaitable[tuple[list[Page], int]]]
+"""Takes the tenant whose series are wanted, None for all; gives the pages of those gateways that answer in
+time, and how many run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class GatewayState:
     ``peers`` decide which requests are served, and when: ``arrivals`` bounds those whose body is not there
     yet, ``admission`` the others, ``peers`` knows the other gateways. ``drain`` knows whether the gateway is
     about to end. ``worker`` parses large bodies.
-    ``admin_digests`` are digests of the admin keys.
+    ``admin_digests`` are digests of the admin keys. ``ask_gateways`` asks all gateways for their metrics.
     """
 
     settings: Settings
@@ -52,6 +57,7 @@ class GatewayState:
     metrics: Metrics
     worker: WorkerProcess
     admin_digests: tuple[bytes, ...] = ()
+    ask_gateways: AskGateways | None = None
     drain: Drain = field(default_factory=Drain)
 
     def is_admin(self, authorization: str | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -32,12 +32,20 @@ class TenantEngine:
         engine: the engines, shared by all tenants.
         queue: decides which tenant goes next.
         tenant: the tenant of all calls.
+        on_turn: called with the seconds that each call waited for its turn.
     """
 
-    def __init__(self, engine: Engine, queue: FairQueue, tenant: Tenant) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        queue: FairQueue,
+        tenant: Tenant,
+        on_turn: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self._engine = engine
         self._queue = queue
         self._tenant = tenant
+        self._on_turn = on_turn
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """See the protocol; ``queue_ms`` includes the wait in the fair queue."""
@@ -75,7 +83,9 @@ class TenantEngine:
             tokens=request.tokens,
             is_text=not isinstance(request, PermutationRequest),
         ):
-            yield Usage(queue_ms=(time.monotonic() - arrived_s) * 1e3)
+            waited_s = time.monotonic() - arrived_s
+            self._on_turn(waited_s)
+            yield Usage(queue_ms=waited_s * 1e3)
 
     def _own(self, request: _R) -> _R:
         """The request with the tenant's cache salt, and no higher a priority than the tenant's."""

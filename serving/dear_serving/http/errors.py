@@ -63,23 +63,28 @@ def error_reply(error: RequestError) -> JSONResponse:
 async def on_request_error(request: Request, error: Exception) -> JSONResponse:
     """Handler for errors of dear_serving.errors."""
     assert isinstance(error, RequestError)
-    return error_reply(error)
+    return _refuse(request, error)
 
 
 async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
     """Handler for unknown paths and methods, which the web framework refuses."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        reply = error_reply(MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}"))
+        reply = _refuse(request, MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}"))
         reply.headers["Allow"] = ", ".join(sorted(_methods_of(request)))
         return reply
-    return error_reply(UnknownRoute(f"there is no {request.url.path}"))
+    return _refuse(request, UnknownRoute(f"there is no {request.url.path}"))
 
 
 async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
     """Handler for bugs."""
     logger.error("unexpected error on %s", request.url.path, exc_info=error)
-    return error_reply(InternalError("internal error"))
+    return _refuse(request, InternalError("internal error"))
+
+
+def _refuse(request: Request, error: RequestError) -> JSONResponse:
+    request.app.state.gateway.metrics.count_error(error)
+    return error_reply(error)
 
 
 def _methods_of(request: Request) -> set[str]:

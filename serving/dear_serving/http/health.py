@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
 from typing import Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 
-from dear_serving.errors import EngineUnavailable, RegistryUnavailable, ShuttingDown
+from dear_serving.errors import EngineUnavailable, ShuttingDown
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http.openapi import errors
 from dear_serving.http.reply import Reply
+from dear_serving.metrics import Page, add_up, count_gateways, join
 
 _READY_TIMEOUT_S = 5.0
 
@@ -54,22 +53,23 @@ async def ready(request: Request) -> Readiness:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> PlainTextResponse:
-    """Prometheus metrics. A tenant gets its own; with the admin key, or `tenancy.open_metrics`, all of this
-    gateway come, and those of an engine if one answers.
+    """Prometheus metrics of all gateways, added up. A tenant gets its own; with the admin key, or
+    `tenancy.open_metrics`, all of them come, and those of each engine, labelled `replica`. What does not
+    answer in three seconds is left out: `dear_gateways_answered` says how many of `dear_gateways` did.
     """
     gateway: GatewayState = request.app.state.gateway
     caller: Caller | None = getattr(request.state, "caller", None)
     if caller is not None:
-        return PlainTextResponse(gateway.metrics.render(caller.tenant.id))
-    try:
-        async with asyncio.timeout(_READY_TIMEOUT_S):
-            of_engine = await gateway.engine.metrics()
-    except (TimeoutError, EngineUnavailable):
-        of_engine = ""
-    gateway.metrics.queued_tokens.set(gateway.queue.cost)
-    engines = gateway.peers.engines  # not known before the first request
-    gateway.metrics.engines.set(math.nan if engines is None else engines)
-    with contextlib.suppress(RegistryUnavailable):  # the last values stay
-        alive = await gateway.lifecycle.alive()
-        gateway.metrics.show_held({replica.id: replica.holds for replica in alive.replicas})
-    return PlainTextResponse(gateway.metrics.render() + of_engine)
+        return PlainTextResponse(await _of_gateways(gateway, caller.tenant.id))
+    return PlainTextResponse(join(await asyncio.gather(_of_gateways(gateway), gateway.engine.metrics())))
+
+
+async def _of_gateways(gateway: GatewayState, tenant: str | None = None) -> str:
+    pages: list[Page] = []
+    running = 0
+    if gateway.ask_gateways is not None:
+        pages, running = await gateway.ask_gateways(tenant)
+    if not pages:  # Serve does not know of this one yet, or no more
+        pages = [gateway.metrics.page(tenant)]
+    added = await asyncio.to_thread(add_up, pages)
+    return added if tenant is not None else added + count_gateways(max(running, len(pages)), len(pages))

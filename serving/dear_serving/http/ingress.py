@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -13,10 +14,13 @@ from dear_serving.adapters.base_files import local_files
 from dear_serving.adapters.hub_tokens import HubTokens
 from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.engine_client import EngineClient
+from dear_serving.gateway.everyone import ask_everyone
 from dear_serving.gateway.retry_budget import RetryBudget
 from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.http.app import create_app
 from dear_serving.loopback import keep_on_loopback
+from dear_serving.metrics import Page
+from dear_serving.metrics_export import MetricsExport
 from dear_serving.nodes import is_elsewhere
 from dear_serving.protocol import Backlog
 from dear_serving.settings import Settings, check_shared
@@ -48,6 +52,7 @@ class Gateway:
             wakes=settings.engine.may_be_none,
             wake_s=settings.engine.wake_timeout_s,
         )
+        self._gateways: DeploymentHandle[Any] | None = None
         with local_files(base_source) as files:
             tokenizer = load_tokenizer(files, settings.model.chat_template)
         self._state = state = build_gateway(
@@ -58,10 +63,25 @@ class Gateway:
             key_digests,
             admin_digests,
             count_engines=lambda: engines.running,
+            ask_gateways=self._ask_gateways,
         )
         engines.report_to(state.metrics)
         engines.tell_backlog(lambda: Backlog(state.catalog.gateway, state.queue.cost))
         await self._state.catalog.refresh()
+        self._export = asyncio.create_task(MetricsExport(state.metrics.registry.collect).run())
+
+    async def _ask_gateways(self, tenant: str | None) -> tuple[list[Page], int]:
+        """See AskGateways."""
+        if self._gateways is None:
+            own = serve.get_replica_context()
+            # Without a question to Serve's controller, which would block.
+            handle = serve.get_deployment_handle(own.deployment, own.app_name, _check_exists=False)
+            self._gateways = handle.options(_by_reference=False)
+        return await ask_everyone(self._gateways, "metrics", tenant)
+
+    async def metrics(self, tenant: str | None) -> Page:
+        """This gateway's metrics, for the page of all."""
+        return await asyncio.to_thread(self._state.metrics.page, tenant)
 
     def drain(self, serve_s: float) -> int:
         """Begin to end (see Drain); returns how many requests are being worked on."""

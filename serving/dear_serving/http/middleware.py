@@ -57,9 +57,10 @@ class RequestMiddleware:
                 tenant = await self._gateway.authenticator.identify(headers.get("authorization"))
                 # Held until the reply's last byte, so that one revision answers the whole request.
                 models = held.enter_context(self._gateway.catalog.hold())
-                caller = scope["state"]["caller"] = Caller(tenant, request_id, models)
+                caller = scope["state"]["caller"] = Caller(tenant, request_id, models, arrived_s=started_s)
             await self._work(caller, scope, receive, send_with_id)
         except RequestError as error:
+            self._gateway.metrics.count_error(error)
             await error_reply(error)(scope, receive, send_with_id)
         except ClientDisconnect:
             pass  # nobody is left to answer
@@ -69,7 +70,7 @@ class RequestMiddleware:
             if caller is not None:
                 metrics.count_request(caller.tenant.id, _outcome(status))
             metrics.requests.labels(route, str(status)).inc()
-            metrics.request_seconds.labels(route).observe(time.monotonic() - started_s)
+            metrics.request_seconds.labels(route, _outcome(status)).observe(time.monotonic() - started_s)
 
     def _asks_for_tenant(self, path: str, authorization: str | None) -> bool:
         if path == "/metrics" and (

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import socket
 import stat
 from pathlib import Path
 from typing import Any
@@ -39,28 +40,49 @@ def logs() -> str:
     return f"{os.environ.get(_FOLDER_VARIABLE, '/tmp')}/ray/session_latest/logs"
 
 
-def start() -> None:
+def start(metrics_port: int | None = None) -> str | None:
     """Start Ray on this machine, or join the user's.
 
+    Args:
+        metrics_port: where the Ray that is started exports metrics; None: a free port.
+
+    Returns:
+        The URL of that export; None for the user's Ray, which has one on every node.
+
     Raises:
-        StartupError: the folder for Ray's files is another user's.
+        StartupError: the folder for Ray's files is another user's, or the port is taken.
     """
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if (joined := address()) is not None:
         ray.init(address=joined, **options)
-        return
+        return None
+    if metrics_port is not None:
+        _check_free(metrics_port)
     if os.environ[_FOLDER_VARIABLE] == str(_FOLDER):
         _make_private(_FOLDER)
     ray.init(
         num_cpus=max(2, os.cpu_count() or 2),
         include_dashboard=False,
+        _metrics_export_port=metrics_port,
         object_store_memory=_MEMORY_BYTES,
         **options,
     )
     with contextlib.suppress(FileNotFoundError):  # the user keeps it elsewhere
         (Path.home() / ".ray" / "auth_token").chmod(0o600)
+    (node,) = ray.nodes()
+    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+
+def _check_free(port: int) -> None:
+    """Ray's agent would end without a word."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise StartupError(f"http.metrics_port: {port}: {error.strerror}") from None
 
 
 def _make_private(folder: Path) -> None:

@@ -126,7 +126,7 @@ def _start(settings: Settings, progress: _Progress) -> None:
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     progress.stage("starting Ray")
-    local_ray.start()
+    exported = local_ray.start(settings.http.metrics_port)
     # We have metrics instead of access logs: a line per request in three processes costs as much as routing.
     serve.start(http_options=http_options(settings), logging_config={"enable_access_log": False})
     count = len(settings.adapters.serve)
@@ -139,6 +139,8 @@ def _start(settings: Settings, progress: _Progress) -> None:
         raise StartupError(_reason(str(error), [one.message for one in deployments])) from None
     where = f"http://{settings.http.host}:{settings.http.port}"
     say(f"[{progress.elapsed_s():3.0f} s] ready at {where}, models: {', '.join(settings.templates())}")
+    if exported is not None:
+        say(f"metrics of every replica at {exported}")
     say("stop with Ctrl-C")
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,13 @@ class Database:
 
     Args:
         engine: engine of an up-to-date database; see ``open_database``.
+
+    ``observe`` is called after each transaction, with its seconds and whether the database did its part.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.observe: Callable[[float, bool], None] = lambda seconds, is_ok: None
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -67,7 +70,7 @@ class Database:
         Raises:
             RegistryUnavailable: the database does not answer.
         """
-        with _translated(), Session(self._engine) as session, session.begin():
+        with self._timed(), Session(self._engine) as session, session.begin():
             yield session
 
     @contextmanager
@@ -80,13 +83,25 @@ class Database:
             RegistryUnavailable: the database does not answer, or takes no changes now; nothing was changed.
         """
         with (
-            _translated(),
+            self._timed(),
             self._engine.execution_options(**{_WRITES: True}).connect() as connection,
             connection.begin(),
             Session(connection) as session,
         ):
             yield session
             session.flush()
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began_s, is_ok = time.monotonic(), True
+        try:
+            with _translated():
+                yield
+        except RegistryUnavailable:
+            is_ok = False
+            raise
+        finally:
+            self.observe(time.monotonic() - began_s, is_ok)
 
     @property
     def tells(self) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -44,6 +45,7 @@ class AdapterSync:
         store: source of the weights.
         cache: folder for local copies of the weights.
         loader: the engine.
+        on_failure: called when a revision is given up.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class AdapterSync:
         store: Store,
         cache: Path,
         loader: AdapterLoader,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self._replica = replica
         self._adapters = adapters
@@ -62,6 +65,7 @@ class AdapterSync:
         self._store = store
         self._cache = cache
         self._loader = loader
+        self._on_failure = on_failure
         self._version = -1
         self._held: dict[str, _Outcome] = {}
         self._failures: Counter[str] = Counter()
@@ -103,6 +107,10 @@ class AdapterSync:
         """Ids of the revisions that are loaded."""
         return [revision for revision, held in self._held.items() if held.reason is None]
 
+    def outcomes(self) -> dict[str, str | None]:
+        """Revision -> None where it is loaded, or why it could not be; safe to call from any thread."""
+        return {revision: held.reason for revision, held in list(self._held.items())}
+
     async def sync(self) -> None:
         """Sync once: unload what is not wanted, load what is missing, report changes.
 
@@ -138,8 +146,7 @@ class AdapterSync:
 
     async def _report(self) -> None:
         async with self._reporting:  # else an older report could replace a newer one
-            holds = {revision: held.reason for revision, held in self._held.items()}
-            heartbeat = ReplicaHeartbeat(self._replica, self._version, holds)
+            heartbeat = ReplicaHeartbeat(self._replica, self._version, self.outcomes())
             if heartbeat != self._reported:
                 await asyncio.to_thread(self._heartbeats.report_replica, heartbeat)
             elif time.monotonic() - self._reported_s >= HEARTBEAT_S:
@@ -180,6 +187,8 @@ class AdapterSync:
             if tries < _TRIES:
                 return False
             waits = isinstance(error, StoreUnavailable) and error.retry_after_s is not None
+            if tries == _TRIES:  # later ones are the same failure
+                self._on_failure()
             self._held[revision.id] = _Outcome(error.message, revision.version, final, waits)
             if final:
                 del self._failures[revision.id]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from cachetools import TTLCache
+from ray import serve
 from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.serve.llm import LLMConfig, LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
@@ -28,7 +31,8 @@ from dear_serving.errors import (
     RequestError,
 )
 from dear_serving.loopback import keep_on_loopback
-from dear_serving.metrics import EngineMetrics
+from dear_serving.metrics import EngineMetrics, render
+from dear_serving.metrics_export import MetricsExport
 from dear_serving.nodes import is_elsewhere
 from dear_serving.protocol import (
     HELD,
@@ -109,6 +113,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             await self._start_without_windows(llm_config)
         if adapters.capacity:
             sync = await self._adapter_sync(registry, adapters)
+            self._metrics.watch(sync.outcomes)
             await sync.start()
             if held := sync.held():
                 await self._check_decoder([None, *held[:2]])
@@ -118,6 +123,8 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             self._sync_task = asyncio.create_task(sync.run())
         logger.info("windows are decoded the %s way", self._decoder.decoding)
         await self._warm_up()
+        self._decoder.on_done = partial(self._metrics.took, "window")
+        self._export_task = asyncio.create_task(MetricsExport(self._metrics.registry.collect).run())
         # Not before: an engine that dies in its self-check starts again in this process.
         self._core_watch = asyncio.create_task(leave_with_core(self._client, settings.stall_timeout_s))
 
@@ -144,13 +151,15 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
 
     async def _adapter_sync(self, registry: RegistrySettings, settings: AdaptersSettings) -> AdapterSync:
         database = await asyncio.to_thread(open_registry, registry)
+        database.observe = self._metrics.storage.registry_took
         return AdapterSync(
             uuid.uuid4().hex,
             Adapters(database, settings.capacity, cluster=registry.cluster),
             Heartbeats(database, cluster=registry.cluster),
-            Store(settings.store),
+            Store(settings.store, self._metrics.storage.store_took),
             settings.cache,
             self,
+            self._metrics.load_failures.inc,
         )
 
     async def load(self, revision: str, folder: Path) -> None:
@@ -256,7 +265,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             stop=list(request.stop),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        output = None
+        output, arrived_s = None, time.monotonic()
         self._note_backlog(request)
         async with (
             self._using(request.adapter, request.priority) as lora,
@@ -277,6 +286,12 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         if output is None:
             raise _died()
         completion, stats = output.outputs[0], output.metrics
+        self._metrics.took(
+            "text",
+            stats.scheduled_ts - arrived_s,
+            stats.first_token_ts - stats.scheduled_ts,
+            stats.last_token_ts - stats.first_token_ts,
+        )
         return Generation(
             text=completion.text,
             usage=Usage(
@@ -366,10 +381,8 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             self._backlogs[request.backlog.gateway] = request.backlog.cost
 
     async def metrics(self) -> str:
-        """See the protocol."""
-        from prometheus_client import generate_latest
-
-        return generate_latest().decode()
+        """See the protocol; each series is labelled with this replica."""
+        return render(self._metrics.registry, serve.get_replica_context().replica_tag)
 
     def _client(self) -> AsyncLLM:
         """The vLLM engine. It is private in Ray; only this method accesses it."""

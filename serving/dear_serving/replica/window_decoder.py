@@ -153,6 +153,9 @@ class Decoder:
         decoding: how windows are decoded. After several stalled windows in a row it becomes ``ordinary``.
         stall_s: a window of which nothing is heard for so many seconds is aborted, and ranked again slowly.
         on_stall: called for each such window.
+
+    ``on_done`` is called for each window with the seconds that it waited, until its first step was done, and
+    from then to its last.
     """
 
     def __init__(
@@ -168,6 +171,7 @@ class Decoder:
         self._stall_s = stall_s
         self._slow = masked_steps if decoding == "drafted" else ordinary_steps
         self._on_stall = on_stall
+        self.on_done: Callable[[float, float, float], None] = lambda queue_s, prefill_s, decode_s: None
         self._stalled = 0
         self.decoding = decoding
 
@@ -218,7 +222,7 @@ class Decoder:
         begun = replace(request, token_ids=[*request.token_ids, *opening])
         first_tokens = [answer.token_of(position) for position in answer.choices]
         log_probs: tuple[float, ...] = ()
-        scheduled_s = arrived_s
+        scheduled_s = first_s = arrived_s
         step: Step | None = None
         async with contextlib.aclosing(steps(self._client, begun, lora, answer)) as news:
             while True:
@@ -238,8 +242,11 @@ class Decoder:
                     if not log_probs:
                         log_probs = _normalised(completion.logprobs[0], first_tokens)
                         scheduled_s = step.output.metrics.scheduled_ts
+                        first_s = time.monotonic()
                 now_s = time.monotonic()
                 is_last = answer.done or not request.needed or now_s >= ends_s
+                if is_last:
+                    self.on_done(scheduled_s - arrived_s, first_s - scheduled_s, now_s - first_s)
                 usage = Usage(
                     prompt_tokens=len(request.token_ids),
                     completion_tokens=answer.chosen,
