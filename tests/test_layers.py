@@ -22,6 +22,8 @@ _SHARED = _NOUNS | {
     "settings",
     "metrics",
     "registry",
+    "logs",
+    "tracing",
 }
 _GATEWAY = _SHARED | {"ranking", "adapters", "tenancy"}
 
@@ -36,6 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nodes": set(),
     "settings": _NOUNS,
     "metrics": {"types"},
+    "logs": {"errors", "settings"},
+    "tracing": {"errors", "settings"},
     "registry": {"errors"},
     "ranking": _NOUNS,
     "tenancy": {"errors", "settings", "registry"},
@@ -74,6 +78,7 @@ ONLY_IN: dict[str, set[str]] = {
     "fsspec": {"adapters"},
     "limits": {"gateway.budgets"},
     "redis": {"gateway.shared_counts"},
+    "opentelemetry": {"tracing"},
 }
 CLIENT_LIBRARIES = {"dear_client", "httpx", "pydantic"}
 

@@ -35,6 +35,7 @@ from dear_serving.protocol import Engine
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.settings import Settings
 from dear_serving.tenancy.tenants import Tenants
+from dear_serving.tracing import tracer
 
 if TYPE_CHECKING:
     from dear_serving.gateway.shared_counts import SharedCounts
@@ -134,6 +135,7 @@ def build_gateway(
         metrics=metrics,
         worker=WorkerProcess(),
         admin_digests=tuple(admin_digests),
+        tracer=tracer(settings.tracing, "gateway"),
     )
 
 

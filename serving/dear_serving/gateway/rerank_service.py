@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from cachetools import LRUCache
 
+from dear_serving import logs, tracing
 from dear_serving.errors import InvalidRequest
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
@@ -73,27 +74,34 @@ class RerankService:
         """
         began_s = time.monotonic()
         model = caller.find(task.model)
-        builder = self.builders(model.template)
-        _check_reasoning(task, model, builder)
-        latency = self.latencies.setdefault(model.name, LatencyModel())
-        plan = plan_ranking(task, self.defaults.window_size, self.defaults.step, self.max_windows, latency)
-        least_tokens = builder.least_tokens(plan.widest, plan.cost.calls, reasoning=task.reasoning)
-        await self.admission.check(caller, least_tokens)
-        prompts = builder.prepare(task)
-        chars, inline, threads = prompts.chars, Inline(), TenantThreads(self.threads, caller.tenant.id)
-        reader = inline if chars <= _INLINE_CHARS else threads
-        is_small = chars <= 4 * _INLINE_CHARS and plan.cost.calls <= _INLINE_WINDOWS
-        runner = inline if is_small else threads
-        for batch in prompts.batches():
-            await reader.run(prompts.read, batch, plan.widest)
-        cost = await runner.run(expected_cost, task, builder, prompts, plan)
-        await self.admission.admit(caller, cost)
+        logs.note(model=model.name, revision=model.revision, documents=len(task.passages))
+        with tracing.span("prepare"):
+            builder = self.builders(model.template)
+            _check_reasoning(task, model, builder)
+            latency = self.latencies.setdefault(model.name, LatencyModel())
+            plan = plan_ranking(
+                task, self.defaults.window_size, self.defaults.step, self.max_windows, latency
+            )
+            logs.note(strategy=plan.strategy)
+            least_tokens = builder.least_tokens(plan.widest, plan.cost.calls, reasoning=task.reasoning)
+            await self.admission.check(caller, least_tokens)
+            prompts = builder.prepare(task)
+            chars, inline, threads = prompts.chars, Inline(), TenantThreads(self.threads, caller.tenant.id)
+            reader = inline if chars <= _INLINE_CHARS else threads
+            is_small = chars <= 4 * _INLINE_CHARS and plan.cost.calls <= _INLINE_WINDOWS
+            runner = inline if is_small else threads
+            for batch in prompts.batches():
+                await reader.run(prompts.read, batch, plan.widest)
+            cost = await runner.run(expected_cost, task, builder, prompts, plan)
+        with tracing.span("admit tokens", tokens=cost):
+            await self.admission.admit(caller, cost)
         self.metrics.count_model(caller.tenant.id, model.revision, "rerank")
         engine = TenantEngine(self.engine, self.queue, caller.tenant)
         window_ranker = WindowRanker(engine, builder, model.adapter, task, prompts, runner)
         ranker = Ranker(window_ranker, task, caller.request_id, latency.observe, on_progress)
         ranking = await ranker.rank(plan.start(), plan.strategy, plan.reason, began_s)
         self.metrics.observe_ranking(caller.tenant.id, model.revision, ranking)
+        logs.note(windows=ranking.windows, rounds=ranking.rounds, **ranking.usage.work())
         return replace(ranking, model=model.name, revision=model.revision)
 
 

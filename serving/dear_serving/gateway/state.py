@@ -21,6 +21,7 @@ from dear_serving.protocol import Engine
 from dear_serving.registry.database import Database
 from dear_serving.settings import Settings
 from dear_serving.tenancy.tenants import Tenants
+from dear_serving.tracing import Tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class GatewayState:
     ``peers`` decide which requests are served, and when: ``arrivals`` bounds those whose body is not there
     yet, ``admission`` the others, ``peers`` knows the other gateways. ``drain`` knows whether the gateway is
     about to end. ``worker`` parses large bodies.
-    ``admin_digests`` are digests of the admin keys.
+    ``admin_digests`` are digests of the admin keys. ``tracer`` begins traces; None: tracing is off.
     """
 
     settings: Settings
@@ -53,6 +54,7 @@ class GatewayState:
     worker: WorkerProcess
     admin_digests: tuple[bytes, ...] = ()
     drain: Drain = field(default_factory=Drain)
+    tracer: Tracer | None = None
 
     def is_admin(self, authorization: str | None) -> bool:
         """Whether an Authorization header has an admin key."""
@@ -67,3 +69,5 @@ class GatewayState:
         self.rerank.threads.close()
         self.openai.grammars.close()
         self.worker.close()
+        if self.tracer is not None:
+            self.tracer.close()
