@@ -35,9 +35,10 @@ class Received:
 
 @dataclass
 class Collector:
-    """What was received so far; ``bodies`` are the requests as bytes."""
+    """What was received so far; ``bodies`` are the requests as bytes. While it ``refuses``, it takes none."""
 
     url: str = ""
+    refuses: bool = False
     bodies: list[bytes] = field(default_factory=list)
     spans: list[Received] = field(default_factory=list)
 
@@ -54,7 +55,7 @@ class Collector:
         return self.of(trace_id)
 
     def tree(self, trace_id: str) -> dict[str, Any]:
-        """Names of the spans below each other, of several with one name the first: {"root": {"child": {}}}."""
+        """Names of the spans below each other, each name once: {"root": {"child": {}}}."""
         spans = self.of(trace_id)
         known = {span.span_id for span in spans}
 
@@ -74,14 +75,16 @@ def collector() -> Iterator[Collector]:
     found = Collector()
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802  # as http.server wants it
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
-            found.bodies.append(body)
-            found.spans += _spans(ExportTraceServiceRequest.FromString(body))
+            is_taken = self.path == "/v1/traces" and not found.refuses
+            if is_taken:
+                found.bodies.append(body)
+                found.spans += _spans(ExportTraceServiceRequest.FromString(body))
             reply = ExportTraceServiceResponse().SerializeToString()
-            self.send_response(200 if self.path == "/v1/traces" else 404)
+            self.send_response(200 if is_taken else 404)
             self.send_header("content-type", "application/x-protobuf")
             self.send_header("content-length", str(len(reply)))
             self.end_headers()

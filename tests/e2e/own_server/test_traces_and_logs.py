@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from dear_client import Client
+from dear_client import Client, Ranking
 from tests.conftest import CPU_CONFIG, ROOT
 from tests.e2e.conftest import Server
 from tests.support.collector import Collector, collector
@@ -26,7 +26,7 @@ MARK = "zanzibarquokka"  # in no file but this one
 KEY = "the-key-that-is-in-no-log"
 PASSAGES = [f"passage {number} about parking permits {MARK}" for number in range(24)]
 QUERY = f"parking permit {MARK}"
-WINDOW = {"engine call": {"engine permute": {"llm_request": {}}}, "fair turn": {}}
+WINDOW: dict[str, Any] = {"engine call": {"engine permute": {"llm_request": {}}}, "fair turn": {}}
 
 
 def settings(folder: Path, endpoint: str, **changes: Any) -> Path:
@@ -61,6 +61,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, collecting: Collector) -> I
 def client(server: Server) -> Iterator[Client]:
     with Client(server.url, KEY) as found:
         yield found
+
+
+def revision_of(ranking: Ranking) -> str:
+    assert ranking.details is not None
+    return str(ranking.details.revision)
 
 
 def traceparent(*, sampled: bool = True) -> tuple[str, str]:
@@ -99,13 +104,13 @@ def test_a_trace_goes_from_the_caller_to_vllm(client: Client, collecting: Collec
     assert said["dear.request_id"] == "traced"
     assert said["dear.tenant"] == "default"
     assert said["dear.model"] == "legal"
-    assert said["dear.revision"] == ranking.details.revision
+    assert said["dear.revision"] == revision_of(ranking)
     assert said["dear.strategy"] == "sliding"
     assert said["dear.documents"] == 24
     assert said["dear.windows"] == 2
     assert said["gen_ai.usage.input_tokens"] == ranking.usage.prompt_tokens
     of_engine = [span for span in collecting.of(trace_id) if span.name == "engine permute"]
-    assert {span.attributes["dear.revision"] for span in of_engine} == {ranking.details.revision}
+    assert {span.attributes["dear.revision"] for span in of_engine} == {revision_of(ranking)}
     assert {span.service for span in of_engine} == {"dear-engine"}
     assert {span.service for span in collecting.of(trace_id) if span.name == "llm_request"} == {"vllm"}
 
@@ -116,7 +121,7 @@ def test_a_stream_is_one_trace(client: Client, collecting: Collector) -> None:
         assert len(list(ranks)) == 5
     collecting.wait_for(trace_id, "POST /v2/rerank")
     collecting.wait_for(trace_id, "llm_request")
-    window = {"engine call": {"engine permute_stream": {"llm_request": {}}}, "fair turn": {}}
+    window: dict[str, Any] = {"engine call": {"engine permute_stream": {"llm_request": {}}}, "fair turn": {}}
     assert collecting.tree(trace_id)["POST /v2/rerank"]["window"] == window
 
 
@@ -178,7 +183,7 @@ def test_a_request_is_one_line_in_the_gateway_and_one_a_call_in_the_engine(
         "status": 200,
         "tenant": "default",
         "model": "legal",
-        "revision": ranking.details.revision,
+        "revision": revision_of(ranking),
         "strategy": "sliding",
         "documents": 24,
         "windows": 2,
@@ -192,7 +197,7 @@ def test_a_request_is_one_line_in_the_gateway_and_one_a_call_in_the_engine(
         (call,) = lines(server, message="engine call", request_id=f"logged-{number}")
         assert call["process"] == "engine"
         assert call["trace_id"] == trace_id
-        assert call["revision"] == ranking.details.revision
+        assert call["revision"] == revision_of(ranking)
         assert call["prompt_tokens"] > 0
 
 
