@@ -18,7 +18,7 @@ MARK = "the text of a caller"
 def test_a_request_is_one_line_of_json() -> None:
     facts = {"request_id": "r", "route": "/v2/rerank"}
     with written() as stream:
-        with logs.about(facts):
+        with logs.About(facts):
             logs.note(tenant="t", documents=20, strategy=None)
             logging.getLogger("dear_serving.gateway.peers").warning("Redis does not answer")
         logs.write("request", facts | {"status": 200, "total_ms": 12.34567})
@@ -62,7 +62,7 @@ def test_lines_a_request_can_be_turned_off() -> None:
 def test_nothing_is_noted_where_no_request_is_answered() -> None:
     logs.note(tenant="t")
     facts: dict[str, Any] = {"request_id": "r"}
-    with logs.about(facts):
+    with logs.About(facts):
         pass
     logs.note(tenant="t")
     assert facts == {"request_id": "r"}
@@ -81,7 +81,7 @@ def raised() -> BaseException:
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_an_exception_of_a_request_has_its_places_and_no_message(form: Literal["text", "json"]) -> None:
     with written(form) as stream:
-        with logs.about({"request_id": "r"}):
+        with logs.About({"request_id": "r"}):
             logging.getLogger("dear_serving.http.errors").error("unexpected error", exc_info=raised())
         said = stream.getvalue()
         assert MARK not in said

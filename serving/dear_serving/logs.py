@@ -6,13 +6,12 @@ request is noted field by field.
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import json
 import logging
 import sys
+import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,6 +21,8 @@ from dear_serving.settings import LoggingSettings
 logger = logging.getLogger("dear_serving.requests")
 
 Facts = dict[str, Any]
+
+_TO_JSON = json.JSONEncoder(separators=(",", ":"), default=str)
 
 _FACTS: ContextVar[Facts | None] = ContextVar("facts", default=None)
 
@@ -37,14 +38,19 @@ def configure(settings: LoggingSettings, process: str) -> None:
     logger.setLevel(logging.INFO if settings.requests else logging.WARNING)
 
 
-@contextlib.contextmanager
-def about(facts: Facts) -> Iterator[None]:
+class About:
     """A request is answered in this task: lines have its ``request_id``, and ``note`` adds to its facts."""
-    token = _FACTS.set(facts)
-    try:
-        yield
-    finally:
-        _FACTS.reset(token)
+
+    __slots__ = ("_facts", "_token")
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+
+    def __enter__(self) -> None:
+        self._token = _FACTS.set(self._facts)
+
+    def __exit__(self, *exc: object) -> None:
+        _FACTS.reset(self._token)
 
 
 def note(**facts: Any) -> None:
@@ -56,7 +62,10 @@ def note(**facts: Any) -> None:
 def write(message: str, facts: Mapping[str, Any]) -> None:
     """A line with the facts of a request; those that are None are left out."""
     if logger.isEnabledFor(logging.INFO):
-        logger.info(message, extra={"facts": facts})
+        # As logger.info does, but for a look at the stack, which takes a third of the time.
+        record = logging.LogRecord(logger.name, logging.INFO, __file__, 0, message, (), None)
+        record.facts = facts
+        logger.handle(record)
 
 
 def keep_texts_out(record: logging.LogRecord) -> bool:
@@ -109,7 +118,7 @@ class JsonLines(_Lines):
         }
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = _told(record.exc_info[1])
-        return json.dumps(line, separators=(",", ":"), default=str)
+        return _TO_JSON.encode(line)
 
 
 class TextLines(_Lines):
@@ -141,5 +150,5 @@ def _described(error: BaseException) -> str:
 
 
 def _utc(record: logging.LogRecord) -> str:
-    at = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{second}.{int(record.msecs):03d}Z"

@@ -68,7 +68,7 @@ class TenantEngine:
     async def _turn(self, request: _Request) -> AsyncIterator[Usage]:
         """Wait for the tenant's turn; yields the time waited."""
         arrived_s = time.monotonic()
-        waiting = tracing.span("fair turn", tenant=self._tenant.id, tokens=request.cost)
+        waiting = tracing.span("fair turn")
         try:
             async with self._queue.turn(
                 self._tenant.id,

@@ -59,8 +59,10 @@ class RequestMiddleware:
         route = _route_of(scope)
         facts: logs.Facts = {"request_id": request_id, "method": scope["method"], "route": route}
         held = contextlib.ExitStack()
-        held.enter_context(logs.about(facts))
-        span = held.enter_context(self._span(facts, headers))
+        held.enter_context(logs.About(facts))
+        span = self._span(facts, headers)
+        if span is not tracing.NO_SPAN:
+            held.enter_context(span)
         try:
             if self._asks_for_tenant(scope["path"], headers.get("authorization")):
                 tenant = await self._gateway.authenticator.identify(headers.get("authorization"))
@@ -99,15 +101,14 @@ class RequestMiddleware:
     ) -> None:
         """All that was noted of the request, into its span and its line in the log."""
         facts["status"] = status
+        facts["total_ms"] = took_s * 1e3
         if span is not tracing.NO_SPAN:
             span.set(**facts)
             if status >= 500:
                 span.fail(str(facts.get("error", status)))
-        if facts["route"] in _PROBES and status < 400:
-            return
-        facts["total_ms"] = took_s * 1e3
-        facts["trace_id"] = span.trace_id or tracing.trace_id_in(headers)
-        logs.write("request", facts)
+        if facts["route"] not in _PROBES or status >= 400:
+            facts["trace_id"] = span.trace_id or tracing.trace_id_in(headers)
+            logs.write("request", facts)
 
     def _asks_for_tenant(self, path: str, authorization: str | None) -> bool:
         if path == "/metrics" and (
