@@ -131,8 +131,8 @@ class Usage:
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
-            "queue_ms": round(self.queue_ms, 3),
-            "engine_ms": round(self.engine_ms, 3),
+            "queue_ms": self.queue_ms,
+            "engine_ms": self.engine_ms,
         }
 
     @staticmethod

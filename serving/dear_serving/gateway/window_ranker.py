@@ -94,7 +94,8 @@ class WindowRanker:
         count = len(window.passages)
         with tracing.span("window", window_id=request_id, revision=self._adapter, documents=count) as span:
             decoded = await self._rank(window, request_id, ends_s, on_decoded)
-            span.set(decided=decoded.decided, **decoded.usage.work())
+            if span is not tracing.NO_SPAN:
+                span.set(decided=decoded.decided, **decoded.usage.work())
             return decoded
 
     async def _rank(
