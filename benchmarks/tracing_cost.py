@@ -3,9 +3,9 @@
 Run it with: python -m benchmarks.tracing_cost --before CHECKOUT [--rounds 20]
 
 A server as in benchmarks.gateway_rate (a proxy, a gateway, an engine that answers at once) for each of:
-another checkout's code; this one's with tracing off and with tracing at 1 %, to a collector that takes all;
-each with and without a line a request. All run at once and get load in turns, a second each, so that what
-else the machine does hits all alike. Prints milliseconds of processor time of proxy and gateway a request, and
+another checkout's code; this one's with tracing off and at 1 %, to a collector that takes all;
+each with and without a line a request. All run at once and get load in turns of a second, so that what
+else the machine does hits all alike. Prints milliseconds of processor time of proxy and gateway a request and
 the change against the first server: the median of the rounds, and the middle half of them.
 """
 
