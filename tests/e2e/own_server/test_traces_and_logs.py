@@ -6,8 +6,10 @@ import json
 import re
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,10 @@ import httpx
 import pytest
 import yaml
 
-from dear_client import Client, Ranking
+from dear_client import Client, Ranking, Retry
 from tests.conftest import CPU_CONFIG, ROOT
 from tests.e2e.conftest import Server
-from tests.support.collector import Collector, collector
+from tests.support.collector import Collector, Received, collector
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -285,3 +287,49 @@ def test_a_collector_that_is_down_costs_requests_nothing(tmp_path: Path, kind: s
             assert "Traceback" not in everything
             assert answered > 50
             server.check_stop()
+
+
+@pytest.mark.long
+def test_a_call_that_another_engine_takes_over_says_so_in_its_trace(
+    tmp_path: Path, collecting: Collector
+) -> None:
+    config = settings(tmp_path, collecting.url)
+    data = yaml.safe_load(config.read_text())
+    data["engine"]["replicas"] = 2
+    config.write_text(yaml.safe_dump(data))
+    environment = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
+    stopped = threading.Event()
+
+    def call(client: Client) -> None:
+        while not stopped.is_set():
+            _, header = traceparent()
+            client.rerank("parking permit", PASSAGES, strategy="joint", traceparent=header)
+
+    with (
+        Server(config, tmp_path / "output.log", environment) as server,
+        Client(server.url, retry=Retry(attempts=1)) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        callers = [pool.submit(call, client) for _ in range(4)]
+        time.sleep(2)
+        replicas = [one for one in server.descendants() if "ServeReplica:dear:Engine" in one.name()]
+        assert len(replicas) == 2
+        replicas[0].kill()
+        until_s = time.monotonic() + 60
+        while not (retried := [span for span in collecting.spans if has_retry(span)]):
+            assert time.monotonic() < until_s
+            time.sleep(0.2)
+        stopped.set()
+        assert [one.result() for one in callers] == [None] * 4  # nobody noticed
+        retry = retried[0]
+        assert retry.attributes["dear.attempts"] == 2
+        assert retry.events[0][1]["dear.reason"] == "died"
+        assert retry.events[0][1]["dear.replica"] != retry.attributes["dear.replica"]
+        until_s = time.monotonic() + 60
+        while not any(span.parent_id == retry.span_id for span in collecting.of(retry.trace_id)):
+            assert time.monotonic() < until_s, collecting.tree(retry.trace_id)
+            time.sleep(0.2)
+
+
+def has_retry(span: Received) -> bool:
+    return any(name == "retry" for name, _ in span.events)
