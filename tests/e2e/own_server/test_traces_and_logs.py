@@ -20,6 +20,7 @@ import yaml
 from dear_client import Client, Ranking, Retry
 from tests.conftest import CPU_CONFIG, ROOT
 from tests.e2e.conftest import Server
+from tests.e2e.own_server.test_survival import ENGINE, processes
 from tests.support.collector import Collector, Received, collector
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -312,7 +313,7 @@ def test_a_call_that_another_engine_takes_over_says_so_in_its_trace(
     ):
         callers = [pool.submit(call, client) for _ in range(4)]
         time.sleep(2)
-        replicas = [one for one in server.descendants() if "ServeReplica:dear:Engine" in one.name()]
+        replicas = processes(server, ENGINE)
         assert len(replicas) == 2
         replicas[0].kill()
         until_s = time.monotonic() + 60
