@@ -37,6 +37,7 @@ from dear_serving.settings import Settings
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ("proxy", "gateway")
 WARMUP_S = 5.0
+_HERE = "serving: "
 
 
 @dataclass
@@ -69,7 +70,7 @@ def serve(changes: Mapping[str, Mapping[str, Any]]) -> None:
     parts = {name: Settings.model_fields[name].annotation(**given) for name, given in changes.items()}  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder, instant_server(Path(folder), **parts) as (url, settings):
         (path, bodies), *_ = loads(settings).values()
-        sys.stdout.write(json.dumps([url, path, [body.decode() for body in bodies]]) + "\n")
+        sys.stdout.write(_HERE + json.dumps([url, path, [body.decode() for body in bodies]]) + "\n")
         sys.stdout.flush()
         sys.stdin.read()
 
@@ -89,10 +90,10 @@ def running(name: str, checkout: Path, changes: Mapping[str, Any]) -> Iterator[S
     ) as process:
         assert process.stdout is not None
         try:
-            line = next((line for line in process.stdout if line.startswith("[")), None)
+            line = next((line for line in process.stdout if line.startswith(_HERE)), None)
             if line is None:
                 raise SystemExit(f"{name}: the server did not start")
-            url, route, bodies = json.loads(line)
+            url, route, bodies = json.loads(line.removeprefix(_HERE))
             yield Server(name, url, psutil.Process(process.pid), (route, [one.encode() for one in bodies]))
         finally:
             assert process.stdin is not None
@@ -170,6 +171,7 @@ def main() -> None:
         asyncio.run(compare(servers, given.rounds, given.seconds, given.callers))
         for line in report(servers):
             sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
     sys.stderr.write(f"{time.monotonic() - began_s:.0f} s\n")
 
 
