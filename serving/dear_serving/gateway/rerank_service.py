@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from cachetools import LRUCache
 
@@ -20,8 +21,8 @@ from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.gateway.window_ranker import WindowRanker, expected_cost
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import Engine
-from dear_serving.ranking.plan import plan_ranking
-from dear_serving.ranking.prompts import PromptBuilder
+from dear_serving.ranking.plan import RankingPlan, plan_ranking, within_budget
+from dear_serving.ranking.prompts import PromptBuilder, TaskPrompts
 from dear_serving.ranking.strategies.latency import LatencyModel
 from dear_serving.settings import RankingSettings
 from dear_serving.types import OnProgress, Ranking, RankTask
@@ -44,6 +45,7 @@ class RerankService:
         metrics: counts requests and rankings.
         defaults: default window and step.
         max_windows: most windows of one request.
+        max_prompt_tokens: most prompt tokens of one request; its tenant and itself may say fewer.
         threads: read and rank large tasks, off the event loop.
         latencies: recent round times of each model, by its public name.
     """
@@ -55,6 +57,7 @@ class RerankService:
     metrics: Metrics
     defaults: RankingSettings
     max_windows: int
+    max_prompt_tokens: int
     threads: FairThreads
     latencies: MutableMapping[str, LatencyModel] = field(default_factory=lambda: LRUCache(_MOST_MODELS))
 
@@ -75,24 +78,26 @@ class RerankService:
         began_s = time.monotonic()
         model = caller.find(task.model)
         logs.note(model=model.name, revision=model.revision, documents=len(task.passages))
-        with tracing.span("prepare"):
-            builder = self.builders(model.template)
-            _check_reasoning(task, model, builder)
-            latency = self.latencies.setdefault(model.name, LatencyModel())
-            plan = plan_ranking(
-                task, self.defaults.window_size, self.defaults.step, self.max_windows, latency
-            )
-            logs.note(strategy=plan.strategy)
-            least_tokens = builder.least_tokens(plan.widest, plan.cost.calls, reasoning=task.reasoning)
-            await self.admission.check(caller, least_tokens)
-            prompts = builder.prepare(task)
-            chars, inline, threads = prompts.chars, Inline(), TenantThreads(self.threads, caller.tenant.id)
-            reader = inline if chars <= _INLINE_CHARS else threads
-            is_small = chars <= 4 * _INLINE_CHARS and plan.cost.calls <= _INLINE_WINDOWS
-            runner = inline if is_small else threads
-            for batch in prompts.batches():
-                await reader.run(prompts.read, batch, plan.widest)
-            cost = await runner.run(expected_cost, task, builder, prompts, plan)
+        preparing = tracing.span("prepare")
+        builder = self.builders(model.template)
+        _check_reasoning(task, model, builder)
+        latency = self.latencies.setdefault(model.name, LatencyModel())
+        plan = plan_ranking(task, self.defaults.window_size, self.defaults.step, self.max_windows, latency)
+        least_tokens = builder.least_tokens(plan.widest, plan.cost.calls, reasoning=task.reasoning)
+        await self.admission.check(caller, least_tokens)
+        prompts = builder.prepare(task)
+        chars, inline, threads = prompts.chars, Inline(), TenantThreads(self.threads, caller.tenant.id)
+        reader = inline if chars <= _INLINE_CHARS else threads
+        is_small = chars <= 4 * _INLINE_CHARS and plan.cost.calls <= _INLINE_WINDOWS
+        runner = inline if is_small else threads
+        for batch in prompts.batches():
+            await reader.run(prompts.read, batch, plan.widest)
+        asked = (task.max_prompt_tokens, caller.tenant.limits.max_prompt_tokens, self.max_prompt_tokens)
+        most = min(tokens for tokens in asked if tokens is not None)
+        plan = await runner.run(within_budget, plan, task, most, partial(_prompt_tokens, prompts))
+        cost = await runner.run(expected_cost, task, builder, prompts, plan)
+        preparing.end()
+        logs.note(strategy=plan.strategy)
         with tracing.span("admit tokens", tokens=cost):
             await self.admission.admit(caller, cost)
         self.metrics.count_model(caller.tenant.id, model.revision, "rerank")
@@ -102,7 +107,17 @@ class RerankService:
         ranking = await ranker.rank(plan.start(), plan.strategy, plan.reason, began_s)
         self.metrics.observe_ranking(caller.tenant.id, model.revision, ranking)
         logs.note(windows=ranking.windows, rounds=ranking.rounds, **ranking.usage.work())
-        return replace(ranking, model=model.name, revision=model.revision)
+        return replace(
+            ranking,
+            model=model.name,
+            revision=model.revision,
+            coverage=plan.coverage(task),
+            warnings=ranking.warnings + plan.warnings(most),
+        )
+
+
+def _prompt_tokens(prompts: TaskPrompts, plan: RankingPlan) -> int:
+    return prompts.expected_tokens(plan.widest, plan.cost.calls, plan.cost.shown)
 
 
 def _check_reasoning(task: RankTask, model: ServedModel, builder: PromptBuilder) -> None:

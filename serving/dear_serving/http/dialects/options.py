@@ -36,6 +36,10 @@ class DearOptions(BaseModel):
     passes: Annotated[int, Field(ge=1, le=16)] | None = Field(
         None, description="Ranks are averaged over this many shuffled orders; null: 1."
     )
+    max_prompt_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Most prompt tokens of all windows; auto fits itself to it. null: the server's limit.",
+    )
     stream: bool | None = Field(None, description="Send server-sent events, one a rank; not with texts.")
 
     def task_fields(self) -> dict[str, Any]:

@@ -38,12 +38,21 @@ class Repairs(TypedDict):
     unparseable: int
 
 
+class RanksMeta(TypedDict):
+    """How ranks were made: by listwise windows, by one forward pass of a window, not at all."""
+
+    listwise: int
+    one_pass: int
+    unread: Annotated[int, Field(description="Passages over max_prompt_tokens, in the caller's order.")]
+
+
 class DearMeta(TypedDict):
     """How the order was made."""
 
     strategy: str
     strategy_reason: str | None
     scoring: Scoring
+    ranks: Annotated[RanksMeta, Field(description="How many ranks were made how, best ranks first.")]
     windows: int
     rounds: int
     repairs: Repairs
