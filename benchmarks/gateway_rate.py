@@ -93,8 +93,8 @@ class Rate:
 
 
 @contextmanager
-def instant_server(folder: Path) -> Iterator[tuple[str, Settings]]:
-    """The URL of Ray's proxy before a gateway and the engine above, and their settings."""
+def instant_server(folder: Path, **changes: Any) -> Iterator[tuple[str, Settings]]:
+    """The URL of Ray's proxy before a gateway and the engine above, and their settings, with ``changes``."""
     from ray import serve
 
     from dear_serving.app import APP_NAME, ENGINE_NAME, ROUTER, gateways_before, http_options
@@ -108,6 +108,7 @@ def instant_server(folder: Path) -> Iterator[tuple[str, Settings]]:
             "registry": RegistrySettings(url=f"sqlite:///{folder / 'registry.db'}"),
             "http": HttpSettings(port=free_port()),
         }
+        | changes
     )
     engine = serve.deployment(
         InstantEngine,
@@ -162,19 +163,19 @@ async def measure(url: str, path: str, bodies: list[bytes], seconds: float, call
     return Rate(requests, wall_s, {part: used - before.get(part, 0.0) for part, used in cpu_s().items()})
 
 
-def cpu_s() -> dict[str, float]:
+def cpu_s(server: psutil.Process | None = None) -> dict[str, float]:
     """Seconds of processor time by part."""
     used: defaultdict[str, float] = defaultdict(float)
-    for part, process in parts():
+    for part, process in parts(server):
         with contextlib.suppress(psutil.Error):  # it ended
             times = process.cpu_times()
             used[part] += times.user + times.system
     return used
 
 
-def parts() -> Iterator[tuple[str, psutil.Process]]:
-    """The processes by part: this one is the client, its descendants are the server."""
-    this = psutil.Process()
+def parts(server: psutil.Process | None = None) -> Iterator[tuple[str, psutil.Process]]:
+    """The processes by part: this one is the client, its descendants, or those of ``server``, the server."""
+    this = server or psutil.Process()
     yield "client", this
     for process in this.children(recursive=True):
         with contextlib.suppress(psutil.Error):  # it ended

@@ -23,6 +23,8 @@ _SHARED = _NOUNS | {
     "metrics",
     "metrics_export",
     "registry",
+    "logs",
+    "tracing",
 }
 _GATEWAY = _SHARED | {"ranking", "adapters", "tenancy"}
 
@@ -38,6 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": _NOUNS,
     "metrics": _NOUNS,
     "metrics_export": set(),
+    "logs": {"errors", "settings"},
+    "tracing": {"errors", "settings"},
     "registry": {"errors"},
     "ranking": _NOUNS,
     "tenancy": {"errors", "settings", "registry"},
@@ -79,6 +83,7 @@ ONLY_IN: dict[str, set[str]] = {
     "fsspec": {"adapters"},
     "limits": {"gateway.budgets"},
     "redis": {"gateway.shared_counts"},
+    "opentelemetry": {"tracing"},
 }
 CLIENT_LIBRARIES = {"dear_client", "httpx", "pydantic"}
 

@@ -20,10 +20,11 @@ from dear_serving.protocol import (
 from dear_serving.types import Repairs, Usage
 
 USAGE = Usage(1, 2, 3.0, 4.0, 5, 6, 7)
+TRACE = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
 MESSAGES: list[Any] = [
-    GenerationRequest([1], 2, "a@1", "r", 3, ("x",), "salt", Backlog("g", 9)),
-    OpenAIRequest("chat", {"model": "m"}, "r", 1, 2, 3, 4, 5, "salt", Backlog("g", 9)),
-    PermutationRequest([1], ((2,), (3,)), (4,), 1, None, "r", 5, 6.0, "salt", Backlog("g", 9)),
+    GenerationRequest([1], 2, "a@1", "r", 3, ("x",), "salt", Backlog("g", 9), TRACE),
+    OpenAIRequest("chat", {"model": "m"}, "r", 1, 2, 3, 4, 5, "salt", Backlog("g", 9), TRACE),
+    PermutationRequest([1], ((2,), (3,)), (4,), 1, None, "r", 5, 6.0, "salt", Backlog("g", 9), TRACE),
     Generation("x", USAGE, "y"),
     DecodedWindow((1, 0), 1, (-1.0, -2.0), USAGE, Repairs(1, 2, 3, 4), "why"),
 ]

@@ -77,6 +77,26 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "missing section": ({"model": GOOD["model"]}, "engine: Field required"),
     "wrong type": (changed(http={"port": "eight"}), "http.port: Input should be a valid integer"),
     "list for a section": (changed(http=[8000]), "http: Input should be"),
+    "a collector that is no URL": (
+        changed(tracing={"endpoint": "collector:4318"}),
+        "tracing.endpoint: a URL is needed, http://collector:4318",
+    ),
+    "a collector's password": (
+        changed(tracing={"endpoint": "https://user:secret@collector"}),
+        "tracing.endpoint: secrets go into the environment",
+    ),
+    "a collector's port": (
+        changed(tracing={"endpoint": "http://collector:many"}),
+        "tracing.endpoint: a URL is needed",
+    ),
+    "a share over one": (
+        changed(tracing={"sample_ratio": 2}),
+        "tracing.sample_ratio: Input should be less than or equal to 1",
+    ),
+    "a format of logs": (
+        changed(logging={"format": "xml"}),
+        "logging.format: Input should be 'text' or 'json'",
+    ),
     "port out of range": (changed(http={"port": 70_000}), "http.port: Input should be less than"),
     "unknown accelerator": (
         changed(engine={"accelerator": "tpu", "engine_kwargs": {"max_model_len": 4096}}),

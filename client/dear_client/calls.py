@@ -13,13 +13,14 @@ from urllib.parse import quote
 from pydantic import BaseModel, ValidationError
 
 from dear_client.errors import InvalidCall, InvalidRanking, UnexpectedReply
-from dear_client.exchange import Call, Reply, new_request_id, read_object
+from dear_client.exchange import Call, Reply, current_trace, new_request_id, read_object
 from dear_client.models import Document, Model, Ranking
 from dear_client.options import RerankOptions, check_options
 
 M = TypeVar("M", bound=BaseModel)
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _PLACES = {
     "model": "model",
     "top_n": "top_n",
@@ -66,7 +67,7 @@ class Calls:
         def read(reply: Reply) -> Ranking:
             return read_ranking(read_object(reply), documents, options.get("top_n"), request_id)
 
-        return Call("POST", "/v2/rerank", read, body, request_id=request_id)
+        return Call("POST", "/v2/rerank", read, body, request_id=request_id, trace=_trace(options))
 
     def stream(
         self, query: str, documents: Sequence[Document], **options: Unpack[RerankOptions]
@@ -75,7 +76,8 @@ class Calls:
         documents = _listed("documents", documents)
         body = rerank_body(query, documents, self._model, options)
         body["dear"] = body.get("dear", {}) | {"stream": True}
-        return Call("POST", "/v2/rerank", _check_events, body, request_id=_id(options)), documents
+        call = Call("POST", "/v2/rerank", _check_events, body, request_id=_id(options), trace=_trace(options))
+        return call, documents
 
     def models(self) -> Call[list[Model]]:
         """The models that the caller may use: the base model and adapters."""
@@ -110,6 +112,7 @@ def rerank_body(
     fields = None if given is None else _listed("rank_fields", given)
     values: dict[str, Any] = {**options, "model": options.get("model") or model, "rank_fields": fields}
     values.pop("request_id", None)
+    values.pop("traceparent", None)
     deadline_s = values.pop("deadline_s", None)
     if deadline_s is not None:
         if not 0 < deadline_s < math.inf:
@@ -153,6 +156,15 @@ def _id(options: RerankOptions) -> str:
     if given is not None and not _REQUEST_ID.fullmatch(given):
         raise InvalidCall(f"request_id: 1 to 128 letters, digits and . : _ - are needed, not {given!r}")
     return given or new_request_id()
+
+
+def _trace(options: RerankOptions) -> Mapping[str, str]:
+    given = options.get("traceparent")
+    if given is None:
+        return current_trace()
+    if not _TRACEPARENT.fullmatch(given):
+        raise InvalidCall(f"traceparent: 00-<32 hex digits>-<16>-<2> is needed, not {given!r}")
+    return {"traceparent": given}
 
 
 def read_ranking(

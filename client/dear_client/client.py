@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import threading
 import time
@@ -226,7 +227,8 @@ class Client(_Blocking[Calls]):
         with ThreadPoolExecutor(checked(concurrency), thread_name_prefix="dear-client") as pool:
             try:
                 for request in requests:
-                    begun.append(pool.submit(rank, request))
+                    # In the caller's context, for the span that it may hold.
+                    begun.append(pool.submit(contextvars.copy_context().run, rank, request))
                     while begun and (len(begun) >= AHEAD * concurrency or begun[0].done()):
                         yield begun.popleft().result()
                 while begun:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -82,6 +83,20 @@ def new_request_id() -> str:
     return f"{_IDS.getrandbits(128):032x}"
 
 
+def current_trace() -> dict[str, str]:
+    """Headers for the span that runs here, if the program uses OpenTelemetry; this package needs none."""
+    trace = sys.modules.get("opentelemetry.trace")  # who never imported it has no span
+    if trace is None:
+        return {}
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return {}
+    headers = {"traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
+    if context.trace_state:
+        headers["tracestate"] = context.trace_state.to_header()
+    return headers
+
+
 class Conversation(Protocol[T_co]):
     """One or several requests with one result."""
 
@@ -100,6 +115,7 @@ class Call(Generic[T]):
         is_repeatable: whether sending it twice does what sending it once does.
         as_admin: whether it goes with the admin key.
         answer_s: seconds to wait for the answer at least, where it is known to take longer than others.
+        trace: headers that name the span it is part of (W3C Trace Context).
     """
 
     method: str
@@ -110,6 +126,7 @@ class Call(Generic[T]):
     as_admin: bool = False
     answer_s: float | None = None
     request_id: str = field(default_factory=new_request_id)
+    trace: Mapping[str, str] = field(default_factory=current_trace)
 
     def steps(self, terms: Terms) -> Generator[Step, Outcome | None, T]:
         """The steps of this call; returns what its reply means.

@@ -63,6 +63,10 @@ class RerankOptions(TypedDict, total=False):
     request_id: Annotated[
         str | None, Option("The id in the server's logs, instead of a random one.", on_command_line=False)
     ]
+    traceparent: Annotated[
+        str | None,
+        Option("The span that it is part of, instead of OpenTelemetry's current one.", on_command_line=False),
+    ]
 
 
 class RerankRequest(RerankOptions):
@@ -72,7 +76,12 @@ class RerankRequest(RerankOptions):
     documents: Sequence[Document]
 
 
-_READ_HERE: dict[str, tuple[type, ...]] = {"top_n": (int,), "deadline_s": (int, float), "request_id": (str,)}
+_READ_HERE: dict[str, tuple[type, ...]] = {
+    "top_n": (int,),
+    "deadline_s": (int, float),
+    "request_id": (str,),
+    "traceparent": (str,),
+}
 """Options that the client itself reads; the server checks the rest."""
 
 

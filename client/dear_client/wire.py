@@ -89,6 +89,7 @@ class Wire:
         headers = {
             **(self._admin_headers if call.as_admin else self._headers),
             "x-request-id": call.request_id,
+            **call.trace,
         }
         content = None
         if call.body is not None:

@@ -23,6 +23,7 @@ from dear_serving.settings import (
     EngineAutoscaling,
     EngineSettings,
     GatewayAutoscaling,
+    LoggingSettings,
     Settings,
     accepted_api_keys,
     admin_keys,
@@ -31,6 +32,7 @@ from dear_serving.settings import (
     load_settings,
     read_settings,
 )
+from dear_serving.tracing import engine_variables
 from dear_serving.types import MAX_IDENTIFIERS
 
 # Read by Ray's HTTP proxy, a process of its own. A Ray that runs already needs it in its own environment.
@@ -98,6 +100,8 @@ def build_application(settings: Settings, start_attempts: int | None = None) -> 
             "engine": settings.engine,
             "hub_tokens": HubTokens.from_environment(),
             "home": this_node(),
+            "logging_settings": settings.logging,
+            "tracing_settings": settings.tracing,
         },
         override_serve_options=options,
     )
@@ -109,6 +113,7 @@ def gateways_before(engine: Application, settings: Settings) -> Application:
     gateway = Gateway.options(  # type: ignore[attr-defined]  # added by serve.deployment
         name=GATEWAY_NAME,
         **_how_many(settings.gateway.replicas, settings.gateway.autoscaling),
+        logging_config=serve_logging(settings.logging),
         max_ongoing_requests=settings.gateway.max_ongoing_requests,
         graceful_shutdown_timeout_s=settings.gateway.drain_s,
         ray_actor_options={
@@ -149,6 +154,8 @@ def llm_config(settings: Settings) -> LLMConfig:
             engine_kwargs["worker_cls"] = "dear_serving.inside_vllm.cpu_lora.GroupedLoraWorker"
     if settings.model.chat_template is not None:
         engine_kwargs["chat_template"] = str(settings.model.chat_template)
+    if settings.tracing.traces_url is not None:
+        engine_kwargs["otlp_traces_endpoint"] = settings.tracing.traces_url
     engine_kwargs |= engine.engine_kwargs
     hardware: dict[str, Any] = {"accelerator_config": {"kind": engine.accelerator}}
     if engine.accelerator == "cpu":
@@ -161,6 +168,7 @@ def llm_config(settings: Settings) -> LLMConfig:
         deployment_config=_how_many(engine.replicas, engine.autoscaling)
         | {
             "max_ongoing_requests": engine.max_ongoing_requests,
+            "logging_config": serve_logging(settings.logging),
             "graceful_shutdown_timeout_s": settings.gateway.drain_s,
             "health_check_period_s": _HEALTH_CHECK_S,  # until a dead engine is replaced
             "ray_actor_options": {"num_cpus": 0 if engine.accelerator == "cpu" else 1},
@@ -224,6 +232,11 @@ def _decoding_kwargs(engine: EngineSettings) -> dict[str, Any]:
     }
 
 
+def serve_logging(settings: LoggingSettings) -> dict[str, Any]:
+    """Serve's own lines: none for each request, since gateways and engines write one."""
+    return {"encoding": settings.format.upper(), "enable_access_log": False}
+
+
 def http_options(settings: Settings) -> HTTPOptions:
     """The address on which Serve's proxy listens."""
     return HTTPOptions(host=settings.http.host, port=settings.http.port)
@@ -231,7 +244,7 @@ def http_options(settings: Settings) -> HTTPOptions:
 
 def engine_environment(settings: Settings) -> dict[str, str]:
     """Environment variables for vLLM. The user's own values win."""
-    variables = {"VLLM_NO_USAGE_STATS": "1"}
+    variables = {"VLLM_NO_USAGE_STATS": "1"} | engine_variables(settings.tracing)
     if settings.engine.accelerator == "cpu":
         # By default vLLM reserves one core, which is half of a two-core laptop.
         variables |= {

@@ -5,7 +5,7 @@ During an upgrade the two may be of different releases: a field may be added if 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -38,7 +38,8 @@ class GenerationRequest:
 
     ``adapter`` is the engine-side name of a loaded adapter, None for the base model. Waiting requests
     with a lower ``priority`` run first. The first ``stop`` string that appears ends the text. Only requests
-    with the same ``cache_salt`` share cached prefixes.
+    with the same ``cache_salt`` share cached prefixes. ``trace_headers`` are the W3C headers of the span that
+    the request belongs to; None: it is not traced.
     """
 
     token_ids: Sequence[int]
@@ -49,6 +50,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     cache_salt: str | None = None
     backlog: Backlog | None = None
+    trace_headers: Mapping[str, str] | None = None
 
     @property
     def tokens(self) -> int:
@@ -67,7 +69,8 @@ class OpenAIRequest:
     """An OpenAI request as an engine gets it: ``body`` went through dear_serving.openai and names a revision.
 
     ``prompt_tokens`` is an estimate for all prompts together. Up to ``new_tokens`` tokens are written to each
-    of ``sequences`` texts. ``priority`` is as in GenerationRequest; the body's own does not count.
+    of ``sequences`` texts. ``priority`` and ``trace_headers`` are as in GenerationRequest; the body's own
+    priority does not count.
     """
 
     route: OpenAIRoute
@@ -80,6 +83,7 @@ class OpenAIRequest:
     priority: int = 0
     cache_salt: str | None = None
     backlog: Backlog | None = None
+    trace_headers: Mapping[str, str] | None = None
 
     @property
     def tokens(self) -> int:
@@ -114,8 +118,8 @@ class PermutationRequest:
     i's identifier: 2 to MAX_IDENTIFIERS identifiers, all different. ``separator`` holds the tokens between
     two identifiers. The first ``needed`` positions are decided one by one, the rest are ordered by their
     first-step log probabilities; 0 orders all by these, in one forward pass. After ``deadline_s`` seconds the
-    decided ranks are returned, but never before the first step is done. ``adapter``, ``priority`` and
-    ``cache_salt`` are as in GenerationRequest.
+    decided ranks are returned, but never before the first step is done. ``adapter``, ``priority``,
+    ``cache_salt`` and ``trace_headers`` are as in GenerationRequest.
     """
 
     token_ids: Sequence[int]
@@ -128,6 +132,7 @@ class PermutationRequest:
     deadline_s: float | None = None
     cache_salt: str | None = None
     backlog: Backlog | None = None
+    trace_headers: Mapping[str, str] | None = None
 
     @property
     def tokens(self) -> int:

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -27,6 +28,8 @@ LIMITS_VARIABLE = "DEAR_LIMITS_URL"
 
 REGISTRY_VARIABLE = "DEAR_REGISTRY_URL"
 """Environment variable that overrides registry.url, since a database URL may hold a password."""
+
+_TRACES_PATH = "/v1/traces"
 
 
 class _Settings(BaseModel):
@@ -312,6 +315,47 @@ class HttpSettings(_Settings):
     allowed_hosts: tuple[str, ...] | None = None
 
 
+class LoggingSettings(_Settings):
+    """How gateways and engines log: ``text`` for people, ``json`` for machines; with ``requests``, a line for
+    each request.
+    """
+
+    format: Literal["text", "json"] = "text"
+    requests: bool = True
+
+
+class TracingSettings(_Settings):
+    """Traces over OpenTelemetry. ``endpoint`` is a collector that takes OTLP over HTTP, without a path; None:
+    no traces. Of the requests whose caller has not decided, a share of ``sample_ratio`` is traced.
+    """
+
+    endpoint: str | None = None
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_url(cls, endpoint: str | None) -> str | None:
+        if endpoint is None:
+            return None
+        try:
+            url = urlsplit(endpoint)
+            is_url = url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 1) > 0
+        except ValueError:
+            is_url = False
+        if not is_url or url.query or url.fragment:
+            raise ValueError("a URL is needed, http://collector:4318")
+        if url.username is not None:
+            raise ValueError("secrets go into the environment, as OTEL_EXPORTER_OTLP_HEADERS")
+        return endpoint.rstrip("/")
+
+    @property
+    def traces_url(self) -> str | None:
+        """Where spans are sent to."""
+        if self.endpoint is None or self.endpoint.endswith(_TRACES_PATH):
+            return self.endpoint
+        return self.endpoint + _TRACES_PATH
+
+
 class Settings(_Settings):
     """All settings of a server. ``default_model`` answers requests that name no model."""
 
@@ -324,6 +368,8 @@ class Settings(_Settings):
     registry: RegistrySettings = RegistrySettings()
     tenancy: TenancySettings = TenancySettings()
     http: HttpSettings = HttpSettings()
+    logging: LoggingSettings = LoggingSettings()
+    tracing: TracingSettings = TracingSettings()
     default_model: Name | None = None
 
     @model_validator(mode="after")

@@ -133,6 +133,15 @@ class Usage:
             self.accepted + after.accepted,
         )
 
+    def work(self) -> dict[str, float]:
+        """Tokens and milliseconds by name, for logs and traces."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "queue_ms": self.queue_ms,
+            "engine_ms": self.engine_ms,
+        }
+
     @staticmethod
     def side_by_side(usages: Iterable[Usage]) -> Usage:
         """Usage of work done at the same time: tokens add up, each time is the longest of the parts."""

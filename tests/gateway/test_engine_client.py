@@ -32,7 +32,10 @@ from dear_serving.protocol import (
     OpenAIRequest,
     PermutationRequest,
 )
+from dear_serving.settings import TracingSettings
+from dear_serving.tracing import Tracer
 from dear_serving.types import Usage
+from tests.support.collector import collector
 
 REQUEST = GenerationRequest([1, 2, 3], 8, None, "r")
 CHAT = OpenAIRequest("chat", {"model": "m"}, "r", 1, 1)
@@ -242,6 +245,34 @@ async def test_retries_are_counted_and_end_with_the_budget() -> None:
     text = add_up([metrics.page()])
     assert 'dear_engine_retries_total{reason="died"} 2.0' in text
     assert 'dear_engine_retries_total{reason="refused"} 1.0' in text
+
+
+async def test_retries_and_ejections_are_events_of_the_calls_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    dead = task_error(EngineUnavailable("dead", failed=True))
+    handle = Handle(*[dead, ANSWER] * 3, dead)
+    engine = engine_over(handle, budget=RetryBudget(3))
+    header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with collector() as found:
+        tracer = Tracer(TracingSettings(endpoint=found.url), "gateway")
+        with tracer.begin("request", {"traceparent": header}):
+            for _ in range(3):
+                assert await engine.generate(REQUEST) == ANSWER
+            with pytest.raises(EngineUnavailable):
+                await engine.generate(REQUEST)
+        tracer.close()
+    calls = [span for span in found.spans if span.name == "engine call"]
+    retry = ("retry", {"dear.reason": "failed", "dear.replica": "r1"})
+    assert [span.events for span in calls] == [
+        [retry],
+        [retry],
+        [retry, ("ejection", {"dear.replica": "r1"})],
+        [("no retry: the budget is spent", {"dear.reason": "failed", "dear.replica": "r2"})],
+    ]
+    assert [span.attributes.get("dear.attempts") for span in calls] == [2, 2, 2, None]
+    assert [span.is_error for span in calls] == [False, False, False, True]
+    sent = {request.trace_headers["traceparent"] for _, (request,) in handle.asked}
+    assert sent == {f"00-{span.trace_id}-{span.span_id}-01" for span in calls}
 
 
 def test_a_fifth_of_the_calls_and_a_replicas_worth_may_be_tried_again() -> None:

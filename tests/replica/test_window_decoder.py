@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -90,6 +91,16 @@ async def test_no_more_is_decided_than_needed_and_the_rest_stands_by_its_first_s
     assert window.order == {1: (1, 3, 0, 2), 2: (1, 3, 0, 2), 3: (1, 3, 2, 0), 4: (1, 3, 2, 0)}[needed]
     assert window.log_probs == BY_POSITION
     assert client.computed == window.usage.completion_tokens == passes
+
+
+@every_way
+async def test_every_request_of_a_traced_window_belongs_to_its_trace(decoding: Decoding) -> None:
+    headers = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    client = Client(always(LOG_PROBS))
+    await decode(client, replace(request_of(), trace_headers=headers), decoding)
+    await decode(client, request_of(), decoding)
+    count = len(client.calls) // 2
+    assert [call.trace_headers for call in client.calls] == [headers] * count + [None] * count
 
 
 async def test_equal_log_probabilities_stand_as_shown() -> None:

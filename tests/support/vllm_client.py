@@ -31,6 +31,7 @@ class Call:
     lora: object
     priority: int
     resumable: bool
+    trace_headers: object
 
 
 @dataclass
@@ -55,13 +56,22 @@ class Client:
     vllm_config: Any = None
 
     async def generate(
-        self, prompt: Any, parameters: Any, request_id: str, *, lora_request: object = None, priority: int = 0
+        self,
+        prompt: Any,
+        parameters: Any,
+        request_id: str,
+        *,
+        lora_request: object = None,
+        priority: int = 0,
+        trace_headers: object = None,
     ) -> AsyncGenerator[Any, None]:
         resumable = not isinstance(prompt, dict)
         first = (await anext(prompt)).prompt if resumable else prompt
         tokens = list(first["prompt_token_ids"])
         assert request_id not in self.running
-        self.calls.append(Call(request_id, tokens.copy(), parameters, lora_request, priority, resumable))
+        self.calls.append(
+            Call(request_id, tokens.copy(), parameters, lora_request, priority, resumable, trace_headers)
+        )
         self.running.add(request_id)
         try:
             scheduled_s = time.monotonic()

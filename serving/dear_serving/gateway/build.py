@@ -36,6 +36,7 @@ from dear_serving.protocol import Engine
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.settings import Settings
 from dear_serving.tenancy.tenants import Tenants
+from dear_serving.tracing import tracer
 
 if TYPE_CHECKING:
     from dear_serving.gateway.shared_counts import SharedCounts
@@ -145,6 +146,7 @@ def build_gateway(
         worker=WorkerProcess(),
         admin_digests=tuple(admin_digests),
         ask_gateways=ask_gateways,
+        tracer=tracer(settings.tracing, "gateway"),
     )
 
 

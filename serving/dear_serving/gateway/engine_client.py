@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
+from dear_serving import tracing
 from dear_serving.errors import EngineUnavailable, RequestError
 from dear_serving.gateway.engine_replicas import ATTEMPT, REPLICAS, Attempt, EngineReplicas
 from dear_serving.gateway.everyone import ask_everyone
@@ -168,53 +169,64 @@ class EngineClient:
         suspects: list[str] = []
         began_s = time.monotonic()
         self._budget.earn()
+        call = tracing.NO_SPAN if request is None else tracing.span("engine call", "client")
         if request is not None:
-            request = replace(request, backlog=self._backlog())
-        for number in range(1, _ATTEMPTS + 1):
-            self._fail_if_down(wakes=request is not None)
-            attempt = Attempt(tried)
-            token = ATTEMPT.set(attempt)
-            try:
-                response = method.remote(*_again(request, number, time.monotonic() - began_s))
-            finally:
-                ATTEMPT.reset(token)
-            has_begun = False
-            items = items_of(response)
-            try:
-                while True:
-                    item = await self._unless_lost(anext(items), attempt)
-                    if not has_begun:
-                        has_begun = True
-                        self._judge(attempt, suspects)
-                    yield item
-            except StopAsyncIteration:
-                return
-            except (asyncio.CancelledError, GeneratorExit):
-                response.cancel()
-                raise
-            except Exception as error:
-                if isinstance(error, _Lost | _Down):
+            request = replace(request, backlog=self._backlog(), trace_headers=call.headers)
+        try:
+            for number in range(1, _ATTEMPTS + 1):
+                self._fail_if_down(wakes=request is not None)
+                attempt = Attempt(tried)
+                token = ATTEMPT.set(attempt)
+                try:
+                    response = method.remote(*_again(request, number, time.monotonic() - began_s))
+                finally:
+                    ATTEMPT.reset(token)
+                has_begun = False
+                items = items_of(response)
+                try:
+                    while True:
+                        item = await self._unless_lost(anext(items), attempt)
+                        if not has_begun:
+                            has_begun = True
+                            call.set(replica=attempt.replica, attempts=number)
+                            self._judge(attempt, suspects, call)
+                        yield item
+                except StopAsyncIteration:
+                    return
+                except (asyncio.CancelledError, GeneratorExit):
                     response.cancel()
-                found, reason = _understood(error)
-                if has_begun or number == _ATTEMPTS or not self._may_repeat(attempt, reason):
-                    raise found from error
-                if attempt.replica is not None and reason != "unavailable":
-                    suspects.append(attempt.replica)
-            finally:
-                self._replicas.finish(attempt)
-            await asyncio.sleep(_PAUSE_S * number * random.random())
+                    raise
+                except Exception as error:
+                    if isinstance(error, _Lost | _Down):
+                        response.cancel()
+                    found, reason = _understood(error)
+                    if has_begun or number == _ATTEMPTS or not self._may_repeat(attempt, reason, call):
+                        raise found from error
+                    if attempt.replica is not None and reason != "unavailable":
+                        suspects.append(attempt.replica)
+                finally:
+                    self._replicas.finish(attempt)
+                await asyncio.sleep(_PAUSE_S * number * random.random())
+        except Exception as error:
+            call.fail(error)
+            raise
+        finally:
+            call.end()
 
-    def _judge(self, attempt: Attempt, suspects: list[str]) -> None:
+    def _judge(self, attempt: Attempt, suspects: list[str], call: tracing.NoSpan) -> None:
         """A replica answered: what failed before was the fault of those that failed."""
         self._replicas.succeeded(attempt.replica)
         for suspect in suspects:
-            self._replicas.failed(suspect)
+            if self._replicas.failed(suspect):
+                call.event("ejection", replica=suspect)
 
-    def _may_repeat(self, attempt: Attempt, reason: str | None) -> bool:
+    def _may_repeat(self, attempt: Attempt, reason: str | None, call: tracing.NoSpan) -> bool:
         if reason is None or attempt.replica is None or not self._replicas.others(attempt.tried):
             return False
         is_left = self._budget.spend()
         self._on_retry(reason if is_left else "refused")
+        event = "retry" if is_left else "no retry: the budget is spent"
+        call.event(event, reason=reason, replica=attempt.replica)
         return is_left
 
     def _fail_if_down(self, *, wakes: bool) -> None:

@@ -142,25 +142,26 @@ class EngineReplicas:
             if (place := self._places.get(name or "")) is not None:
                 place.faults, place.on_trial = 0, False
 
-    def failed(self, name: str) -> None:
-        """A replica failed at a call that another one then answered."""
+    def failed(self, name: str) -> bool:
+        """A replica failed at a call that another one then answered. Returns whether it is left out now."""
         with self._lock:
             place, now_s = self._places.get(name), self._clock()
             if place is None or place.ejected_until_s > now_s:
-                return
+                return False
             place.faults += 1
             if place.faults < _MOST_FAULTS and not place.on_trial:
-                return
+                return False
             running = [one for one in self._places.values() if one.runs]
             ejected = sum(one.ejected_until_s > now_s or one.on_trial for one in running if one is not place)
             if ejected + 1 > len(running) // 2:
-                return
+                return False
             if now_s - place.ejected_until_s > _FORGIVEN_S:
                 place.ejections = 0
             place.ejections += 1
             place.faults, place.on_trial = 0, True
             place.ejected_until_s = now_s + min(_EJECTED_S * place.ejections, _MOST_EJECTED_S)
         self.on_ejection()
+        return True
 
     def is_lost(self, attempt: Attempt) -> bool:
         """Whether a call's replica is dead; or silent, and Serve gave it up or another one could answer."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
+from dear_serving import logs, tracing
 from dear_serving.errors import InvalidRequest
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
@@ -55,6 +56,7 @@ class OpenAIService:
             Overloaded, RateLimited, PayloadTooLarge: see TokenAdmission.admit.
         """
         model = caller.find(body.model)
+        logs.note(model=model.name, revision=model.revision)
         prompt_tokens = await self._prompt_tokens(body, caller)
         new_tokens = self._new_tokens(body, prompt_tokens)
         request = OpenAIRequest(
@@ -70,7 +72,8 @@ class OpenAIService:
         if (asked := body.grammar) is not None:
             await self.admission.check(caller, request.cost)
             await self.grammars.check(caller.tenant.id, *asked)
-        await self.admission.admit(caller, request.cost)
+        with tracing.span("admit tokens", tokens=request.cost):
+            await self.admission.admit(caller, request.cost)
         metrics = self.metrics
         metrics.admission_seconds.observe(time.monotonic() - caller.arrived_s)
         metrics.count_model(caller.tenant.id, model.revision, request.route)

@@ -9,6 +9,7 @@ from functools import partial
 
 from cachetools import LRUCache
 
+from dear_serving import logs, tracing
 from dear_serving.errors import InvalidRequest
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
@@ -78,6 +79,8 @@ class RerankService:
         """
         began_s = time.monotonic()
         model = caller.find(task.model)
+        logs.note(model=model.name, revision=model.revision, documents=len(task.passages))
+        preparing = tracing.span("prepare")
         builder = self.builders(model.template)
         _check_reasoning(task, model, builder)
         parts = None
@@ -100,7 +103,10 @@ class RerankService:
         most = min(tokens for tokens in asked if tokens is not None)
         plan = await runner.run(within_budget, plan, task, most, partial(_prompt_tokens, prompts))
         cost = await runner.run(expected_cost, task, builder, prompts, plan)
-        await self.admission.admit(caller, cost)
+        preparing.end()
+        logs.note(strategy=plan.strategy)
+        with tracing.span("admit tokens", tokens=cost):
+            await self.admission.admit(caller, cost)
         metrics = self.metrics
         metrics.admission_seconds.observe(time.monotonic() - caller.arrived_s)
         metrics.count_model(caller.tenant.id, model.revision, "rerank")
@@ -111,6 +117,7 @@ class RerankService:
         ranker = Ranker(window_ranker, task, caller.request_id, latency.observe, on_progress)
         ranking = await ranker.rank(plan.start(), plan.strategy, plan.reason, began_s)
         metrics.observe_ranking(caller.tenant.id, model.revision, ranking)
+        logs.note(windows=ranking.windows, rounds=ranking.rounds, **ranking.usage.work())
         ranking = replace(
             ranking,
             model=model.name,

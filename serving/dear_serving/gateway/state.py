@@ -22,6 +22,7 @@ from dear_serving.protocol import Engine
 from dear_serving.registry.database import Database
 from dear_serving.settings import Settings
 from dear_serving.tenancy.tenants import Tenants
+from dear_serving.tracing import Tracer
 
 AskGateways = Callable[[str | None], Awaitable[tuple[list[Page], int]]]
 """Takes the tenant whose series are wanted, None for all; gives the pages of those gateways that answer in
@@ -38,6 +39,7 @@ class GatewayState:
     yet, ``admission`` the others, ``peers`` knows the other gateways. ``drain`` knows whether the gateway is
     about to end. ``worker`` parses large bodies.
     ``admin_digests`` are digests of the admin keys. ``ask_gateways`` asks all gateways for their metrics.
+    ``tracer`` begins traces; None: tracing is off.
     """
 
     settings: Settings
@@ -59,6 +61,7 @@ class GatewayState:
     admin_digests: tuple[bytes, ...] = ()
     ask_gateways: AskGateways | None = None
     drain: Drain = field(default_factory=Drain)
+    tracer: Tracer | None = None
 
     def is_admin(self, authorization: str | None) -> bool:
         """Whether an Authorization header has an admin key."""
@@ -73,3 +76,5 @@ class GatewayState:
         self.rerank.threads.close()
         self.openai.grammars.close()
         self.worker.close()
+        if self.tracer is not None:
+            self.tracer.close()

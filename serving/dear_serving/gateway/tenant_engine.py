@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from dear_serving import logs, tracing
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.protocol import (
     DecodedWindow,
@@ -75,17 +76,22 @@ class TenantEngine:
     async def _turn(self, request: _Request) -> AsyncIterator[Usage]:
         """Wait for the tenant's turn; yields the time waited."""
         arrived_s = time.monotonic()
-        async with self._queue.turn(
-            self._tenant.id,
-            self._tenant.weight,
-            request.cost,
-            request.priority,
-            tokens=request.tokens,
-            is_text=not isinstance(request, PermutationRequest),
-        ):
-            waited_s = time.monotonic() - arrived_s
-            self._on_turn(waited_s)
-            yield Usage(queue_ms=waited_s * 1e3)
+        waiting = tracing.span("fair turn")
+        try:
+            async with self._queue.turn(
+                self._tenant.id,
+                self._tenant.weight,
+                request.cost,
+                request.priority,
+                tokens=request.tokens,
+                is_text=not isinstance(request, PermutationRequest),
+            ):
+                waiting.end()
+                waited_s = time.monotonic() - arrived_s
+                self._on_turn(waited_s)
+                yield Usage(queue_ms=waited_s * 1e3)
+        finally:
+            waiting.end()
 
     def _own(self, request: _R) -> _R:
         """The request with the tenant's cache salt, and no higher a priority than the tenant's."""
@@ -96,9 +102,10 @@ class TenantEngine:
         """See the protocol."""
         request = self._own(request)
         async with (
-            self._turn(request),
+            self._turn(request) as waited,
             aclosing(self._engine.openai(request)) as items,
         ):
+            logs.note(queue_ms=waited.queue_ms)
             async for item in items:
                 yield item
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 
+from dear_serving import tracing
 from dear_serving.errors import EngineUnavailable, InvalidRequest
 from dear_serving.gateway.fair_threads import Inline, Runner
 from dear_serving.protocol import DecodedWindow, Engine, GenerationRequest, PermutationRequest, text_cost
@@ -90,6 +91,16 @@ class WindowRanker:
                 identifiers have the same first token.
             EngineUnavailable: the engine could not decode the window.
         """
+        count = len(window.passages)
+        with tracing.span("window", window_id=request_id, revision=self._adapter, documents=count) as span:
+            decoded = await self._rank(window, request_id, ends_s, on_decoded)
+            if span is not tracing.NO_SPAN:
+                span.set(decided=decoded.decided, **decoded.usage.work())
+            return decoded
+
+    async def _rank(
+        self, window: Window, request_id: str, ends_s: float, on_decoded: OnDecoded | None
+    ) -> DecodedWindow:
         token_ids = await self.runner.run(self.prompts.window, window.passages)
         if self._task.scoring == "generate":
             return await self._free_text(token_ids, window, request_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any
 
@@ -12,13 +11,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
+from dear_serving import logs
 from dear_serving.errors import MethodNotAllowed, RateLimited, RequestError, ShuttingDown, UnknownRoute
-
-logger = logging.getLogger(__name__)
 
 
 class InternalError(RequestError):
-    """A bug. The reply says only that; the log has the details."""
+    """A bug. The reply says only that; the log says where it is from."""
 
     code = "internal_error"
 
@@ -41,7 +39,8 @@ class ErrorBody(BaseModel):
 
 
 def error_body(error: RequestError) -> dict[str, Any]:
-    """The error as an ErrorBody, ready for JSON."""
+    """The error as an ErrorBody, ready for JSON. The request's line in the log gets its code."""
+    logs.note(error=error.code or error.type)
     detail = ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code)
     return ErrorBody(error=detail, message=error.message, detail=error.message).model_dump()
 
@@ -77,8 +76,7 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
 
 
 async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
-    """Handler for bugs."""
-    logger.error("unexpected error on %s", request.url.path, exc_info=error)
+    """Handler for bugs; the middleware, which knows the request, logs them."""
     return _refuse(request, InternalError("internal error"))
 
 

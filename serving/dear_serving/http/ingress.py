@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from dear_serving import logs
 from dear_serving.adapters.base_files import local_files
 from dear_serving.adapters.hub_tokens import HubTokens
 from dear_serving.gateway.build import build_gateway
@@ -44,7 +45,10 @@ class Gateway:
         hub_tokens.use()
         keep_on_loopback()
         check_shared(settings.registry, settings.adapters, is_elsewhere=is_elsewhere(home))
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # else a log line for every request
+        logs.configure(settings.logging, "gateway")
+        serves = logging.getLogger("ray.serve")
+        serves.setLevel(logging.WARNING)  # else a log line for every request
+        serves.addFilter(logs.keep_texts_out)
         # By value: one gRPC call instead of objects in Ray's store, which costs milliseconds a window.
         engines = EngineClient(
             engine.options(_by_reference=False),

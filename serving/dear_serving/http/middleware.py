@@ -1,8 +1,9 @@
-"""What every request passes first: request id, key, admission, and the timer."""
+"""What every request passes first: request id, key, admission, timer, span, line in the log."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import uuid
 
@@ -11,12 +12,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dear_serving import logs, tracing
 from dear_serving.errors import RequestError
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http.access import REQUEST_ID, key_for
 from dear_serving.http.arrival import receive_body
-from dear_serving.http.errors import error_reply
+from dear_serving.http.errors import InternalError, error_reply
+
+logger = logging.getLogger(__name__)
+
+_PROBES = ("/health", "/ready", "/metrics")
 
 
 class RequestMiddleware:
@@ -51,26 +57,59 @@ class RequestMiddleware:
             await send(message)
 
         route = _route_of(scope)
+        facts: logs.Facts = {"request_id": request_id, "method": scope["method"], "route": route}
         held = contextlib.ExitStack()
+        held.enter_context(logs.About(facts))
+        span = self._span(facts, headers)
+        if span is not tracing.NO_SPAN:
+            held.enter_context(span)
         try:
             if self._asks_for_tenant(scope["path"], headers.get("authorization")):
                 tenant = await self._gateway.authenticator.identify(headers.get("authorization"))
                 # Held until the reply's last byte, so that one revision answers the whole request.
                 models = held.enter_context(self._gateway.catalog.hold())
                 caller = scope["state"]["caller"] = Caller(tenant, request_id, models, arrived_s=started_s)
+                facts["tenant"] = tenant.id
             await self._work(caller, scope, receive, send_with_id)
         except RequestError as error:
             self._gateway.metrics.count_error(error)
             await error_reply(error)(scope, receive, send_with_id)
         except ClientDisconnect:
             pass  # nobody is left to answer
+        except Exception as error:
+            status, facts["error"] = 500, InternalError.type
+            logger.error("unexpected error", exc_info=error)
+            raise
         finally:
+            took_s = time.monotonic() - started_s
+            self._report(span, facts, status, took_s, headers)
             held.close()
             metrics = self._gateway.metrics
             if caller is not None:
                 metrics.count_request(caller.tenant.id, _outcome(status))
             metrics.requests.labels(route, str(status)).inc()
-            metrics.request_seconds.labels(route, _outcome(status)).observe(time.monotonic() - started_s)
+            metrics.request_seconds.labels(route, _outcome(status)).observe(took_s)
+
+    def _span(self, facts: logs.Facts, headers: Headers) -> tracing.NoSpan:
+        """The request's span; probes and scrapes have none."""
+        tracer = self._gateway.tracer
+        if tracer is None or facts["route"] in _PROBES:
+            return tracing.NO_SPAN
+        return tracer.begin(f"{facts['method']} {facts['route']}", headers)
+
+    def _report(
+        self, span: tracing.NoSpan, facts: logs.Facts, status: int, took_s: float, headers: Headers
+    ) -> None:
+        """All that was noted of the request, into its span and its line in the log."""
+        facts["status"] = status
+        facts["total_ms"] = took_s * 1e3
+        if span is not tracing.NO_SPAN:
+            span.set(**facts)
+            if status >= 500:
+                span.fail(str(facts.get("error", status)))
+        if facts["route"] not in _PROBES or status >= 400:
+            facts["trace_id"] = span.trace_id or tracing.trace_id_in(headers)
+            logs.write("request", facts)
 
     def _asks_for_tenant(self, path: str, authorization: str | None) -> bool:
         if path == "/metrics" and (
@@ -94,9 +133,14 @@ class RequestMiddleware:
         size, scope["state"]["body"] = len(body), body
         del body  # whoever parses it holds it
         with admission.permit(tenant, size), metrics.in_flight.track_inprogress():
-            async with peers.place(tenant):
-                caller.report(await self._gateway.budgets.spend_request(caller.tenant))
-                await self._app(scope, receive, send)
+            admitting = tracing.span("admit request")
+            try:
+                async with peers.place(tenant):
+                    caller.report(await self._gateway.budgets.spend_request(caller.tenant))
+                    admitting.end()
+                    await self._app(scope, receive, send)
+            finally:
+                admitting.end()
 
 
 def _outcome(status: int) -> str:

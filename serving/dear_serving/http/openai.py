@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
+from dear_serving import logs
 from dear_serving.errors import EngineUnavailable, RequestError, UnknownModel
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
@@ -90,6 +91,8 @@ async def _forward(request: Request, body: ChatBody | CompletionBody) -> Respons
         raise EngineUnavailable("the engine gave no answer", retry_after_s=5.0) from None
     if isinstance(first, dict):
         await items.aclose()  # its turn is over
+        usage = first.get("usage") or {}
+        logs.note(**{name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")})
         return json_reply(first | {"model": served.name})
     return event_stream(_events(first, items, served))
 

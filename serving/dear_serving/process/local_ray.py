@@ -14,6 +14,7 @@ from typing import Any
 from dear_serving.errors import StartupError
 
 _MEMORY_BYTES = 256 * 1024 * 1024
+_LOG_BYTES = 100 * 1024 * 1024
 _FOLDER_VARIABLE = "RAY_TMPDIR"
 _FOLDER = Path(f"/tmp/dear-{os.getuid()}")
 
@@ -31,6 +32,8 @@ def set_environment() -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     # A Ray without other machines, whose sockets are on loopback: its default on the systems of this name.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    # What gateways and engines write has a line for each request; Ray's own files are cut at 512 MB.
+    os.environ.setdefault("RAY_ROTATION_MAX_BYTES", str(_LOG_BYTES))
     # Every user may write to Ray's folders, so they are in one of our own. Short: it is in names of sockets.
     os.environ.setdefault(_FOLDER_VARIABLE, str(_FOLDER))
 

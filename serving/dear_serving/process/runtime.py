@@ -118,7 +118,7 @@ def _start(settings: Settings, progress: _Progress) -> None:
     from dear_serving.adapters.base_files import unpinned
     from dear_serving.adapters.configured import register_configured
     from dear_serving.adapters.preflight import base_source
-    from dear_serving.app import APP_NAME, build_application, http_options
+    from dear_serving.app import APP_NAME, build_application, http_options, serve_logging
 
     if (warning := unpinned(base_source(settings))) is not None:
         say(f"warning: {warning}")
@@ -127,8 +127,7 @@ def _start(settings: Settings, progress: _Progress) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     progress.stage("starting Ray")
     exported = local_ray.start(settings.http.metrics_port)
-    # We have metrics instead of access logs: a line per request in three processes costs as much as routing.
-    serve.start(http_options=http_options(settings), logging_config={"enable_access_log": False})
+    serve.start(http_options=http_options(settings), logging_config=serve_logging(settings.logging))
     count = len(settings.adapters.serve)
     progress.stage(f"starting vLLM with {settings.model.id} and {count} adapters")
     try:

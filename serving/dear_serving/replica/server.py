@@ -8,7 +8,8 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any, cast
 from cachetools import TTLCache
 from ray import serve
 from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
+from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.serve.llm import LLMConfig, LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
+from dear_serving import logs, tracing
 from dear_serving.adapters.configured import open_registry
 from dear_serving.adapters.heartbeats import Heartbeats
 from dear_serving.adapters.hub_tokens import VARIABLES, HubTokens
@@ -50,7 +53,14 @@ from dear_serving.replica.self_check import check_burst, small_window
 from dear_serving.replica.start_deadline import start_deadline
 from dear_serving.replica.vllm_openai import from_vllm, vllm_errors, vllm_request
 from dear_serving.replica.window_decoder import Decoder, Undecodable
-from dear_serving.settings import AdaptersSettings, EngineSettings, RegistrySettings, check_shared
+from dear_serving.settings import (
+    AdaptersSettings,
+    EngineSettings,
+    LoggingSettings,
+    RegistrySettings,
+    TracingSettings,
+    check_shared,
+)
 from dear_serving.types import Decoding, Usage
 
 if TYPE_CHECKING:
@@ -59,10 +69,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_Request = GenerationRequest | PermutationRequest | OpenAIRequest
+
+_COUNTED = ("prompt_tokens", "completion_tokens")
 _RESTART_S = 10.0
 _NOT_HELD_S = 1.0
 _MOST_GATEWAYS, _BACKLOG_S = 4096, 5.0  # what a gateway said is forgotten after
 _SELF_CHECK_SHARE = 0.25  # of engine.start_timeout_s, for each of two checks
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """A call that is answered: its span, and what is logged of it."""
+
+    span: tracing.NoSpan
+    facts: dict[str, Any]
 
 
 class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for it
@@ -81,13 +102,17 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         engine: EngineSettings,
         hub_tokens: HubTokens,
         home: str | None,
+        logging_settings: LoggingSettings,
+        tracing_settings: TracingSettings,
     ) -> None:
         """Start the engine and load the adapters that the registry wants."""
         check_shared(registry, adapters, is_elsewhere=is_elsewhere(home))
         keep_on_loopback()
         hub_tokens.use()
         keep_tokens_out_of_runtime_envs()
-        logging.getLogger("ray.serve").addFilter(is_not_of_a_caller)
+        logs.configure(logging_settings, "engine")
+        logging.getLogger("ray.serve").addFilter(logs.keep_texts_out)
+        self._tracer = tracing.tracer(tracing_settings, "engine")
         async with start_deadline(engine.start_timeout_s):
             await self._start(llm_config, registry, adapters, engine)
 
@@ -254,6 +279,12 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """See the protocol."""
+        with self._work("generate", request, request.adapter) as work:
+            generation = await self._generate(replace(request, trace_headers=work.span.headers))
+            work.facts.update(generation.usage.work())
+            return generation
+
+    async def _generate(self, request: GenerationRequest) -> Generation:
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
@@ -279,6 +310,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                     request.request_id,
                     lora_request=lora,
                     priority=request.priority,
+                    trace_headers=request.trace_headers,
                 ):
                     pass
             except EngineDeadError:
@@ -305,14 +337,21 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
 
     async def permute(self, request: PermutationRequest) -> DecodedWindow:
         """See the protocol."""
-        async with contextlib.aclosing(self._decode(request)) as windows:
-            return await anext(windows)
+        with self._work("permute", request, request.adapter) as work:
+            asked = replace(request, trace_headers=work.span.headers)
+            async with contextlib.aclosing(self._decode(asked)) as windows:
+                window = await anext(windows)
+            work.facts.update(window.usage.work())
+            return window
 
     async def permute_stream(self, request: PermutationRequest) -> AsyncGenerator[DecodedWindow, None]:
         """See the protocol."""
-        async with contextlib.aclosing(self._decode(request, every_rank=True)) as windows:
-            async for window in windows:
-                yield window
+        with self._work("permute_stream", request, request.adapter) as work:
+            asked = replace(request, trace_headers=work.span.headers)
+            async with contextlib.aclosing(self._decode(asked, every_rank=True)) as windows:
+                async for window in windows:
+                    work.facts.update(window.usage.work())
+                    yield window
 
     async def _decode(
         self, request: PermutationRequest, *, every_rank: bool = False
@@ -337,23 +376,30 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
 
         self._note_backlog(request)
         asked = vllm_request(request)
-        try:
-            async with contextlib.aclosing(self._openai(request, asked)) as items:
-                async for item in items:
-                    yield item
-        except VLLMServerError:
-            raise _died() from None
+        with self._work(request.route, request, self._adapter_of(asked)) as work:
+            request = replace(request, trace_headers=work.span.headers)
+            try:
+                async with contextlib.aclosing(self._openai(request, asked)) as items:
+                    async for item in items:
+                        if isinstance(item, dict) and (usage := item.get("usage")):
+                            work.facts.update({name: usage.get(name) for name in _COUNTED})
+                        yield item
+            except VLLMServerError:
+                raise _died() from None
+
+    def _adapter_of(self, asked: ChatCompletionRequest | CompletionRequest) -> str | None:
+        return None if asked.model == self._llm_config.model_id else asked.model
 
     async def _openai(
         self, request: OpenAIRequest, asked: ChatCompletionRequest | CompletionRequest
     ) -> AsyncGenerator[str | dict[str, Any], None]:
-        adapter = None if asked.model == self._llm_config.model_id else asked.model
         async with (
-            self._using(adapter, request.priority),
+            self._using(self._adapter_of(asked), request.priority),
             self._admission.hold(request.tokens, request.priority, request.sequences, is_text=True),
         ):
             with vllm_errors():
-                answer = await (self.chat(asked) if request.route == "chat" else self.completions(asked))
+                raw = RawRequestInfo(dict(request.trace_headers or {}))
+                answer = await (self.chat if request.route == "chat" else self.completions)(asked, raw)
             async with contextlib.aclosing(answer):  # a cancelled request ends the generation at once
                 async for item in answer:
                     # Ray yields a stream in batches of texts, and of vLLM's error if there is one.
@@ -376,13 +422,37 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         """The work of all gateways that this replica heard of lately, for EngineScaling; called by Serve."""
         return {BACKLOG: float(sum(self._backlogs.values()))}
 
-    def _note_backlog(self, request: GenerationRequest | PermutationRequest | OpenAIRequest) -> None:
+    def _note_backlog(self, request: _Request) -> None:
         if request.backlog is not None:
             self._backlogs[request.backlog.gateway] = request.backlog.cost
 
     async def metrics(self) -> str:
         """See the protocol; each series is labelled with this replica."""
         return render(self._metrics.registry, serve.get_replica_context().replica_tag)
+
+    @contextlib.contextmanager
+    def _work(self, call: str, request: _Request, adapter: str | None) -> Iterator[_Work]:
+        """A call's span, if it is traced, and its line in the log."""
+        headers, span = request.trace_headers, tracing.NO_SPAN
+        if self._tracer is not None and headers:
+            span = self._tracer.begin(f"engine {call}", headers)
+        work = _Work(span, {"request_id": request.request_id, "call": call, "revision": adapter})
+        began_s = time.monotonic()
+        try:
+            yield work
+        except Exception as error:
+            work.facts["error"] = tracing.error_code(error)
+            span.fail(error)
+            raise
+        except BaseException:
+            work.facts["error"] = "cancelled"
+            raise
+        finally:
+            span.set(**work.facts)
+            span.end()
+            work.facts["total_ms"] = (time.monotonic() - began_s) * 1e3
+            work.facts["trace_id"] = span.trace_id
+            logs.write("engine call", work.facts)
 
     def _client(self) -> AsyncLLM:
         """The vLLM engine. It is private in Ray; only this method accesses it."""
@@ -414,11 +484,6 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             raise EngineUnavailable(
                 "the adapter is not on this engine now", retry_after_s=_NOT_HELD_S
             ) from None
-
-
-def is_not_of_a_caller(record: logging.LogRecord) -> bool:
-    """False for errors that a caller is told: Serve logs each with its traceback, and so callers' texts."""
-    return not (record.exc_info and isinstance(record.exc_info[1], RequestError))
 
 
 def keep_tokens_out_of_runtime_envs() -> None:

@@ -83,7 +83,12 @@ async def resumable_steps(
         await never.wait()  # returning would end the request
 
     outputs = client.generate(
-        chunks(), parameters, request.request_id, lora_request=lora, priority=request.priority
+        chunks(),
+        parameters,
+        request.request_id,
+        lora_request=lora,
+        priority=request.priority,
+        trace_headers=request.trace_headers,
     )
     passes = 0
     async with contextlib.aclosing(outputs):
@@ -310,6 +315,7 @@ def _generate(
         request.request_id + suffix,
         lora_request=lora,
         priority=request.priority,
+        trace_headers=request.trace_headers,
     )
     return outputs
 
