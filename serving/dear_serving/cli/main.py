@@ -148,6 +148,10 @@ def check(config: Path, host: str | None, port: int | None) -> Settings:
     http = settings.http.model_copy(update={k: v for k, v in given.items() if v is not None})
     if (port_found := check_port(http.host, http.port)).state != "ok":
         raise SettingsError(f"cannot listen on {port_found.found}; choose another with --host and --port")
+    if http.admin_port == http.port:
+        raise SettingsError(f"--port: {http.port} is http.admin_port already; choose another")
+    if http.admin_port and (found := check_port(http.host, http.admin_port)).state != "ok":
+        raise SettingsError(f"cannot listen on {found.found}; choose another in http.admin_port")
     settings = settings.model_copy(update={"http": http})
     check_open_access(settings)
     check_models(settings)

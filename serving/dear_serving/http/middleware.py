@@ -11,10 +11,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dear_serving.errors import RequestError
+from dear_serving.errors import RequestError, UnknownRoute
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http.access import REQUEST_ID, key_for
+from dear_serving.http.access import REQUEST_ID, is_on_port, key_for
 from dear_serving.http.arrival import receive_body
 from dear_serving.http.errors import error_reply
 
@@ -52,8 +52,13 @@ class RequestMiddleware:
 
         route = _route_of(scope)
         held = contextlib.ExitStack()
+        port = (scope.get("server") or ("", None))[1]  # of the socket, whatever the caller writes
+        admin_port = self._gateway.settings.http.admin_port
         try:
-            if self._asks_for_tenant(scope["path"], headers.get("authorization")):
+            if not is_on_port(scope["path"], port, admin_port):
+                raise UnknownRoute(f"there is no {scope['path']} on this port")
+            may_see_all = admin_port in (None, port)
+            if self._asks_for_tenant(scope["path"], headers.get("authorization"), may_see_all):
                 tenant = await self._gateway.authenticator.identify(headers.get("authorization"))
                 # Held until the reply's last byte, so that one revision answers the whole request.
                 models = held.enter_context(self._gateway.catalog.hold())
@@ -71,9 +76,11 @@ class RequestMiddleware:
             metrics.requests.labels(route, str(status)).inc()
             metrics.request_seconds.labels(route).observe(time.monotonic() - started_s)
 
-    def _asks_for_tenant(self, path: str, authorization: str | None) -> bool:
-        if path == "/metrics" and (
-            self._gateway.settings.tenancy.open_metrics or self._gateway.is_admin(authorization)
+    def _asks_for_tenant(self, path: str, authorization: str | None, may_see_all: bool) -> bool:
+        if (
+            path == "/metrics"
+            and may_see_all
+            and (self._gateway.settings.tenancy.open_metrics or self._gateway.is_admin(authorization))
         ):
             return False
         return key_for(path) == "tenant"

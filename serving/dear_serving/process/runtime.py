@@ -16,7 +16,7 @@ from typing import NoReturn
 from dear_serving.errors import DearError, StartupError
 from dear_serving.process import local_ray
 from dear_serving.process.supervisor import adopt_orphans, end_descendants
-from dear_serving.settings import Settings, load_settings
+from dear_serving.settings import ADMIN_PORT_VARIABLE, Settings, load_settings
 
 # Set before ray is imported. Ray and vLLM print little on the terminal; their logs are in Ray's log folder.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -126,6 +126,8 @@ def _start(settings: Settings, progress: _Progress) -> None:
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     progress.stage("starting Ray")
+    if settings.http.admin_port is not None:
+        os.environ[ADMIN_PORT_VARIABLE] = str(settings.http.admin_port)  # for Ray's proxy
     local_ray.start()
     # We have metrics instead of access logs: a line per request in three processes costs as much as routing.
     serve.start(http_options=http_options(settings), logging_config={"enable_access_log": False})
@@ -139,6 +141,8 @@ def _start(settings: Settings, progress: _Progress) -> None:
         raise StartupError(_reason(str(error), [one.message for one in deployments])) from None
     where = f"http://{settings.http.host}:{settings.http.port}"
     say(f"[{progress.elapsed_s():3.0f} s] ready at {where}, models: {', '.join(settings.templates())}")
+    if settings.http.admin_port is not None:
+        say(f"admin routes and all metrics at http://{settings.http.host}:{settings.http.admin_port}")
     say("stop with Ctrl-C")
 
 
