@@ -65,8 +65,14 @@ def test_there_are_overlays_for_one_machine_for_eight_and_for_spot_machines() ->
 def test_every_manifest_is_valid(manifests: list[Manifest]) -> None:
     assert problems(manifests) == []
     kinds = {one["kind"] for one in manifests}
-    expected = {"RayService", "Job", "PersistentVolumeClaim", "PodDisruptionBudget", "NetworkPolicy", "PodMonitor"}
+    expected = {"RayService", "Job", "PersistentVolumeClaim", "PodDisruptionBudget", "NetworkPolicy", "ConfigMap"}
     assert expected <= kinds
+
+
+def test_a_cluster_needs_no_more_than_kuberay_for_the_first_overlay() -> None:
+    foreign = {one["apiVersion"] for one in overlay("one-a100-node") if "." in one["apiVersion"].partition("/")[0]}
+    assert foreign - {"networking.k8s.io/v1"} == {"ray.io/v1"}
+    assert of_kind(overlay("eight-nodes"), "PodMonitor")
 
 
 @pytest.mark.skipif(not CRD.is_file(), reason="KubeRay's schema is not beside the checkout")
@@ -87,7 +93,7 @@ BREAKS = {
     "a field of a budget": ("base/disruption.yaml", "maxUnavailable: 1", "maxUnavailble: 1"),
     "a field of a policy": ("base/network.yaml", "  ingress:", "  ingres:"),
     "a field of a claim": ("base/files.yaml", "accessModes:", "acessModes:"),
-    "a field of a monitor": ("base/monitor.yaml", "podMetricsEndpoints:", "podMetricsEndpoint:"),
+    "a field of a monitor": ("components/monitor/monitor.yaml", "podMetricsEndpoints:", "podMetricsEndpoint:"),
     "a field of a StatefulSet": ("components/databases/redis.yaml", "serviceName: redis", "servceName: redis"),
     "a setting": ("overlays/one-a100-node/serve.yaml", "max_drafts: 7", "max_draft: 7"),
     "a setting's value": ("overlays/one-a100-node/serve.yaml", "accelerator: gpu", "accelerator: gpus"),
@@ -111,7 +117,8 @@ def test_a_typo_is_found(file: str, old: str, new: str, tmp_path: Path) -> None:
     assert old in text
     (copy / file).write_text(text.replace(old, new, 1))
     try:
-        manifests = render(copy / "overlays" / "one-a100-node")
+        folder = "eight-nodes" if "monitor" in file else "one-a100-node"
+        manifests = render(copy / "overlays" / folder)
     except AssertionError:  # kustomize found it itself, where a patch has no place any more
         return
     assert problems(manifests)
