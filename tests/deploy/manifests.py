@@ -61,7 +61,7 @@ def ray_service(manifests: list[Manifest]) -> Manifest:
 
 
 def problems(manifests: list[Manifest]) -> list[str]:
-    """What a Kubernetes with KubeRay and the Prometheus operator would refuse, or ignore, or could not start."""
+    """What Kubernetes, KubeRay, the Prometheus operator, Serve or the application would refuse or ignore."""
     return [said for one in manifests for said in _problems(one)]
 
 
@@ -119,7 +119,7 @@ def _object(required: tuple[str, ...] = (), **properties: Manifest) -> Manifest:
 _TEXT = {"type": "string"}
 _RELABELLING = _object(
     sourceLabels={"type": "array", "items": _TEXT},
-    **{name: _TEXT for name in ("separator", "targetLabel", "regex", "replacement", "action")},
+    **dict.fromkeys(("separator", "targetLabel", "regex", "replacement", "action"), _TEXT),
 )
 POD_MONITOR = _object(
     ("apiVersion", "kind", "metadata", "spec"),
@@ -218,6 +218,10 @@ def new_secrets(**given: str) -> list[Manifest]:
     """What new-secrets.sh prints."""
     script = KUBERNETES / "new-secrets.sh"
     done = subprocess.run(
-        ["sh", str(script)], env={"PATH": "/usr/bin:/bin", **given}, capture_output=True, text=True, check=True
+        ["sh", str(script)],
+        env={"PATH": "/usr/bin:/bin", **given},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return list(yaml.safe_load_all(done.stdout))

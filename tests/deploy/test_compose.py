@@ -64,7 +64,11 @@ def test_compose_takes_the_files(files: list[str], folder: Path) -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("cap_drop:", "cap_dropp:"), ("condition: service_healthy", "conditon: service_healthy"), ("dear:\n", "dear: x\n")],
+    [
+        ("cap_drop:", "cap_dropp:"),
+        ("condition: service_healthy", "conditon: service_healthy"),
+        ("dear:\n", "dear: x\n"),
+    ],
 )
 def test_compose_finds_a_typo(old: str, new: str, folder: Path) -> None:
     text = (folder / FILES[0]).read_text()

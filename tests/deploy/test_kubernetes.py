@@ -65,12 +65,21 @@ def test_there_are_overlays_for_one_machine_for_eight_and_for_spot_machines() ->
 def test_every_manifest_is_valid(manifests: list[Manifest]) -> None:
     assert problems(manifests) == []
     kinds = {one["kind"] for one in manifests}
-    expected = {"RayService", "Job", "PersistentVolumeClaim", "PodDisruptionBudget", "NetworkPolicy", "ConfigMap"}
+    expected = {
+        "RayService",
+        "Job",
+        "PersistentVolumeClaim",
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+        "ConfigMap",
+    }
     assert expected <= kinds
 
 
 def test_a_cluster_needs_no_more_than_kuberay_for_the_first_overlay() -> None:
-    foreign = {one["apiVersion"] for one in overlay("one-a100-node") if "." in one["apiVersion"].partition("/")[0]}
+    foreign = {
+        one["apiVersion"] for one in overlay("one-a100-node") if "." in one["apiVersion"].partition("/")[0]
+    }
     assert foreign - {"networking.k8s.io/v1"} == {"ray.io/v1"}
     assert of_kind(overlay("eight-nodes"), "PodMonitor")
 
@@ -93,16 +102,32 @@ BREAKS = {
     "a field of a budget": ("base/disruption.yaml", "maxUnavailable: 1", "maxUnavailble: 1"),
     "a field of a policy": ("base/network.yaml", "  ingress:", "  ingres:"),
     "a field of a claim": ("base/files.yaml", "accessModes:", "acessModes:"),
-    "a field of a monitor": ("components/monitor/monitor.yaml", "podMetricsEndpoints:", "podMetricsEndpoint:"),
-    "a field of a StatefulSet": ("components/databases/redis.yaml", "serviceName: redis", "servceName: redis"),
+    "a field of a monitor": (
+        "components/monitor/monitor.yaml",
+        "podMetricsEndpoints:",
+        "podMetricsEndpoint:",
+    ),
+    "a field of a StatefulSet": (
+        "components/databases/redis.yaml",
+        "serviceName: redis",
+        "servceName: redis",
+    ),
     "a setting": ("overlays/one-a100-node/serve.yaml", "max_drafts: 7", "max_draft: 7"),
     "a setting's value": ("overlays/one-a100-node/serve.yaml", "accelerator: gpu", "accelerator: gpus"),
     "an adapter": ("overlays/one-a100-node/serve.yaml", "model: dear-8b-listwise", "model: dear-8b-listwse"),
     "a field of Serve": ("overlays/one-a100-node/serve.yaml", "proxy_location:", "proxy_locaton:"),
     "a value of Serve": ("overlays/one-a100-node/serve.yaml", "EveryNode", "EveryNde"),
     "a field of the application": ("overlays/one-a100-node/serve.yaml", "route_prefix:", "route_prefx:"),
-    "the application": ("overlays/one-a100-node/serve.yaml", "dear_serving.app:build", "dear_serving.ap:build"),
-    "a store of one machine": ("overlays/one-a100-node/serve.yaml", "store_is_shared: true", "store_is_shared: false"),
+    "the application": (
+        "overlays/one-a100-node/serve.yaml",
+        "dear_serving.app:build",
+        "dear_serving.ap:build",
+    ),
+    "a store of one machine": (
+        "overlays/one-a100-node/serve.yaml",
+        "store_is_shared: true",
+        "store_is_shared: false",
+    ),
     "another admin port": ("overlays/one-a100-node/serve.yaml", "admin_port: 8001", "admin_port: 8002"),
 }
 
@@ -195,7 +220,11 @@ def test_the_environment_is_what_dear_serve_sets() -> None:
 
     assert runtime is not None  # as it is imported, it sets what is not set
     found = environment()
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_SERVE_PROXY_USE_GRPC", "RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK"):
+    for name in (
+        "RAY_USAGE_STATS_ENABLED",
+        "RAY_SERVE_PROXY_USE_GRPC",
+        "RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK",
+    ):
         assert found[name] == os.environ[name]
     name = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
     assert found[name] == os.environ[name]
@@ -260,7 +289,10 @@ def test_selectors_find_pods(manifests: list[Manifest]) -> None:
         assert finds(budget["spec"]["selector"]["matchLabels"])
     for monitor in of_kind(manifests, "PodMonitor"):
         assert finds(monitor["spec"]["selector"]["matchLabels"])
-    budgets = [one["spec"]["selector"]["matchLabels"]["ray.io/group"] for one in of_kind(manifests, "PodDisruptionBudget")]
+    budgets = [
+        one["spec"]["selector"]["matchLabels"]["ray.io/group"]
+        for one in of_kind(manifests, "PodDisruptionBudget")
+    ]
     assert sorted(budgets) == ["engines", "gateways"]
 
 
@@ -277,7 +309,9 @@ def test_ports_are_named_alike_on_every_ray_pod(manifests: list[Manifest]) -> No
 
 
 def test_no_port_of_rays_is_open_beyond_our_own_pods(manifests: list[Manifest]) -> None:
-    (policy,) = (one["spec"] for one in of_kind(manifests, "NetworkPolicy") if one["metadata"]["name"] == "dear")
+    (policy,) = (
+        one["spec"] for one in of_kind(manifests, "NetworkPolicy") if one["metadata"]["name"] == "dear"
+    )
     assert policy["policyTypes"] == ["Ingress"]
     for _, pod, labels in pods(manifests):
         is_ours = policy["podSelector"]["matchLabels"].items() <= labels.items()
@@ -300,7 +334,10 @@ def test_the_outside_reaches_the_tenants_port_alone(manifests: list[Manifest]) -
         for rule in ingress["spec"]["rules"]:
             for path in rule["http"]["paths"]:
                 assert key_for(path["path"]) != "admin"
-                assert path["backend"]["service"] == {"name": "dear-serve-svc", "port": {"number": PORTS["serve"]}}
+                assert path["backend"]["service"] == {
+                    "name": "dear-serve-svc",
+                    "port": {"number": PORTS["serve"]},
+                }
 
 
 def test_pods_have_time_to_finish_what_they_do(manifests: list[Manifest]) -> None:

@@ -1,7 +1,8 @@
-"""serving/OPERATIONS.md: what can run here is run, the rest names files, objects and options that there are."""
+"""serving/OPERATIONS.md: what can run here is run, the rest names files, objects and options that exist."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -90,7 +91,10 @@ class Kept:
 
 def run(block: str, folder: Path, **environment: str) -> None:
     """A block as it stands in the page, in a folder."""
-    variables = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder)} | environment
+    variables = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(folder),
+    } | environment
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block], cwd=folder, env=variables, capture_output=True, text=True
     )
@@ -134,7 +138,10 @@ async def check(kept: Kept, settings: Settings, tokenizer: BaseTokenizer, engine
             other = {"authorization": f"Bearer {kept.key[:-1]}{'a' if kept.key[-1] != 'a' else 'b'}"}
             assert (await http.post("/v2/rerank", json=body, headers=other)).status_code == 401
         (revision,) = state.lifecycle.adapters.get("legal").revisions
-        assert digest(Store(settings.adapters.store).fetch(revision.digest, settings.adapters.cache)) == revision.digest
+        assert (
+            digest(Store(settings.adapters.store).fetch(revision.digest, settings.adapters.cache))
+            == revision.digest
+        )
     finally:
         state.close()
         state.database.close()
@@ -272,7 +279,20 @@ def test_migrations_are_made_and_looked_at_as_it_says(
 
 # kubectl, helm and docker, which nothing here answers.
 
-VERBS = {"apply", "delete", "describe", "drain", "edit", "exec", "get", "label", "logs", "patch", "port-forward", "wait"}
+VERBS = {
+    "apply",
+    "delete",
+    "describe",
+    "drain",
+    "edit",
+    "exec",
+    "get",
+    "label",
+    "logs",
+    "patch",
+    "port-forward",
+    "wait",
+}
 
 
 def test_kubectl_lines_name_files_and_objects_that_there_are() -> None:
@@ -284,7 +304,7 @@ def test_kubectl_lines_name_files_and_objects_that_there_are() -> None:
     assert len(lines) > 15
     for line in (one[: one.index("--")] if "--" in one else one for one in lines):
         assert next(part for part in line[1:] if part in VERBS)
-        for option, value in zip(line, line[1:], strict=False):
+        for option, value in itertools.pairwise(line):
             if option in {"-k", "-f"} and value != "-":
                 assert (ROOT / value / "kustomization.yaml").is_file(), line
             if option == "-c":

@@ -29,7 +29,9 @@ class Ports:
     """Clients of the two ports."""
 
     def __init__(self, main: int, admin: int) -> None:
-        self.main, self.admin = (httpx.AsyncClient(base_url=f"http://127.0.0.1:{one}") for one in (main, admin))
+        self.main, self.admin = (
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{one}") for one in (main, admin)
+        )
 
 
 @pytest.fixture
