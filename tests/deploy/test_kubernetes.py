@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _get_ray_resources_from_group_spec
-from ray.serve._private.build_app import build_app
 
-from dear_serving.app import build_application
+from dear_serving.app import llm_config
 from dear_serving.http.access import key_for
 from dear_serving.settings import (
     ADMIN_KEY_VARIABLE,
@@ -182,20 +181,17 @@ def test_the_engine_is_that_of_the_a100s_settings(manifests: list[Manifest]) -> 
 def test_what_replicas_ask_of_ray_is_what_their_pods_have(manifests: list[Manifest]) -> None:
     service = ray_service(manifests)
     settings = settings_of(service["spec"]["serveConfigV2"])
-    built = build_app(build_application(settings), name="dear")
     found = groups(service)
     have = {name: _get_ray_resources_from_group_spec(group, name == "head") for name, group in found.items()}
     assert have["head"]["CPU"] == 0  # no replica is placed there
     assert have["engines"]["CPU"] == have["gateways"]["CPU"] == 1  # one replica a pod
-    ask: dict[str, dict[str, float]] = {}
-    for deployment in built.deployments:
-        config = deployment._replica_config
-        ask[deployment.name] = {"CPU": config.ray_actor_options["num_cpus"]}
-        for bundle in config.placement_group_bundles or []:
-            ask[deployment.name] |= bundle
-    for deployment, group in (("Engine", "engines"), ("Gateway", "gateways")):
-        for resource, amount in ask[deployment].items():
-            assert 0 < amount <= have[group][resource], (deployment, resource)
+    config = llm_config(settings)
+    (bundle,) = config.get_engine_config().placement_bundles  # of the worker, to which the replica's is added
+    engine = {"CPU": config.deployment_config["ray_actor_options"]["num_cpus"]} | bundle
+    assert engine.keys() >= {"CPU", "GPU", "accelerator_type:A100"}
+    for ask, group in ((engine, "engines"), ({"CPU": settings.gateway.cpus}, "gateways")):
+        for resource, amount in ask.items():
+            assert 0 < amount <= have[group][resource], resource
 
 
 def test_there_are_pods_for_as_many_replicas_as_the_settings_ask_for(manifests: list[Manifest]) -> None:

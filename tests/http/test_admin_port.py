@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from ray.serve._private import http_util
+from ray.serve.config import HTTPOptions
+from starlette.responses import PlainTextResponse
 
 from dear_serving.errors import SettingsError
 from dear_serving.gateway.state import GatewayState
@@ -25,6 +29,17 @@ ADMIN = {"authorization": "Bearer root"}
 RERANK = {"query": "q", "documents": ["a", "b"]}
 
 
+@pytest.fixture(autouse=True)
+def _as_in_rays_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray knows our callback; what that changes in uvicorn is put back afterwards."""
+    auto: Any = uvicorn.protocols.http.auto
+    monkeypatch.setattr(uvicorn, "Server", uvicorn.Server)
+    monkeypatch.setattr(auto, "AutoHTTPProtocol", auto.AutoHTTPProtocol)
+    callback = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+    monkeypatch.setattr(http_util, callback, "dear_serving.http.proxy.middlewares")
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "level", logging.CRITICAL)
+
+
 class Ports:
     """Clients of the two ports."""
 
@@ -37,9 +52,6 @@ class Ports:
 @pytest.fixture
 async def ports(with_tenants: GatewayState, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ports]:
     """A gateway behind the server that Ray's proxy makes, whose metrics are open."""
-    monkeypatch.setattr(uvicorn, "Server", uvicorn.Server)  # put back afterwards
-    auto: Any = uvicorn.protocols.http.auto
-    monkeypatch.setattr(auto, "AutoHTTPProtocol", auto.AutoHTTPProtocol)
     admin_port = free_port()
     monkeypatch.setenv(ADMIN_PORT_VARIABLE, str(admin_port))
     settings = with_tenants.settings
@@ -48,20 +60,22 @@ async def ports(with_tenants: GatewayState, monkeypatch: pytest.MonkeyPatch) -> 
     gateway = dataclasses.replace(
         with_tenants, settings=settings.model_copy(update={"http": http, "tenancy": tenancy})
     )
-    app: Any = create_app(gateway)
-    for one in proxy.middlewares():
-        app = one.cls(app, *one.args, **one.kwargs)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        # As ray/serve/_private/http_util.py does.
-        config = uvicorn.Config(lambda: app, factory=True, host="127.0.0.1", lifespan="off", log_config=None)
-        server = uvicorn.Server(config)
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        both = Ports(listener.getsockname()[1], admin_port)
-        yield both
-        await both.main.aclose()
-        await both.admin.aclose()
-        server.should_exit = True
-        await running
+    ports = Ports(free_port(), admin_port)
+    running, server = await start(create_app(gateway), ports.main.base_url.port or 0)
+    yield ports
+    await ports.main.aclose()
+    await ports.admin.aclose()
+    server.should_exit = True
+    await running
+
+
+async def start(app: Any, port: int) -> tuple[asyncio.Task[None], Any]:
+    """Ray's own way to start its proxy's server, with our callback."""
+    options = http_util.configure_http_middlewares(HTTPOptions(host="127.0.0.1", port=port))
+    found: tuple[asyncio.Task[None], Any] = await http_util.start_asgi_http_server(
+        app, options, event_loop=asyncio.get_running_loop()
+    )
+    return found
 
 
 async def key_of_a_tenant(ports: Ports) -> dict[str, str]:
@@ -124,13 +138,26 @@ async def test_open_metrics_are_open_on_the_admin_port_alone(ports: Ports) -> No
     assert "dear_requests_in_flight" not in own.text
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+def test_a_server_whose_admin_port_is_taken_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
+        monkeypatch.setenv(ADMIN_PORT_VARIABLE, str(port))
+        proxy.middlewares()
         with pytest.raises(SettingsError) as refusal:
-            proxy.listen("127.0.0.1", str(port))
+            uvicorn.Server(uvicorn.Config(PlainTextResponse("x"), host="127.0.0.1", log_config=None))
     expected = f"http.admin_port: cannot listen on 127.0.0.1:{port}: address already in use"
     assert refusal.value.message == expected
+
+
+async def test_without_an_admin_port_there_is_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ADMIN_PORT_VARIABLE, raising=False)
+    port = free_port()
+    running, server = await start(PlainTextResponse("x"), port)
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(f"http://127.0.0.1:{port}/")).text == "x"
+    assert len(server.servers) == 1
+    server.should_exit = True
+    await running
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "eight", "80 "])
