@@ -126,8 +126,7 @@ def _start(settings: Settings, progress: _Progress) -> None:
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     progress.stage("starting Ray")
-    if settings.http.admin_port is not None:
-        os.environ[ADMIN_PORT_VARIABLE] = str(settings.http.admin_port)  # for Ray's proxy
+    _tell_admin_port(settings)
     local_ray.start()
     # We have metrics instead of access logs: a line per request in three processes costs as much as routing.
     serve.start(http_options=http_options(settings), logging_config={"enable_access_log": False})
@@ -144,6 +143,22 @@ def _start(settings: Settings, progress: _Progress) -> None:
     if settings.http.admin_port is not None:
         say(f"admin routes and all metrics at http://{settings.http.host}:{settings.http.admin_port}")
     say("stop with Ctrl-C")
+
+
+def _tell_admin_port(settings: Settings) -> None:
+    """Put the admin port where Ray's proxy reads it: in the environment, which a Ray of the user's has already.
+
+    Raises:
+        SettingsError: the user's Ray was not told of it.
+    """
+    from dear_serving.app import check_admin_port
+
+    if local_ray.address() is not None:
+        check_admin_port(settings)
+        return
+    os.environ.pop(ADMIN_PORT_VARIABLE, None)
+    if settings.http.admin_port is not None:
+        os.environ[ADMIN_PORT_VARIABLE] = str(settings.http.admin_port)
 
 
 def _reason(error: str, messages: list[str]) -> str:
