@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -195,6 +196,24 @@ def test_what_replicas_ask_of_ray_is_what_their_pods_have(manifests: list[Manife
     for ask, group in ((engine, "engines"), ({"CPU": settings.gateway.cpus}, "gateways")):
         for resource, amount in ask.items():
             assert 0 < amount <= have[group][resource], resource
+
+
+def test_the_settings_name_files_that_the_head_fetches_and_all_pods_see(manifests: list[Manifest]) -> None:
+    service = ray_service(manifests)
+    settings = settings_of(service["spec"]["serveConfigV2"])
+    found = groups(service)
+    (models, _) = found["head"]["template"]["spec"]["initContainers"]
+    fetched = set(re.findall(r"--local-dir (\S+)", models["command"][-1]))
+    adapters = settings.adapters
+    assert {settings.model.source, *(str(adapters.root / one.path) for one in adapters.serve)} == fetched
+    for group in found.values():
+        (container,) = group["template"]["spec"]["containers"]
+        mounted = tuple(
+            f"{mount['mountPath']}/" for mount in container["volumeMounts"] if mount["name"] == "files"
+        )
+        assert all(path.startswith(mounted) for path in [*fetched, adapters.store])
+        if group is not found["head"]:
+            assert str(adapters.cache).startswith("/var/cache/dear/")
 
 
 def test_there_are_pods_for_as_many_replicas_as_the_settings_ask_for(manifests: list[Manifest]) -> None:

@@ -146,7 +146,7 @@ def _start(settings: Settings, progress: _Progress) -> None:
 
 
 def _tell_admin_port(settings: Settings) -> None:
-    """Put the admin port where Ray's proxy reads it: in the environment, which a Ray of the user's has already.
+    """Put the admin port where Ray's proxy reads it: the environment. A Ray of the user's has its own.
 
     Raises:
         SettingsError: the user's Ray was not told of it.
