@@ -233,6 +233,19 @@ def test_one_machine_is_not_asked_for_more_gpus_than_it_has() -> None:
     assert service["spec"]["upgradeStrategy"]["type"] == "None"
 
 
+def test_where_a_disk_is_one_machines_all_pods_are_on_it() -> None:
+    manifests = overlay("one-a100-node")
+    (claim,) = of_kind(manifests, "PersistentVolumeClaim")
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    found = [group["template"]["spec"] for group in groups(ray_service(manifests)).values()]
+    places = [(pod.get("nodeSelector"), pod.get("tolerations")) for pod in found]
+    assert places[0][0]
+    assert all(place == places[0] for place in places)
+    assert of_kind(overlay("eight-nodes"), "PersistentVolumeClaim")[0]["spec"]["accessModes"] == [
+        "ReadWriteMany"
+    ]
+
+
 def test_the_environment_is_what_dear_serve_sets() -> None:
     found = environment()
     program = (
