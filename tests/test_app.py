@@ -335,3 +335,22 @@ def test_build_checks_models_before_anything_starts(tmp_path: Path) -> None:
         )
         config.write_text(text)
         build({"config": str(config)})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told", "said"),
+    [
+        (8001, None, "DEAR_ADMIN_PORT is not set; set it to 8001 where Ray is started, on every machine"),
+        (8001, "8002", "DEAR_ADMIN_PORT is 8002; set it to 8001 where Ray is started, on every machine"),
+        (None, "8002", "DEAR_ADMIN_PORT is 8002; set http.admin_port to 8002, on every machine"),
+    ],
+)
+def test_an_admin_port_that_rays_proxies_do_not_open_is_refused(
+    wanted: int | None, told: str | None, said: str, a100: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DEAR_ADMIN_PORT", raising=False)
+    if told is not None:
+        monkeypatch.setenv("DEAR_ADMIN_PORT", told)
+    data = yaml.safe_load(A100.read_text()) | {"http": {"admin_port": wanted}}
+    with pytest.raises(SettingsError, match=said):
+        build({"settings": data})

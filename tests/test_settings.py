@@ -98,6 +98,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "logging.format: Input should be 'text' or 'json'",
     ),
     "port out of range": (changed(http={"port": 70_000}), "http.port: Input should be less than"),
+    "an admin port that is the port": (
+        changed(http={"port": 8000, "admin_port": 8000}),
+        "http: admin_port: 8000 is port already; leave it out to have all on one port",
+    ),
+    "an admin port in words": (changed(http={"admin_port": "x"}), "http.admin_port: Input should be a valid"),
     "unknown accelerator": (
         changed(engine={"accelerator": "tpu", "engine_kwargs": {"max_model_len": 4096}}),
         "engine.accelerator: Input should be 'cpu' or 'gpu'",

@@ -19,9 +19,9 @@ from typing import Self
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ROOT / "configs" / "locks"
 BILLS = ROOT / "dist" / "sbom"
-IN_THE_SBOM = ("cpu.txt", "torch-cpu.txt", "gpu.txt", "dev.txt", "clients.txt", "audit.txt")
+IN_THE_SBOM = ("cpu.txt", "torch-cpu.txt", "gpu.txt", "dev.txt", "clients.txt", "audit.txt", "build.txt")
 LOOKED_UP = ("dev.txt", "gpu.txt", "clients.txt", "audit.txt")
-"""dev.txt holds all of cpu.txt, gpu.txt the torch of torch-cpu.txt."""
+"""dev.txt holds all of cpu.txt and build.txt, gpu.txt the torch of torch-cpu.txt."""
 
 _VULNERABLE, _UNKNOWN = 1, 3
 

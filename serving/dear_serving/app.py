@@ -20,6 +20,7 @@ from dear_serving.http.ingress import Gateway
 from dear_serving.nodes import count_nodes, this_node
 from dear_serving.replica.server import RerankServer
 from dear_serving.settings import (
+    ADMIN_PORT_VARIABLE,
     EngineAutoscaling,
     EngineSettings,
     GatewayAutoscaling,
@@ -69,9 +70,26 @@ def build(args: dict[str, Any]) -> Application:
         settings = read_settings(args["settings"], Path.cwd(), "args.settings")
     else:
         settings = load_settings(Path(args["config"]))
+    check_admin_port(settings)
     check_models(settings)
     register_configured(settings)
     return build_application(settings)
+
+
+def check_admin_port(settings: Settings) -> None:
+    """Refuse an admin port that Ray's proxies do not open, or another one.
+
+    Raises:
+        SettingsError: the environment, which Ray's proxies read, does not say the settings' port.
+    """
+    wanted, told = settings.http.admin_port, os.environ.get(ADMIN_PORT_VARIABLE) or None
+    if (None if wanted is None else str(wanted)) == told:
+        return
+    raise SettingsError(
+        f"http.admin_port: Ray's proxies open it, and here {ADMIN_PORT_VARIABLE} is {told or 'not set'}; "
+        + (f"set it to {wanted} where Ray is started" if wanted else f"set http.admin_port to {told}")
+        + ", on every machine"
+    )
 
 
 def build_application(settings: Settings, start_attempts: int | None = None) -> Application:

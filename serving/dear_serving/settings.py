@@ -23,6 +23,9 @@ API_KEYS_VARIABLE = "DEAR_API_KEYS"
 ADMIN_KEY_VARIABLE = "DEAR_ADMIN_KEY"
 """Environment variable with the key of the admin routes; unset or empty: the routes are closed."""
 
+ADMIN_PORT_VARIABLE = "DEAR_ADMIN_PORT"
+"""Environment variable by which Ray's proxies, which have no settings, know http.admin_port."""
+
 LIMITS_VARIABLE = "DEAR_LIMITS_URL"
 """Environment variable that overrides tenancy.limits_url, since the URL may hold a password."""
 
@@ -301,6 +304,9 @@ class TenancySettings(_Settings):
 class HttpSettings(_Settings):
     """The address that the server listens on, and the names it answers to.
 
+    With ``admin_port`` the admin routes, /health, /ready and all metrics are on that port alone, on the same
+    host, and ``port`` has what tenants use.
+
     ``allowed_hosts`` are Host headers without a port, ``*.example.com`` for every name below, ``*`` for any.
     Default: any; loopback's names alone where the server needs no keys and listens on loopback, since a page
     in a browser there can have its own name lead to it.
@@ -311,8 +317,15 @@ class HttpSettings(_Settings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    admin_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     allowed_hosts: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.admin_port == self.port:
+            raise ValueError(f"admin_port: {self.port} is port already; leave it out to have all on one port")
+        return self
 
 
 class LoggingSettings(_Settings):

@@ -12,6 +12,8 @@ import pytest
 from ray import serve
 
 from dear_serving.app import APP_NAME, GATEWAY_NAME
+from dear_serving.errors import SettingsError
+from dear_serving.settings import ADMIN_PORT_VARIABLE, Settings
 
 pytestmark = pytest.mark.integration
 
@@ -95,3 +97,26 @@ def test_in_a_ray_of_the_users_only_our_application_goes(
         monkeypatch.setenv("RAY_ADDRESS", address)
     runtime._close_serve()
     assert seen == [done]
+
+
+@pytest.mark.parametrize("port", [None, 8001])
+def test_rays_proxy_is_told_the_admin_port_and_no_other(
+    port: int | None, runtime: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(ADMIN_PORT_VARIABLE, "1")
+    http = settings.http.model_copy(update={"admin_port": port})
+    runtime._tell_admin_port(settings.model_copy(update={"http": http}))
+    assert os.environ.get(ADMIN_PORT_VARIABLE) == (None if port is None else "8001")
+
+
+def test_a_ray_of_the_users_has_to_know_the_admin_port(
+    runtime: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    monkeypatch.delenv(ADMIN_PORT_VARIABLE, raising=False)
+    http = settings.http.model_copy(update={"admin_port": 8001})
+    with pytest.raises(
+        SettingsError, match="DEAR_ADMIN_PORT is not set; set it to 8001 where Ray is started"
+    ):
+        runtime._tell_admin_port(settings.model_copy(update={"http": http}))

@@ -76,6 +76,8 @@ def check_settings(config: Path) -> Iterator[Finding]:
     yield check_registry(settings)
     yield check_keys(settings)
     yield check_port(settings.http.host, settings.http.port)
+    if settings.http.admin_port is not None:
+        yield check_port(settings.http.host, settings.http.admin_port)
 
 
 def check_python(version: tuple[int, int]) -> Finding:

@@ -78,11 +78,21 @@ def demo(config: ConfigOption = DEFAULT_CONFIG, host: HostOption = None, port: P
 
 
 @app.command(rich_help_panel=_OPERATORS)
-def migrate(config: ConfigOption = DEFAULT_CONFIG) -> None:
+def migrate(
+    config: ConfigOption = DEFAULT_CONFIG,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit code 1 while this release cannot use them.")
+    ] = False,
+) -> None:
     """Bring the registry's tables to this release; run it before servers of a new release start."""
-    from dear_serving.registry.database import migrate_database
+    from dear_serving.registry.database import migrate_database, open_database
 
-    before, now = migrate_database(load_settings(config).registry.url)
+    url = load_settings(config).registry.url
+    if check_only:
+        open_database(url, migrate="never").close()
+        typer.echo("registry: this release can use the tables")
+        return
+    before, now = migrate_database(url)
     done = "nothing to do" if before == now else f"migrated from {before.revision or 'nothing'}"
     typer.echo(f"registry: tables are at {now.revision}, {done}")
 
@@ -150,6 +160,10 @@ def check(config: Path, host: str | None, port: int | None) -> Settings:
     http = settings.http.model_copy(update={k: v for k, v in given.items() if v is not None})
     if (port_found := check_port(http.host, http.port)).state != "ok":
         raise SettingsError(f"cannot listen on {port_found.found}; choose another with --host and --port")
+    if http.admin_port == http.port:
+        raise SettingsError(f"--port: {http.port} is http.admin_port already; choose another")
+    if http.admin_port and (found := check_port(http.host, http.admin_port)).state != "ok":
+        raise SettingsError(f"cannot listen on {found.found}; choose another in http.admin_port")
     settings = settings.model_copy(update={"http": http})
     check_open_access(settings)
     check_models(settings)

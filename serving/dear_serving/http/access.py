@@ -13,6 +13,14 @@ VLLM_PATHS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 
 _OPEN_PATHS = ("/health", "/ready", "/openapi.json", "/docs", "/redoc")
 _OPEN_FOLDERS = ("/docs/", "/redoc/")
+_ON_BOTH_PORTS = ("/health", "/ready", "/metrics")
+
+
+def is_on_port(path: str, port: int | None, admin_port: int | None) -> bool:
+    """Whether a path is served on the port that a request came to; ``admin_port`` is the setting."""
+    if admin_port is None or path in _ON_BOTH_PORTS:
+        return True
+    return (key_for(path) == "admin") == (port == admin_port)
 
 
 def key_for(path: str) -> Literal["tenant", "admin"] | None:

@@ -13,10 +13,10 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dear_serving import logs, tracing
-from dear_serving.errors import RequestError
+from dear_serving.errors import RequestError, UnknownRoute
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http.access import REQUEST_ID, key_for
+from dear_serving.http.access import REQUEST_ID, is_on_port, key_for
 from dear_serving.http.arrival import receive_body
 from dear_serving.http.errors import InternalError, error_reply
 
@@ -63,8 +63,13 @@ class RequestMiddleware:
         span = self._span(facts, headers)
         if span is not tracing.NO_SPAN:
             held.enter_context(span)
+        port = (scope.get("server") or ("", None))[1]  # of the socket, whatever the caller writes
+        admin_port = self._gateway.settings.http.admin_port
         try:
-            if self._asks_for_tenant(scope["path"], headers.get("authorization")):
+            if not is_on_port(scope["path"], port, admin_port):
+                raise UnknownRoute(f"there is no {scope['path']} on this port")
+            may_see_all = admin_port in (None, port)
+            if self._asks_for_tenant(scope["path"], headers.get("authorization"), may_see_all):
                 tenant = await self._gateway.authenticator.identify(headers.get("authorization"))
                 # Held until the reply's last byte, so that one revision answers the whole request.
                 models = held.enter_context(self._gateway.catalog.hold())
@@ -111,9 +116,11 @@ class RequestMiddleware:
             facts["trace_id"] = span.trace_id or tracing.trace_id_in(headers)
             logs.write("request", facts)
 
-    def _asks_for_tenant(self, path: str, authorization: str | None) -> bool:
-        if path == "/metrics" and (
-            self._gateway.settings.tenancy.open_metrics or self._gateway.is_admin(authorization)
+    def _asks_for_tenant(self, path: str, authorization: str | None, may_see_all: bool) -> bool:
+        if (
+            path == "/metrics"
+            and may_see_all
+            and (self._gateway.settings.tenancy.open_metrics or self._gateway.is_admin(authorization))
         ):
             return False
         return key_for(path) == "tenant"

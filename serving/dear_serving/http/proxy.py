@@ -1,4 +1,5 @@
-"""What runs in Ray Serve's HTTP proxy, in front of every gateway: limits of headers, a reply where one died.
+"""What runs in Ray Serve's HTTP proxy, in front of every gateway: limits of headers, a reply where one died,
+and a second port.
 
 Ray calls ``middlewares`` as its proxy starts, named in RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
 """
@@ -6,6 +7,8 @@ Ray calls ``middlewares`` as its proxy starts, named in RAY_SERVE_HTTP_PROXY_CAL
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from http import HTTPStatus
 
 import uvicorn.protocols.http.auto
@@ -13,20 +16,54 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from dear_serving.errors import GatewayUnavailable
+from dear_serving.errors import GatewayUnavailable, SettingsError
 from dear_serving.http.access import REQUEST_ID
 from dear_serving.http.errors import error_reply
+from dear_serving.settings import ADMIN_PORT_VARIABLE
 
 _MOST_HEADERS, _MOST_HEADER_BYTES = 100, 64 * 1024
 _HEADERS_S = 20.0
 _RETRY_AFTER_S = 1.0
+_BACKLOG = 2048  # uvicorn's own
 
 
 def middlewares() -> list[Middleware]:
     """Limit the headers of the proxy's server, and return what every request passes in the proxy."""
     # The proxy takes neither a protocol nor limits for its uvicorn, whose "auto" is looked up when it starts.
     uvicorn.protocols.http.auto.AutoHTTPProtocol = LimitedProtocol
+    if os.environ.get(ADMIN_PORT_VARIABLE):
+        uvicorn.Server = TwoPorts  # type: ignore[misc]  # Ray's proxy makes one server, on one port
     return [Middleware(ReadableHeaders), Middleware(AlwaysAnswered)]
+
+
+class TwoPorts(uvicorn.Server):
+    """A server that listens on the admin port as well. Gateways see in the ASGI scope which port it was."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        # Here and not at startup: a constructor's error is one of the proxy, which ends the start.
+        self._admin = listen(config.host, os.environ[ADMIN_PORT_VARIABLE])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
+        assert sockets is not None  # Ray's proxy binds its own
+        await super().startup([*sockets, self._admin])
+
+
+def listen(host: str, port: str) -> socket.socket:
+    """A socket for the admin port.
+
+    Raises:
+        SettingsError: it is no port, or taken.
+    """
+    if not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise SettingsError(f"{ADMIN_PORT_VARIABLE}: {port} is no port")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise SettingsError(f"http.admin_port: cannot listen on {host}:{port}: {reason}") from None
 
 
 class ReadableHeaders:

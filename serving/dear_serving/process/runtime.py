@@ -16,7 +16,7 @@ from typing import NoReturn
 from dear_serving.errors import DearError, StartupError
 from dear_serving.process import local_ray
 from dear_serving.process.supervisor import adopt_orphans, end_descendants
-from dear_serving.settings import Settings, load_settings
+from dear_serving.settings import ADMIN_PORT_VARIABLE, Settings, load_settings
 
 # Set before ray is imported. Ray and vLLM print little on the terminal; their logs are in Ray's log folder.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -126,6 +126,7 @@ def _start(settings: Settings, progress: _Progress) -> None:
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     progress.stage("starting Ray")
+    _tell_admin_port(settings)
     exported = local_ray.start(settings.http.metrics_port)
     serve.start(http_options=http_options(settings), logging_config=serve_logging(settings.logging))
     count = len(settings.adapters.serve)
@@ -140,7 +141,25 @@ def _start(settings: Settings, progress: _Progress) -> None:
     say(f"[{progress.elapsed_s():3.0f} s] ready at {where}, models: {', '.join(settings.templates())}")
     if exported is not None:
         say(f"metrics of every replica at {exported}")
+    if settings.http.admin_port is not None:
+        say(f"admin routes and all metrics at http://{settings.http.host}:{settings.http.admin_port}")
     say("stop with Ctrl-C")
+
+
+def _tell_admin_port(settings: Settings) -> None:
+    """Put the admin port where Ray's proxy reads it: the environment. A Ray of the user's has its own.
+
+    Raises:
+        SettingsError: the user's Ray was not told of it.
+    """
+    from dear_serving.app import check_admin_port
+
+    if local_ray.address() is not None:
+        check_admin_port(settings)
+        return
+    os.environ.pop(ADMIN_PORT_VARIABLE, None)
+    if settings.http.admin_port is not None:
+        os.environ[ADMIN_PORT_VARIABLE] = str(settings.http.admin_port)
 
 
 def _reason(error: str, messages: list[str]) -> str:
