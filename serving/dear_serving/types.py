@@ -48,6 +48,9 @@ Scoring = Literal["permutation", "generate", "first_token"]
 StrategyName = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank"]
 """How a list longer than one window is ranked; ``auto`` chooses by cost and deadline."""
 
+InstructionPlace = Literal["template", "query"]
+"""Where a prompt has the instruction: in the template's place for it, or at the end of the query."""
+
 OnProgress = Callable[[Order, tuple[float, ...]], None]
 """Called with the passages decided so far, best first, and their scores; each call adds passages."""
 
@@ -69,6 +72,7 @@ class RankTask:
         step: how far the window of ``sliding`` moves, in passages; None: the server's default.
         reasoning: whether the model writes its reasoning before it ranks.
         passes: how many shuffled orders are ranked and averaged, >= 1.
+        instruction: what the order is for, in words; None or blank: none.
     """
 
     query: str
@@ -84,6 +88,7 @@ class RankTask:
     scoring: Scoring = "permutation"
     reasoning: bool = False
     passes: int = 1
+    instruction: str | None = None
 
     @property
     def needed(self) -> int:
@@ -113,6 +118,11 @@ class Usage:
     passes: int = 0
     drafted: int = 0
     accepted: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion tokens."""
+        return self.prompt_tokens + self.completion_tokens
 
     def __add__(self, after: Usage) -> Usage:
         """Usage of two pieces of work done one after the other: all fields add up."""
@@ -170,7 +180,7 @@ class Ranking:
     ``scores[i]`` belongs to ``order[i]``: in (0, 1), strictly falling. ``score_type`` says how they are
     computed (see ranking.scores). ``usage`` sums the rounds; a round's times are those of its slowest window.
     ``reasoning`` holds the model's reasoning for each window. ``model`` is the public name in the request,
-    ``revision`` the revision that answered.
+    ``revision`` the revision that answered. ``instruction`` says where the task's went, if it has one.
     """
 
     order: Order
@@ -186,3 +196,4 @@ class Ranking:
     reasoning: tuple[str, ...] = ()
     model: str = ""
     revision: str = ""
+    instruction: InstructionPlace | None = None

@@ -94,7 +94,12 @@ class RerankService:
         ranker = Ranker(window_ranker, task, caller.request_id, latency.observe, on_progress)
         ranking = await ranker.rank(plan.start(), plan.strategy, plan.reason, began_s)
         self.metrics.observe_ranking(caller.tenant.id, model.revision, ranking)
-        return replace(ranking, model=model.name, revision=model.revision)
+        return replace(
+            ranking,
+            model=model.name,
+            revision=model.revision,
+            instruction=prompts.instruction_place,
+        )
 
 
 def _check_reasoning(task: RankTask, model: ServedModel, builder: PromptBuilder) -> None:

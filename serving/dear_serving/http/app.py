@@ -22,6 +22,7 @@ router = APIRouter()
 for one in (rerank, openai, admin, adapters, health):
     router.include_router(one.router)
 router.include_router(adapters.vllm_router)
+router.include_router(rerank.compat_router)
 
 
 def create_app(gateway: GatewayState) -> FastAPI:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 
 from dear_serving.errors import MethodNotAllowed, RateLimited, RequestError, ShuttingDown, UnknownRoute
+from dear_serving.http.dialects.table import dialect_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,11 @@ def error_body(error: RequestError) -> dict[str, Any]:
     return ErrorBody(error=detail, message=error.message, detail=error.message).model_dump()
 
 
-def error_reply(error: RequestError) -> JSONResponse:
-    """Status, body and, for errors worth a retry, Retry-After in whole seconds."""
+def error_reply(error: RequestError, path: str = "") -> JSONResponse:
+    """Status, body and, for errors worth a retry, Retry-After in whole seconds.
+
+    On the path of one dialect alone the body has that dialect's own fields, too.
+    """
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
@@ -57,13 +61,15 @@ def error_reply(error: RequestError) -> JSONResponse:
         headers["Connection"] = "close"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), error.status, headers)
+    dialect = dialect_of(path)
+    own = dialect.error(error) if dialect else {}
+    return JSONResponse({**error_body(error), **own}, error.status, headers)
 
 
 async def on_request_error(request: Request, error: Exception) -> JSONResponse:
     """Handler for errors of dear_serving.errors."""
     assert isinstance(error, RequestError)
-    return error_reply(error)
+    return error_reply(error, request.url.path)
 
 
 async def on_http_exception(request: Request, error: Exception) -> JSONResponse:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dear_serving.errors import RequestError
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http.access import REQUEST_ID, key_for
+from dear_serving.http.access import REQUEST_ID, authorization_of, key_for
 from dear_serving.http.arrival import receive_body
 from dear_serving.http.errors import error_reply
 
@@ -53,14 +53,15 @@ class RequestMiddleware:
         route = _route_of(scope)
         held = contextlib.ExitStack()
         try:
-            if self._asks_for_tenant(scope["path"], headers.get("authorization")):
-                tenant = await self._gateway.authenticator.identify(headers.get("authorization"))
+            authorization = authorization_of(headers)
+            if self._asks_for_tenant(scope["path"], authorization):
+                tenant = await self._gateway.authenticator.identify(authorization)
                 # Held until the reply's last byte, so that one revision answers the whole request.
                 models = held.enter_context(self._gateway.catalog.hold())
                 caller = scope["state"]["caller"] = Caller(tenant, request_id, models)
             await self._work(caller, scope, receive, send_with_id)
         except RequestError as error:
-            await error_reply(error)(scope, receive, send_with_id)
+            await error_reply(error, scope["path"])(scope, receive, send_with_id)
         except ClientDisconnect:
             pass  # nobody is left to answer
         finally:

@@ -36,7 +36,12 @@ class DearOptions(BaseModel):
     passes: Annotated[int, Field(ge=1, le=16)] | None = Field(
         None, description="Ranks are averaged over this many shuffled orders; null: 1."
     )
-    stream: bool | None = Field(None, description="Send server-sent events, one a rank; not with texts.")
+    instruction: str | None = Field(
+        None, description="What the order is for, in words; counts before the dialect's own field for it."
+    )
+    stream: bool | None = Field(
+        None, description="Send server-sent events, one a rank; where the reply has a `meta`."
+    )
 
     def task_fields(self) -> dict[str, Any]:
         """The options given, as arguments of RankTask."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
 
-from dear_serving.types import Scoring
+from dear_serving.types import InstructionPlace, Scoring
 
 
 class Result(TypedDict):
@@ -55,6 +55,9 @@ class DearMeta(TypedDict):
     drafts: Annotated[int, Field(description="Forced and guessed tokens that these passes verified.")]
     accepted_drafts: Annotated[int, Field(description="Those that held.")]
     reasoning: NotRequired[Annotated[list[str], Field(description="One text a window.")]]
+    instruction: NotRequired[
+        Annotated[InstructionPlace, Field(description="Where the prompt has the request's instruction.")]
+    ]
 
 
 class ApiVersion(TypedDict):
