@@ -33,6 +33,7 @@ ORDER = (
     "GET /v1/models",
     "GET /v1/models/{name}",
     *(f"POST {path}" for path in PATHS),
+    "POST /generative_scoring",
     "POST /v1/chat/completions",
     "POST /v1/completions",
     "POST /admin/v1/tenants",

@@ -10,6 +10,7 @@ from dear_serving.gateway.budgets import Budgets
 from dear_serving.gateway.catalog import Catalog
 from dear_serving.gateway.drain import Drain
 from dear_serving.gateway.fair_queue import FairQueue
+from dear_serving.gateway.label_scoring import LabelScoring
 from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.openai_service import OpenAIService
 from dear_serving.gateway.peers import Peers
@@ -27,9 +28,9 @@ from dear_serving.tenancy.tenants import Tenants
 class GatewayState:
     """The objects that the routes of a gateway replica use.
 
-    ``rerank`` and ``openai`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are this gateway's
-    access to the registry. ``authenticator``, ``arrivals``, ``admission``, ``budgets``, ``queue`` and
-    ``peers`` decide which requests are served, and when: ``arrivals`` bounds those whose body is not there
+    ``rerank``, ``openai`` and ``labels`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are this
+    gateway's access to the registry. ``authenticator``, ``arrivals``, ``admission``, ``budgets``, ``queue``
+    and ``peers`` decide which requests are served, and when: ``arrivals`` bounds those whose body is not there
     yet, ``admission`` the others, ``peers`` knows the other gateways. ``drain`` knows whether the gateway is
     about to end. ``worker`` parses large bodies.
     ``admin_digests`` are digests of the admin keys.
@@ -39,6 +40,7 @@ class GatewayState:
     engine: Engine
     rerank: RerankService
     openai: OpenAIService
+    labels: LabelScoring
     catalog: Catalog
     lifecycle: Lifecycle
     database: Database

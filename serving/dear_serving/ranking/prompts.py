@@ -43,6 +43,9 @@ class Tokenizer(Protocol):
     bos_token_id: int | None
     """First token of every prompt; None if the tokenizer adds none."""
 
+    vocabulary: int
+    """Token ids are below it."""
+
     def render_chat(self, turns: Sequence[dict[str, str]], /) -> str:
         """Turns as one string; see ranking.template.ChatRenderer."""
         ...
