@@ -263,7 +263,7 @@ class Metrics:
         self.tenant_requests.labels(self._tenant(tenant), outcome).inc()
 
     def count_model(self, tenant: str, revision: str, kind: str) -> None:
-        """Count a request to a revision; ``kind`` is ``rerank`` or the OpenAI route."""
+        """Count a request to a revision; ``kind`` is ``rerank``, ``labels`` or the OpenAI route."""
         self._revisions.add(revision)
         self.model_requests.labels(self._tenant(tenant), revision, kind).inc()
 

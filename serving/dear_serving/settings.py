@@ -256,6 +256,7 @@ class LimitSettings(_Settings):
     max_documents: Annotated[int, Field(gt=0)] = 10_000
     max_document_chars: Annotated[int, Field(gt=0)] = 1_000_000
     max_query_chars: Annotated[int, Field(gt=0)] = 1_000_000
+    max_instruction_chars: Annotated[int, Field(gt=0)] = 10_000
     max_windows: Annotated[int, Field(gt=0)] = 2500
     max_prompt_tokens: Annotated[int, Field(gt=0)] = 2_000_000
     max_requests_in_flight: Annotated[int, Field(gt=0)] = 1024

@@ -51,6 +51,9 @@ StrategyName = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank
 LongDocuments = Literal["cut", "max_passage"]
 """What counts of documents longer than a prompt shows: their beginning, or the best of their parts."""
 
+InstructionPlace = Literal["template", "query"]
+"""Where a prompt has the instruction: in the template's place for it, or at the end of the query."""
+
 OnProgress = Callable[[Order, tuple[float, ...]], None]
 """Called with the passages decided so far, best first, and their scores; each call adds passages."""
 
@@ -74,6 +77,7 @@ class RankTask:
         passes: how many shuffled orders are ranked and averaged, >= 1.
         max_prompt_tokens: most prompt tokens of all windows; None: the server's limit.
         long_documents: what of passages that are longer than a prompt shows counts.
+        instruction: what the order is for, in words; None or blank: none.
     """
 
     query: str
@@ -91,6 +95,7 @@ class RankTask:
     passes: int = 1
     max_prompt_tokens: int | None = None
     long_documents: LongDocuments = "cut"
+    instruction: str | None = None
 
     @property
     def needed(self) -> int:
@@ -120,6 +125,11 @@ class Usage:
     passes: int = 0
     drafted: int = 0
     accepted: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion tokens."""
+        return self.prompt_tokens + self.completion_tokens
 
     def __add__(self, after: Usage) -> Usage:
         """Usage of two pieces of work done one after the other: all fields add up."""
@@ -199,7 +209,7 @@ class Ranking:
     ``coverage`` is the plan's: what a deadline cut off is in ``warnings``. ``reasoning`` holds the model's
     reasoning for each window. ``model`` is the public name in the request, ``revision`` the revision that
     answered. ``parts`` counts the parts that long documents were split into, with the documents that were
-    not; None: none were to be split.
+    not; None: none were to be split. ``instruction`` says where the task's went, if it has one.
     """
 
     order: Order
@@ -217,3 +227,4 @@ class Ranking:
     revision: str = ""
     coverage: Coverage = Coverage(0)
     parts: int | None = None
+    instruction: InstructionPlace | None = None

@@ -5,6 +5,7 @@ A fault ends it with the input in a file ``crash-...`` in the current folder, an
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 
@@ -13,8 +14,8 @@ import atheris
 with atheris.instrument_imports(include=["dear_serving.http", "dear_serving.openai", "dear_serving.ranking"]):
     from dear_serving.errors import RequestError
     from dear_serving.http.body import parse_as
-    from dear_serving.http.dialects.documents import RerankBody, to_task
     from dear_serving.http.dialects.parse import parse_rerank
+    from dear_serving.http.dialects.table import PATHS
     from dear_serving.openai.bodies import ChatBody, CompletionBody
     from dear_serving.ranking.neutralise import neutralise
     from dear_serving.ranking.permutation import parse_permutation
@@ -23,13 +24,10 @@ _IDENTIFIER = re.compile(r"\[\s*\d+\s*\]")
 
 
 def rerank(data: bytes) -> None:
-    """A body of the rerank routes: read, or refused with one of our errors."""
-    try:
-        body = parse_rerank(1000, True, data)
-        if isinstance(body, RerankBody):
-            to_task(body, 10_000)
-    except RequestError:
-        pass
+    """A body of the rerank routes: read in each path's dialects, or refused with one of our errors."""
+    for dialects in PATHS.values():
+        with contextlib.suppress(RequestError):
+            parse_rerank([one.name for one in dialects], True, 1000, 10_000, data)
 
 
 def openai(data: bytes) -> None:

@@ -12,6 +12,7 @@ import schemathesis
 
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http.app import router
+from dear_serving.http.dialects.table import PATHS
 from dear_serving.http.openapi import document
 from tests.conftest import ROOT, client_of
 
@@ -31,9 +32,8 @@ ORDER = (
     "GET /metrics",
     "GET /v1/models",
     "GET /v1/models/{name}",
-    "POST /rerank",
-    "POST /v1/rerank",
-    "POST /v2/rerank",
+    *(f"POST {path}" for path in PATHS),
+    "POST /generative_scoring",
     "POST /v1/chat/completions",
     "POST /v1/completions",
     "POST /admin/v1/tenants",
@@ -85,7 +85,7 @@ def test_the_committed_document_is_the_one_of_the_routes() -> None:
 @pytest.mark.parametrize("name", TAKE_A_BODY)
 def test_a_route_that_takes_a_body_publishes_it_with_an_example(name: str) -> None:
     schema = OPERATIONS[name]["requestBody"]["content"]["application/json"]["schema"]
-    for one in schema.get("oneOf", [schema]):
+    for one in schema.get("anyOf", [schema]):
         assert resolved(one)["properties"]
     assert examples_of(OPERATIONS[name])
 
@@ -108,8 +108,14 @@ def test_every_operation_has_a_name_of_its_own() -> None:
 def test_rerank_publishes_its_dialects_and_how_they_are_told_apart() -> None:
     operation = OPERATIONS["POST /rerank"]
     assert "texts" in operation["description"]
-    bodies = operation["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
-    assert [body["$ref"].rpartition("/")[2] for body in bodies] == ["RerankBody", "TeiBody"]
+    bodies = operation["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+    assert [body["$ref"].rpartition("/")[2] for body in bodies] == [
+        "BedrockBody",
+        "TeiBody",
+        "PineconeBody",
+        "VoyageBody",
+        "RerankBody",
+    ]
 
 
 async def test_every_example_is_answered_as_published(served: GatewayState) -> None:

@@ -22,6 +22,7 @@ from dear_serving.gateway.catalog import Catalog, ServedModel
 from dear_serving.gateway.fair_queue import FairQueue, Share
 from dear_serving.gateway.fair_threads import FairThreads
 from dear_serving.gateway.grammar_check import GrammarCheck
+from dear_serving.gateway.label_scoring import LabelScoring
 from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.openai_service import OpenAIService
 from dear_serving.gateway.peers import Peers
@@ -122,6 +123,9 @@ def build_gateway(
             settings.engine.max_model_len,
             settings.limits.default_new_tokens,
             GrammarCheck(base_source, settings.limits.grammar_compile_s),
+        ),
+        labels=LabelScoring(
+            engine, queue, token_admission, metrics, tokenizer, threads, settings.engine.max_model_len
         ),
         catalog=catalog,
         lifecycle=Lifecycle(

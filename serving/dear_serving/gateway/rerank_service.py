@@ -124,6 +124,7 @@ class RerankService:
             revision=model.revision,
             coverage=plan.coverage(task),
             warnings=ranking.warnings + plan.warnings(most),
+            instruction=prompts.instruction_place,
         )
         return ranking if parts is None else parts.to_documents(ranking)
 

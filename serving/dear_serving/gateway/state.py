@@ -11,6 +11,7 @@ from dear_serving.gateway.budgets import Budgets
 from dear_serving.gateway.catalog import Catalog
 from dear_serving.gateway.drain import Drain
 from dear_serving.gateway.fair_queue import FairQueue
+from dear_serving.gateway.label_scoring import LabelScoring
 from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.openai_service import OpenAIService
 from dear_serving.gateway.peers import Peers
@@ -33,19 +34,19 @@ time, and how many run."""
 class GatewayState:
     """The objects that the routes of a gateway replica use.
 
-    ``rerank`` and ``openai`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are this gateway's
-    access to the registry. ``authenticator``, ``arrivals``, ``admission``, ``budgets``, ``queue`` and
-    ``peers`` decide which requests are served, and when: ``arrivals`` bounds those whose body is not there
-    yet, ``admission`` the others, ``peers`` knows the other gateways. ``drain`` knows whether the gateway is
-    about to end. ``worker`` parses large bodies.
-    ``admin_digests`` are digests of the admin keys. ``ask_gateways`` asks all gateways for their metrics.
-    ``tracer`` begins traces; None: tracing is off.
+    ``rerank``, ``openai`` and ``labels`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are this
+    gateway's access to the registry. ``authenticator``, ``arrivals``, ``admission``, ``budgets``, ``queue``
+    and ``peers`` decide which requests are served, and when: ``arrivals`` bounds those whose body is not
+    there yet, ``admission`` the others, ``peers`` knows the other gateways. ``drain`` knows whether the
+    gateway is about to end. ``worker`` parses large bodies. ``admin_digests`` are digests of the admin keys.
+    ``ask_gateways`` asks all gateways for their metrics. ``tracer`` begins traces; None: tracing is off.
     """
 
     settings: Settings
     engine: Engine
     rerank: RerankService
     openai: OpenAIService
+    labels: LabelScoring
     catalog: Catalog
     lifecycle: Lifecycle
     database: Database

@@ -32,6 +32,7 @@ class BaseTokenizer:
         self._untrusted.encode_special_tokens = True
         begins_with_bos = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
         self.bos_token_id = cast("int", tokenizer.bos_token_id) if begins_with_bos else None
+        self.vocabulary: int = self._template.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
         """See the protocol."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from starlette.datastructures import Headers
+
 REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 """What a caller's X-Request-Id may be; another one is replaced."""
 
@@ -28,3 +30,9 @@ def key_for(path: str) -> Literal["tenant", "admin"] | None:
     if path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS):
         return None
     return "admin" if path.startswith(f"{ADMIN_PATH}/") or path in VLLM_PATHS else "tenant"
+
+
+def authorization_of(headers: Headers) -> str | None:
+    """The Authorization header. Pinecone's clients send their key in a header of its own, ``Api-Key``."""
+    given, key = headers.get("authorization"), headers.get("api-key")
+    return given if given is not None or key is None else f"Bearer {key}"

@@ -12,16 +12,17 @@ from starlette.exceptions import HTTPException
 
 from dear_serving.errors import RegistryUnavailable, RequestError
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http import adapters, admin, errors, health, openai, rerank
+from dear_serving.http import adapters, admin, errors, health, label_scores, openai, rerank
 from dear_serving.http.dialects.parse import parse_rerank
 from dear_serving.http.middleware import RequestMiddleware
 from dear_serving.http.openapi import ABOUT, publish
 from dear_serving.http.trusted_host import TrustedHost
 
 router = APIRouter()
-for one in (rerank, openai, admin, adapters, health):
+for one in (rerank, label_scores, openai, admin, adapters, health):
     router.include_router(one.router)
 router.include_router(adapters.vllm_router)
+router.include_router(rerank.compat_router)
 
 
 def create_app(gateway: GatewayState) -> FastAPI:

@@ -13,6 +13,7 @@ from starlette.routing import Match
 
 from dear_serving import logs
 from dear_serving.errors import MethodNotAllowed, RateLimited, RequestError, ShuttingDown, UnknownRoute
+from dear_serving.http.dialects.table import dialect_of
 
 
 class InternalError(RequestError):
@@ -45,8 +46,11 @@ def error_body(error: RequestError) -> dict[str, Any]:
     return ErrorBody(error=detail, message=error.message, detail=error.message).model_dump()
 
 
-def error_reply(error: RequestError) -> JSONResponse:
-    """Status, body and, for errors worth a retry, Retry-After in whole seconds."""
+def error_reply(error: RequestError, path: str = "") -> JSONResponse:
+    """Status, body and, for errors worth a retry, Retry-After in whole seconds.
+
+    On the path of one dialect alone the body has that dialect's own fields, too.
+    """
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
@@ -56,7 +60,9 @@ def error_reply(error: RequestError) -> JSONResponse:
         headers["Connection"] = "close"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), error.status, headers)
+    dialect = dialect_of(path)
+    own = dialect.error(error) if dialect else {}
+    return JSONResponse({**error_body(error), **own}, error.status, headers)
 
 
 async def on_request_error(request: Request, error: Exception) -> JSONResponse:
@@ -82,7 +88,7 @@ async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
 
 def _refuse(request: Request, error: RequestError) -> JSONResponse:
     request.app.state.gateway.metrics.count_error(error)
-    return error_reply(error)
+    return error_reply(error, request.url.path)
 
 
 def _methods_of(request: Request) -> set[str]:

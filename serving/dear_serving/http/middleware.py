@@ -16,7 +16,7 @@ from dear_serving import logs, tracing
 from dear_serving.errors import RequestError, UnknownRoute
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http.access import REQUEST_ID, is_on_port, key_for
+from dear_serving.http.access import REQUEST_ID, authorization_of, is_on_port, key_for
 from dear_serving.http.arrival import receive_body
 from dear_serving.http.errors import InternalError, error_reply
 
@@ -69,8 +69,9 @@ class RequestMiddleware:
             if not is_on_port(scope["path"], port, admin_port):
                 raise UnknownRoute(f"there is no {scope['path']} on this port")
             may_see_all = admin_port in (None, port)
-            if self._asks_for_tenant(scope["path"], headers.get("authorization"), may_see_all):
-                tenant = await self._gateway.authenticator.identify(headers.get("authorization"))
+            authorization = authorization_of(headers)
+            if self._asks_for_tenant(scope["path"], authorization, may_see_all):
+                tenant = await self._gateway.authenticator.identify(authorization)
                 # Held until the reply's last byte, so that one revision answers the whole request.
                 models = held.enter_context(self._gateway.catalog.hold())
                 caller = scope["state"]["caller"] = Caller(tenant, request_id, models, arrived_s=started_s)
@@ -78,7 +79,7 @@ class RequestMiddleware:
             await self._work(caller, scope, receive, send_with_id)
         except RequestError as error:
             self._gateway.metrics.count_error(error)
-            await error_reply(error)(scope, receive, send_with_id)
+            await error_reply(error, scope["path"])(scope, receive, send_with_id)
         except ClientDisconnect:
             pass  # nobody is left to answer
         except Exception as error:

@@ -45,7 +45,7 @@ ABOUT: dict[str, Any] = {
     "version": __version__,
     "summary": "Listwise reranking with LoRA adapters.",
     "description": (
-        "One server for the clients of Cohere, Jina, vLLM, text-embeddings-inference and OpenAI. "
+        "One server for the clients of OpenAI and of every common rerank API. "
         "Every error has one body; the codes of a status are listed with it."
     ),
 }
@@ -199,7 +199,7 @@ def _add_shared(operation: dict[str, Any], path: str, method: str, reader: BodyR
 
 def _request_body(reader: BodyReader) -> dict[str, Any]:
     schemas = [{"$ref": _SCHEMAS + model.__name__} for model in reader.models]
-    content: dict[str, Any] = {"schema": schemas[0] if len(schemas) == 1 else {"oneOf": schemas}}
+    content: dict[str, Any] = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
     if reader.examples:
         content["examples"] = {name: {"value": value} for name, value in reader.examples.items()}
     return {"required": not reader.may_be_empty, "content": {"application/json": content}}

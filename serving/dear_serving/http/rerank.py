@@ -1,9 +1,14 @@
-"""The rerank routes: which dialect a body is in, and its ranking as one reply or as events."""
+"""The rerank routes, one for each path of the dialects' table: a body as a task, its ranking as one reply or
+as events.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from operator import or_
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -13,39 +18,25 @@ from dear_serving.errors import DeadlineExceeded, EngineUnavailable, InvalidRequ
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http.body import BodyReader, encode_json, read_parsed
-from dear_serving.http.dialects import documents, tei
+from dear_serving.http.dialects.dialect import Dialect, Parsed
 from dear_serving.http.dialects.documents import RerankBody
 from dear_serving.http.dialects.limits import check_texts
 from dear_serving.http.dialects.parse import parse_rerank
-from dear_serving.http.dialects.reply import RerankReply
-from dear_serving.http.dialects.tei import TeiBody, TeiResult
+from dear_serving.http.dialects.table import DIALECTS, PATHS
 from dear_serving.http.openapi import errors
 from dear_serving.http.streaming import stream_ranking
 from dear_serving.types import OnProgress, Ranking
 
 router = APIRouter(tags=["rerank"])
+compat_router = APIRouter(tags=["rerank"])
+"""Comes last: a route is found by trying one after the other."""
 
-_TEXTS = ["A permit is cheap", "Parking permit prices"]
-_EXAMPLES: dict[str, Any] = {
-    "Cohere v2": {"model": "legal", "query": "parking permit", "documents": _TEXTS, "top_n": 1},
-    "Cohere v1": {
-        "query": "parking permit",
-        "documents": [{"title": "Prices", "body": "A permit is cheap"}, {"title": "Fines", "body": "None"}],
-        "rank_fields": ["title", "body"],
-        "return_documents": True,
-    },
-    "Jina": {"query": "parking permit", "documents": [{"text": text} for text in _TEXTS], "top_n": None},
-    "vLLM": {"query": "parking permit", "documents": _TEXTS, "truncate_prompt_tokens": 64, "priority": 1},
-    "options of this server": {
-        "query": "parking permit",
-        "documents": _TEXTS,
-        "dear": {"strategy": "sliding", "window_size": 20, "step": 10, "deadline_ms": 5000},
-    },
-    "as a stream": {"query": "parking permit", "documents": _TEXTS, "dear": {"stream": True}},
-}
-_TEI_EXAMPLES = {
-    "text-embeddings-inference": {"query": "parking permit", "texts": _TEXTS, "return_text": True}
-}
+WARNINGS = "X-Dear-Warnings"
+"""The header with the warnings, a JSON list of texts, where a reply has no place for them."""
+
+_TWICE = {"/v1/v2/rerank": "/v2/rerank", "/v1/v1/rerank": "/v1/rerank"}
+"""Where Cohere's client gets with a base URL that ends in ``/v1``."""
+
 _EVENTS = """event: rank
 data: {"rank":0,"index":1,"relevance_score":0.827397}
 
@@ -60,84 +51,116 @@ data: [DONE]
 """
 
 
-def _replies(model: Any) -> dict[int | str, dict[str, Any]]:
-    own = {
-        "model": model,
-        "description": (
-            "The order. With `dear.stream`: a `rank` event for each result, then a `ranking` event with the "
-            "whole reply, then `data: [DONE]`; an error after the first event is an `error` event."
-        ),
-        "content": {"text/event-stream": {"example": _EVENTS}},
-    }
-    return errors(UnknownModel, EngineUnavailable, DeadlineExceeded) | {200: own}
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class RerankReader(BodyReader):
-    """Reads a rerank body in its dialect."""
+    """Reads a rerank body in one of the dialects of its path."""
 
-    async def __call__(self, request: Request) -> RerankBody | TeiBody:
-        """The body; TEI's has ``texts`` and no ``documents``."""
+    names: tuple[str, ...] = ()
+
+    async def __call__(self, request: Request) -> Parsed:
+        """The body, read."""
         gateway: GatewayState = request.app.state.gateway
         limits = gateway.settings.limits
-        parse = partial(parse_rerank, limits.max_documents, TeiBody in self.models)
+        has_api_key = "api-key" in request.headers
+        parse = partial(
+            parse_rerank, self.names, has_api_key, limits.max_documents, limits.max_document_chars
+        )
         return await read_parsed(request, limits.max_body_bytes, parse)
 
 
-_Documents = Annotated[RerankBody, Depends(RerankReader(RerankBody, examples=_EXAMPLES))]
-_Any = Annotated[
-    RerankBody | TeiBody, Depends(RerankReader(RerankBody | TeiBody, examples=_EXAMPLES | _TEI_EXAMPLES))
-]
-
-
-@router.post("/rerank", responses=_replies(RerankReply | list[TeiResult]))
-async def rerank(request: Request, body: _Any) -> Response:
-    """The path of vLLM, Jina and TEI. A body with ``texts`` and without ``documents`` is TEI's, and its reply
-    is a bare array. Every other body is as for /v1/rerank.
-    """
-    if isinstance(body, TeiBody):
-        return await _rerank_texts(request, body)
-    return await _rerank_documents(request, body)
-
-
-@router.post("/v1/rerank", name="rerank_v1", responses=_replies(RerankReply))
-@router.post("/v2/rerank", name="rerank_v2", responses=_replies(RerankReply))
-@router.post("/v1/v2/rerank", include_in_schema=False)  # Cohere's client with a base URL in /v1
-@router.post("/v1/v1/rerank", include_in_schema=False)
-async def rerank_documents(request: Request, body: _Documents) -> Response:
-    """The path of Cohere, Jina and vLLM. One body has the fields of all of them, so the dialects need not be
-    distinguished. Unknown fields are ignored.
-    """
-    return await _rerank_documents(request, body)
-
-
-async def _rerank_documents(request: Request, body: RerankBody) -> Response:
+async def _answer(request: Request, read: Parsed) -> Response:
     gateway: GatewayState = request.app.state.gateway
-    limits = gateway.settings.limits
-    task = documents.to_task(body, limits.max_document_chars)
-    check_texts(task, "documents", limits)
     caller: Caller = request.state.caller
+    dialect, body, task = DIALECTS[read.dialect], read.body, read.task
+    check_texts(task, read.passages, read.query, gateway.settings.limits)
+    streams = body.dear is not None and bool(body.dear.stream)
+    if streams and not dialect.has_meta:
+        raise InvalidRequest(
+            f"dear.stream: there is no stream in the dialect of {dialect.title}", param="dear.stream"
+        )
 
     async def rank(on_progress: OnProgress | None = None) -> Ranking:
-        return await gateway.rerank.rank(task, caller, on_progress)
+        ranking = await gateway.rerank.rank(task, caller, on_progress)
+        return replace(ranking, warnings=read.warnings + ranking.warnings)
 
-    def reply(ranking: Ranking) -> RerankReply:
-        return documents.to_reply(body, task, ranking, caller.request_id)
+    def reply(ranking: Ranking) -> Any:
+        return dialect.to_reply(body, task, ranking, caller.request_id)
 
-    if body.dear is not None and body.dear.stream:
+    if streams:
+        assert isinstance(body, RerankBody)
         return await stream_ranking(body, rank, reply, partial(encode_json, request))
-    return await _json(request, reply(await rank()))
+    ranking = await rank()
+    has_header = bool(ranking.warnings) and not dialect.has_meta
+    headers = {WARNINGS: json.dumps(ranking.warnings)} if has_header else None
+    return Response(
+        await encode_json(request, reply(ranking)), media_type="application/json", headers=headers
+    )
 
 
-async def _rerank_texts(request: Request, body: TeiBody) -> Response:
-    gateway: GatewayState = request.app.state.gateway
-    task = tei.to_task(body)
-    check_texts(task, "texts", gateway.settings.limits)
-    if body.dear is not None and body.dear.stream:
-        raise InvalidRequest("dear.stream: goes with documents, not with texts", param="dear.stream")
-    caller: Caller = request.state.caller
-    return await _json(request, tei.to_reply(body, await gateway.rerank.rank(task, caller)))
+def _add_route(path: str, dialects: Sequence[Dialect]) -> None:
+    bodies = dict.fromkeys(one.body for one in dialects)
+    reader = RerankReader(
+        reduce(or_, bodies),
+        examples={name: body for one in dialects for name, body in one.examples.items()},
+        names=tuple(one.name for one in dialects),
+    )
+
+    async def answer(request: Request, read: Parsed) -> Response:
+        return await _answer(request, read)
+
+    answer.__annotations__["read"] = Annotated[Parsed, Depends(reader)]
+
+    titles = ", ".join(one.title for one in dialects)
+    found = compat_router if path.startswith("/compat/") else router
+    found.add_api_route(
+        path,
+        answer,
+        methods=["POST"],
+        name="rerank_" + path.strip("/").translate(str.maketrans("/-:{}", "_____")),
+        summary=f"Rerank, as {titles}",
+        description=_described(dialects),
+        responses=_replies(dialects),
+        openapi_extra=_extra(dialects),
+        include_in_schema=path not in _TWICE,
+    )
 
 
-async def _json(request: Request, content: RerankReply | list[TeiResult]) -> Response:
-    return Response(await encode_json(request, content), media_type="application/json")
+def _described(dialects: Sequence[Dialect]) -> str:
+    links = "; ".join(f"[{one.title}]({one.docs})" for one in dialects)
+    if len(dialects) == 1:
+        return f"The request and reply of {links}. Fields that it does not have are ignored, with a warning."
+    return (
+        f"The requests and replies of {links}. A body is the first one's that it fits: Bedrock's has "
+        "`sources`, text-embeddings-inference's `texts` and no `documents`, Pinecone's `rank_fields` while "
+        "the key is in the header `Api-Key`, Voyage's `truncation` or `top_k`, SGLang's `instruct`; any "
+        f"other is the last one's. With `{dialects[0].folder}` and the like in front, a path says which."
+    )
+
+
+def _replies(dialects: Sequence[Dialect]) -> dict[int | str, dict[str, Any]]:
+    own: dict[str, Any] = {
+        "model": reduce(or_, dict.fromkeys(one.reply for one in dialects)),
+        "description": f"The order. `{WARNINGS}`: a JSON list of warnings, where the reply has no `meta`.",
+    }
+    if any(one.has_meta for one in dialects):
+        own["content"] = {"text/event-stream": {"example": _EVENTS}}
+        own["description"] += (
+            " With `dear.stream`: a `rank` event for each result, then a `ranking` event with the whole "
+            "reply, then `data: [DONE]`; an error after the first event is an `error` event."
+        )
+    return errors(UnknownModel, EngineUnavailable, DeadlineExceeded) | {200: own}
+
+
+def _extra(dialects: Sequence[Dialect]) -> dict[str, Any] | None:
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "examples": [value]}}
+        for one in dialects
+        for name, value in one.parameters.items()
+    ]
+    return {"parameters": parameters} if parameters else None
+
+
+for _path, _dialects in PATHS.items():
+    _add_route(_path, _dialects)
+for _path, _same in _TWICE.items():
+    _add_route(_path, PATHS[_same])

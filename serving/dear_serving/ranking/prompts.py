@@ -13,12 +13,15 @@ from typing import Protocol
 from dear_serving.errors import InvalidRequest, SettingsError
 from dear_serving.ranking.neutralise import neutralise
 from dear_serving.ranking.template import Template
-from dear_serving.types import MAX_IDENTIFIERS, RankTask
+from dear_serving.types import MAX_IDENTIFIERS, InstructionPlace, RankTask
 
 # Room in the answer for text around the list, such as "### Final Reranking:".
 _ANSWER_SLACK_TOKENS = 18
 _MIN_PASSAGE_TOKENS = 8
+# Of the query, and of an instruction that has a place of its own.
 _MAX_QUERY_SHARE = 0.25
+# How a template without a place for an instruction shows it.
+_QUERY_WITH_INSTRUCTION = "{} (Instruction: {})"
 # No tokenizer in use averages more characters per token; longer text is cut before encoding.
 MAX_CHARS_PER_TOKEN = 16
 # Characters that are read in one go: about 10 ms of work. A short passage costs as much as 128 characters.
@@ -26,7 +29,8 @@ _BATCH_CHARS, _PASSAGE_CHARS = 32_768, 128
 # Of a long text, a beginning of this many characters a token is encoded first, since it may fill the model.
 _FIRST_CHARS_PER_TOKEN = 4
 
-_SLOT = re.compile("\ue000(q|[0-9]+)\ue001")
+_SLOT = re.compile("\ue000(q|t|[0-9]+)\ue001")
+_INSTRUCTION = -1
 # Punctuation and white space after a slot, and one space before it, are encoded together with the text in
 # the slot. Then the pieces give the same tokens as the whole prompt. A trailing space is left to the next
 # word.
@@ -38,6 +42,9 @@ class Tokenizer(Protocol):
 
     bos_token_id: int | None
     """First token of every prompt; None if the tokenizer adds none."""
+
+    vocabulary: int
+    """Token ids are below it."""
 
     def render_chat(self, turns: Sequence[dict[str, str]], /) -> str:
         """Turns as one string; see ranking.template.ChatRenderer."""
@@ -62,11 +69,16 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """A placeholder in the layout: the query (passage None) or one passage of the window."""
+    """A placeholder in the layout: the query (passage None), the instruction (-1) or one of the passages."""
 
     passage: int | None
     lead: str
     trail: str
+
+    @property
+    def has_passage(self) -> bool:
+        """Whether it is a passage's."""
+        return self.passage is not None and self.passage != _INSTRUCTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +91,7 @@ class _Layout:
     pieces: tuple[list[int] | _Slot, ...]
     fixed_tokens: int
     query_slots: int
+    instruction_slots: int
     max_new_tokens: int
 
 
@@ -120,7 +133,7 @@ class PromptBuilder:
         self.max_model_len = max_model_len
         self.max_reasoning_tokens = max_reasoning_tokens
         self.answer = self._build_answer()
-        self._layout = lru_cache(maxsize=256)(self._build_layout)
+        self._layout = lru_cache(maxsize=512)(self._build_layout)
 
     def _build_answer(self) -> AnswerTokens:
         """The answer's tokens for MAX_IDENTIFIERS identifiers."""
@@ -163,13 +176,21 @@ class PromptBuilder:
         room = self.max_model_len - layout.max_new_tokens - layout.fixed_tokens
         return max(_MIN_PASSAGE_TOKENS, int(room * (1 - _MAX_QUERY_SHARE)) // window)
 
-    def layout(self, count: int, *, reasoning: bool = False) -> _Layout:
-        """The template's pieces for ``count`` passages; with ``reasoning``, its reasoning form."""
-        return self._layout(count, reasoning)
+    def layout(self, count: int, *, reasoning: bool = False, instructed: bool = False) -> _Layout:
+        """The template's pieces for ``count`` passages; with ``reasoning``, its reasoning form; with
+        ``instructed``, an instruction in the template's place for it.
+        """
+        return self._layout(count, reasoning, instructed)
 
-    def _build_layout(self, count: int, reasoning: bool) -> _Layout:
+    def _build_layout(self, count: int, reasoning: bool, instructed: bool) -> _Layout:
         marks = [f"\ue000{rank}\ue001" for rank in range(count)]
-        text = self.template.render("\ue000q\ue001", marks, self.tokenizer.render_chat, reasoning=reasoning)
+        text = self.template.render(
+            "\ue000q\ue001",
+            marks,
+            self.tokenizer.render_chat,
+            reasoning=reasoning,
+            instruction="\ue000t\ue001" if instructed else None,
+        )
         pieces: list[list[int] | _Slot] = []
         static, *rest = _SLOT.split(text)  # static, slot, static, slot, ..., static
         for slot, following in zip(rest[::2], rest[1::2], strict=True):
@@ -177,7 +198,8 @@ class PromptBuilder:
             trail = _TRAIL.match(following)
             assert trail is not None
             pieces.append(self.tokenizer.encode_template(static.removesuffix(" ")))
-            pieces.append(_Slot(None if slot == "q" else int(slot), lead, trail.group()))
+            shown = {"q": None, "t": _INSTRUCTION}[slot] if slot in "qt" else int(slot)
+            pieces.append(_Slot(shown, lead, trail.group()))
             static = following[trail.end() :]
         pieces.append(self.tokenizer.encode_template(static))
         bos = self.tokenizer.bos_token_id
@@ -194,6 +216,7 @@ class PromptBuilder:
             pieces=tuple(pieces),
             fixed_tokens=sum(len(piece) for piece in pieces if isinstance(piece, list)),
             query_slots=sum(isinstance(p, _Slot) and p.passage is None for p in pieces),
+            instruction_slots=sum(isinstance(p, _Slot) and p.passage == _INSTRUCTION for p in pieces),
             max_new_tokens=answer_tokens,
         )
 
@@ -224,18 +247,32 @@ class TaskPrompts:
         # Skip text that can never fit, even if the template removes most of it as white space.
         self._max_read_chars = 4 * self._max_chars
         self._query = task.query.strip()[: self._max_read_chars]
-        self._texts: dict[int | None, str] = {}  # None: the query
+        self._instruction = (task.instruction or "").strip()[: self._max_read_chars]
+        self._in_template = bool(self._instruction) and builder.template.takes_instruction(
+            reasoning=task.reasoning
+        )
+        if self._instruction and not self._in_template:
+            self._query = _QUERY_WITH_INSTRUCTION.format(self._query, self._instruction)
+        self._texts: dict[int | None, str] = {}  # None: the query; -1: the instruction
         # By text, lead and trail. One token more than fits the model says that it is cut.
         self._encoded: dict[tuple[int | None, str, str], Sequence[int]] = {}
         self._trails: dict[str, list[int]] = {}
         self._cut_by_template: set[int] = set()
         self._cut_by_budget: set[int] = set()
-        self._query_tokens_cut_to: int | None = None
+        self._cut_to: dict[int | None, int] = {}  # of query and instruction: tokens that are left
+
+    @property
+    def instruction_place(self) -> InstructionPlace | None:
+        """Where the prompts have the task's instruction; None: it has none."""
+        if not self._instruction:
+            return None
+        return "template" if self._in_template else "query"
 
     @property
     def chars(self) -> int:
         """How much there is to read, in characters."""
-        return len(self._query) + sum(map(self._chars_of, range(len(self._passages))))
+        told = len(self._instruction) if self._in_template else 0
+        return len(self._query) + told + sum(map(self._chars_of, range(len(self._passages))))
 
     def batches(self) -> Iterator[list[int]]:
         """All passages in batches for ``read``, each a few milliseconds of work."""
@@ -259,8 +296,9 @@ class TaskPrompts:
     def window(self, indices: Sequence[int]) -> list[int]:
         """Token ids of the prompt that shows these passages in this order.
 
-        The query may take a quarter of the available tokens. The passages share the rest: short passages
-        stay whole and long ones are cut to the same length. The instruction is never cut.
+        The query may take a quarter of the available tokens, and so may an instruction for which the template
+        has a place. The passages share the rest: short passages stay whole and long ones are cut to the same
+        length. The template's own text is never cut.
 
         Args:
             indices: passages of the task, 0-based.
@@ -277,16 +315,18 @@ class TaskPrompts:
                 "choose another strategy",
                 param="dear.strategy",
             )
-        layout = self._builder.layout(len(indices), reasoning=self._reasoning)
+        layout = self._layout_of(len(indices))
         room = self._builder.max_model_len - layout.max_new_tokens - layout.fixed_tokens
-        query_limit = max(1, int(room * _MAX_QUERY_SHARE) // max(1, layout.query_slots))
+        share = int(room * _MAX_QUERY_SHARE)
+        query_limit = max(1, share // max(1, layout.query_slots))
+        instruction_limit = max(1, share // max(1, layout.instruction_slots))
         filled = {
-            slot: self._fill(slot, query_limit)
+            slot: self._fill(slot, query_limit if slot.passage is None else instruction_limit, slot.passage)
             for slot in layout.pieces
-            if isinstance(slot, _Slot) and slot.passage is None
+            if isinstance(slot, _Slot) and not slot.has_passage
         }
         room -= sum(len(filled[s]) for s in layout.pieces if isinstance(s, _Slot) and s in filled)
-        slots = [s for s in layout.pieces if isinstance(s, _Slot) and s.passage is not None]
+        slots = [s for s in layout.pieces if isinstance(s, _Slot) and s.has_passage]
         if room < sum(_MIN_PASSAGE_TOKENS + len(self._trail(slot)) for slot in slots):
             raise InvalidRequest(
                 f"{len(indices)} passages in one window do not fit the model's "
@@ -310,11 +350,14 @@ class TaskPrompts:
             windows: number of windows.
             shown: passages shown in all windows together; each counts with the mean length.
         """
-        layout = self._builder.layout(min(window, MAX_IDENTIFIERS), reasoning=self._reasoning)
+        layout = self._layout_of(min(window, MAX_IDENTIFIERS))
         # Measured in a window's first slot, so that later windows find most passages encoded in the cache.
         slot = self._first_slot(window)
         lengths = sum(self._length(index, slot) for index in range(len(self._passages)))
         around = layout.fixed_tokens + layout.query_slots * len(self._encode(_Slot(None, "", "")))
+        if layout.instruction_slots:
+            told = self._encode(_Slot(_INSTRUCTION, "", ""), _INSTRUCTION)
+            around += layout.instruction_slots * len(told)
         whole = windows * around + shown * lengths // max(1, len(self._passages))
         return min(whole, windows * self._builder.max_model_len)
 
@@ -324,8 +367,10 @@ class TaskPrompts:
             self._text(index)
         template = self._builder.template
         warnings = []
-        if self._query_tokens_cut_to is not None:
-            warnings.append(f"query cut to {self._query_tokens_cut_to} tokens to fit the model's length")
+        for cut, tokens in self._cut_to.items():
+            what = "query" if cut is None else "instruction"
+            what += " with its instruction" if self.instruction_place == "query" else ""
+            warnings.append(f"{what} cut to {tokens} tokens to fit the model's length")
         if self._cut_by_template:
             rule = (
                 f"{template.max_passage_words} words"
@@ -342,18 +387,24 @@ class TaskPrompts:
             )
         return tuple(warnings)
 
+    def _layout_of(self, count: int) -> _Layout:
+        return self._builder.layout(count, reasoning=self._reasoning, instructed=self._in_template)
+
     def _first_slot(self, window: int) -> _Slot:
-        pieces = self._builder.layout(min(window, MAX_IDENTIFIERS), reasoning=self._reasoning).pieces
-        return next(piece for piece in pieces if isinstance(piece, _Slot) and piece.passage is not None)
+        pieces = self._layout_of(min(window, MAX_IDENTIFIERS)).pieces
+        return next(piece for piece in pieces if isinstance(piece, _Slot) and piece.has_passage)
 
     def _chars_of(self, index: int) -> int:
         return min(len(self._passages[index]), self._max_read_chars) + _PASSAGE_CHARS
 
     def _text(self, index: int | None) -> str:
-        """The query, or a passage as the template wants it."""
-        if index is None and index not in self._texts:
-            self._texts[index] = neutralise(self._query).strip()
-        elif index is not None and index not in self._texts:
+        """The query, the instruction, or a passage as the template wants it."""
+        if index in self._texts:
+            return self._texts[index]
+        if index is None or index == _INSTRUCTION:
+            text = self._query if index is None else self._instruction
+            self._texts[index] = neutralise(text).strip()
+        else:
             template, given = self._builder.template, self._passages[index]
             # Neutralise twice: the template may remove text between a bracket and its number.
             whole = neutralise(template.normalise(neutralise(given[: self._max_read_chars])))
@@ -378,8 +429,8 @@ class TaskPrompts:
             return whole
         trail = self._trail(slot)
         kept = max(0, limit - len(trail))
-        if index is None:
-            self._query_tokens_cut_to = kept
+        if index is None or index == _INSTRUCTION:
+            self._cut_to[index] = kept
         else:
             self._cut_by_budget.add(index)
         text = slot.lead + text[: min(self._max_chars, kept * MAX_CHARS_PER_TOKEN)]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 ChatRenderer = Callable[[Sequence[dict[str, str]]], str]
 """Renders turns (role, content) as one string with the tokenizer's chat template and generation prompt."""
 
-_PLACEHOLDER = re.compile(r"\{(query|num|i|text)\}")
+_PLACEHOLDER = re.compile(r"\{(query|num|i|text|instruction)\}")
 
 
 class _Model(BaseModel):
@@ -65,6 +65,9 @@ class Template(_Model):
 
     Placeholders: ``{query}`` and ``{num}`` (passages in the window) in opening and closing; ``{i}`` (the
     identifier) and ``{text}`` in a passage. Other text in braces stays unchanged.
+
+    ``{instruction}`` in opening and closing is the place of a request's instruction: ``instruction`` goes
+    there, with the request's text in its own ``{instruction}``, and nothing if the request has none.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Template(_Model):
     join_whitespace: bool = False
     max_passage_chars: Annotated[int, Field(gt=0)] | None = None
     max_passage_words: Annotated[int, Field(gt=0)] | None = None
+    instruction: str = "{instruction}"
     text: TextForm | None = None
     chat: ChatForm | None = None
     answer: AnswerForm = AnswerForm()
@@ -90,9 +94,20 @@ class Template(_Model):
             raise ValueError("`opening` or `closing` needs {query}")
         if "{text}" in opening + closing:
             raise ValueError("{text} belongs into `passage` alone")
+        if "{instruction}" in passage:
+            raise ValueError("{instruction} belongs into `opening` and `closing` alone")
+        if self.instruction.count("{instruction}") != 1:
+            raise ValueError("`instruction` needs {instruction} once")
         if self.reasoning is not None and isinstance(self.reasoning.closing, str) != (self.text is not None):
             raise ValueError("`reasoning.closing` has to be text for `text` and turns for `chat`")
         return self
+
+    def takes_instruction(self, *, reasoning: bool = False) -> bool:
+        """Whether the prompt has a place for an instruction, or its reasoning form has."""
+        form = self.text or self.chat
+        assert form is not None
+        closing = self.reasoning.closing if reasoning and self.reasoning else form.closing
+        return "{instruction}" in _contents(form.opening) + _contents(closing)
 
     def _parts(self) -> tuple[str | tuple[Turn, ...], ...]:
         form = self.text or self.chat
@@ -114,7 +129,13 @@ class Template(_Model):
         return passage[: self.max_passage_chars]
 
     def render(
-        self, query: str, passages: Sequence[str], chat: ChatRenderer, *, reasoning: bool = False
+        self,
+        query: str,
+        passages: Sequence[str],
+        chat: ChatRenderer,
+        *,
+        reasoning: bool = False,
+        instruction: str | None = None,
     ) -> str:
         """The whole prompt as text. The passages are already prepared; identifiers are filled in here.
 
@@ -123,8 +144,10 @@ class Template(_Model):
             passages: the window's passages, in the order they are shown.
             chat: renders turns; only chat templates use it.
             reasoning: use the reasoning form, which the template must have.
+            instruction: goes into the template's place for it.
         """
-        common = {"query": query, "num": str(len(passages))}
+        told = "" if instruction is None else _fill(self.instruction, {"instruction": instruction})
+        common = {"query": query, "num": str(len(passages)), "instruction": told}
         identified = [
             common | {"i": str(self.first_identifier + rank), "text": text}
             for rank, text in enumerate(passages)

@@ -62,6 +62,7 @@ class WordTokenizer:
     """
 
     bos_token_id: int | None = 0
+    vocabulary: int = 2**31
 
     def __init__(self, tokens_a_word: float) -> None:
         self._tokens_a_word = tokens_a_word

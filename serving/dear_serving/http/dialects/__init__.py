@@ -1,1 +1,3 @@
-"""Rerank dialects. Each has a body, ``to_task`` (body to RankTask) and ``to_reply`` (Ranking to reply)."""
+"""Rerank dialects: what each is, in one table. A dialect is a pair of functions, body to RankTask and Ranking
+to reply.
+"""

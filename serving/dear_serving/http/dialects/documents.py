@@ -1,31 +1,23 @@
-"""The dialects with ``documents``: Cohere v1 and v2, Jina and vLLM. One reply serves all of them."""
+"""The dialects with ``documents`` and one reply: Cohere v1 and v2, Jina and vLLM. Others share the body."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 
-from dear_serving.errors import InvalidRequest, PayloadTooLarge
-from dear_serving.http.dialects.options import DearOptions
+from dear_serving.http.dialects.dialect import INSTRUCTION, AtLeastZero, Body, Query
+from dear_serving.http.dialects.passages import Documents, RankFields, each_once, texts_of, with_metadata
 from dear_serving.http.dialects.reply import DearMeta, RerankReply, Result
 from dear_serving.types import Order, Ranking, RankTask
 
 _DOCUMENTS_PER_SEARCH_UNIT = 100
-_MOST_RANK_FIELDS, _MOST_FIELD_CHARS = 64, 256
-
-AtLeastZero = Annotated[int, Field(ge=0)]
-Query = Annotated[str, Field(description="The search query.", json_schema_extra={"pattern": r"\S"})]
-MODEL = "The base model's id or an adapter's name; absent: the server's default."
 
 
-class RerankBody(BaseModel):
-    """The request of Cohere, Jina and vLLM in one; unknown fields are ignored."""
+class RerankBody(Body):
+    """The request of Cohere, Jina, vLLM and of those that follow them, in one."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-    model: str | None = Field(None, description=MODEL)
     query: Annotated[
         Query,
         WithJsonSchema(
@@ -42,30 +34,29 @@ class RerankBody(BaseModel):
             }
         ),
     ]
-    documents: list[str | dict[str, Any]] = Field(
-        description="Texts, or objects with the `rank_fields`.", json_schema_extra={"minItems": 1}
-    )
+    documents: Documents
     top_n: AtLeastZero | None = Field(None, description="Most results; 0 and null: all.")
     return_documents: bool | None = Field(None, description="Whether results include their documents.")
-    rank_fields: (
-        Annotated[
-            list[Annotated[str, Field(max_length=_MOST_FIELD_CHARS)]], Field(max_length=_MOST_RANK_FIELDS)
-        ]
-        | None
-    ) = Field(
-        None,
-        description='The fields of objects that the model reads, each once; null: "text".',
+    rank_fields: RankFields | None = Field(
+        None, description="The fields of objects that the model reads, each once; null: all."
     )
+    instruction: str | None = Field(None, description=INSTRUCTION)
+    instruct: str | None = Field(None, description="As instruction.")
+    rerank_instruction: str | None = Field(None, description="As instruction.")
+    metadata: list[str] | None = Field(None, description="A text a document, read after it.")
     max_tokens_per_doc: AtLeastZero | None = Field(
         None, description="Every document is cut to this many tokens; 0: no cap."
     )
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = Field(
         None, description="As max_tokens_per_doc; the smaller one counts. 0 and -1: no cap."
     )
+    max_tokens_per_query: AtLeastZero | None = Field(None, description="Has no effect.")
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="Only its `instruction` has an effect, before the field of that name."
+    )
     priority: Annotated[int, Field(ge=0, le=999)] | None = Field(
         None, description="0 is highest. Of a tenant's waiting windows, the lowest runs first."
     )
-    dear: DearOptions | None = None
 
     @field_validator("query", mode="before")
     @classmethod
@@ -73,12 +64,44 @@ class RerankBody(BaseModel):
         """Jina also takes ``{"text": ...}``."""
         return value["text"] if isinstance(value, dict) and set(value) == {"text"} else value
 
-    @field_validator("rank_fields")
+    _each_once = field_validator("rank_fields")(each_once)
+
+    @field_validator("chat_template_kwargs")
     @classmethod
-    def _each_once(cls, fields: list[str] | None) -> list[str] | None:
-        if fields and len(set(fields)) < len(fields):
-            raise ValueError("a field is named twice")
-        return fields
+    def _instruction_is_a_text(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
+        if values and not isinstance(values.get("instruction") or "", str):
+            raise ValueError("its instruction has to be a text")
+        return values
+
+    @property
+    def notes(self) -> list[str]:
+        """See Body."""
+        notes = [
+            f"chat_template_kwargs.{name[:64]} has no effect"
+            for name in list(self.chat_template_kwargs or ())[:8]
+            if name != "instruction"
+        ]
+        if self.max_tokens_per_query:
+            notes.append("max_tokens_per_query has no effect: a query may take a quarter of the prompt")
+        if len({one.strip() for one in self._instructions}) > 1:
+            notes.append("several instructions differ, and one of them counts")
+        return notes
+
+    @property
+    def asked(self) -> str | None:
+        """The instruction, by whichever name."""
+        return next(iter(self._instructions), None)
+
+    @property
+    def _instructions(self) -> list[str]:
+        by_name = (
+            self.dear.instruction if self.dear else None,
+            (self.chat_template_kwargs or {}).get("instruction"),
+            self.instruction,
+            self.rerank_instruction,
+            self.instruct,
+        )
+        return [one for one in by_name if one]
 
     @property
     def max_passage_tokens(self) -> int | None:
@@ -86,38 +109,33 @@ class RerankBody(BaseModel):
         caps = [self.max_tokens_per_doc, self.truncate_prompt_tokens]
         return min((cap for cap in caps if cap is not None and cap > 0), default=None)
 
-
-def ranked_fields(body: RerankBody) -> RerankBody:
-    """The body without the documents' other fields, which only the reply could need."""
-    fields = body.rank_fields or ["text"]
-    documents: list[str | dict[str, Any]] = [
-        one if isinstance(one, str) else {name: one[name] for name in fields if name in one}
-        for one in body.documents
-    ]
-    return body.model_copy(update={"documents": documents})
+    def for_reply(self) -> Self:
+        """See Body."""
+        unread: dict[str, Any] = {} if self.return_documents else {"documents": []}
+        return self.model_copy(update=unread | {"metadata": None})
 
 
 def to_task(body: RerankBody, max_chars: int) -> RankTask:
-    """The task in a body.
-
-    Raises:
-        InvalidRequest: a document lacks a field that is ranked, or it is no text.
-        PayloadTooLarge: a document's fields have more than ``max_chars`` characters together.
-    """
-    fields = body.rank_fields or ["text"]
-    options = body.dear.task_fields() if body.dear is not None else {}
-    return RankTask(
-        query=body.query,
-        passages=[
-            one if isinstance(one, str) else _text_of(one, fields, position, max_chars)
-            for position, one in enumerate(body.documents)
-        ],
-        model=body.model,
+    """The task in a body; see passages for the errors."""
+    texts = texts_of(body.documents, max_chars, body.rank_fields)
+    return body.task(
+        body.query,
+        with_metadata(texts, body.metadata),
         top_n=body.top_n,
         max_passage_tokens=body.max_passage_tokens,
         priority=body.priority or 0,
-        **options,
+        instruction=body.asked,
     )
+
+
+def head(ranking: Ranking, top_n: int | None) -> list[tuple[int, float]]:
+    """Index and score of as many results as the caller asks for, best first."""
+    return list(zip(ranking.order, ranking.scores, strict=True))[: top_n or None]
+
+
+def search_units(ranking: Ranking) -> int:
+    """As Cohere bills: one for each hundred documents."""
+    return -(-len(ranking.order) // _DOCUMENTS_PER_SEARCH_UNIT)
 
 
 def results_along(body: RerankBody, order: Order, scores: Sequence[float], first: int = 0) -> list[Result]:
@@ -166,6 +184,8 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
         dear["parts"] = ranking.parts
     if ranking.reasoning:
         dear["reasoning"] = list(ranking.reasoning)
+    if ranking.instruction:
+        dear["instruction"] = ranking.instruction
     return {
         "id": request_id,
         "model": ranking.model,
@@ -174,11 +194,11 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            "total_tokens": usage.total_tokens,
         },
         "meta": {
             "api_version": {"version": "2"},
-            "billed_units": {"search_units": -(-len(ranking.order) // _DOCUMENTS_PER_SEARCH_UNIT)},
+            "billed_units": {"search_units": search_units(ranking)},
             "tokens": {
                 "input_tokens": usage.prompt_tokens,
                 "output_tokens": usage.completion_tokens,
@@ -187,23 +207,3 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
             "dear": dear,
         },
     }
-
-
-def _text_of(document: dict[str, Any], fields: list[str], position: int, max_chars: int) -> str:
-    values: list[str] = []
-    for field in fields:
-        value = document.get(field)
-        if not isinstance(value, str):
-            where = f"documents.{position}.{field}"
-            raise InvalidRequest(f"{where}: a text is needed", param=where)
-        values.append(value)
-    if len(fields) == 1:
-        return values[0]
-    # Checked before they are joined: the joined text may be much longer than the document.
-    chars = sum(map(len, fields)) + sum(map(len, values)) + 3 * len(fields) - 1
-    if chars > max_chars:
-        where = f"documents.{position}"
-        raise PayloadTooLarge(
-            f"{where}: its rank_fields have {chars} characters, over the limit of {max_chars}", param=where
-        )
-    return "\n".join(f"{field}: {value}" for field, value in zip(fields, values, strict=True))

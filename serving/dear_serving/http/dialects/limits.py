@@ -14,7 +14,7 @@ def check_count(data: dict[str, Any], field: str, max_documents: int) -> None:
 
     Args:
         data: the body.
-        field: of the passages, ``documents`` or ``texts``.
+        field: of the passages, such as ``documents`` or ``texts``.
 
     Raises:
         PayloadTooLarge: over ``max_documents``.
@@ -24,26 +24,24 @@ def check_count(data: dict[str, Any], field: str, max_documents: int) -> None:
         raise PayloadTooLarge(f"{field}: {len(passages)} are over the limit of {max_documents}", param=field)
 
 
-def check_texts(task: RankTask, field: str, limits: LimitSettings) -> None:
-    """Refuse what is empty or too long, naming the field (``field`` as in ``check_count``).
+def check_texts(task: RankTask, passages: str, query: str, limits: LimitSettings) -> None:
+    """Refuse what is empty or too long, naming the field: ``passages`` and ``query`` are the body's names.
 
     Raises:
         InvalidRequest: no passages, or a blank query.
         PayloadTooLarge: a text is over its limit.
     """
     if not task.passages:
-        raise InvalidRequest(f"{field}: at least one is needed", param=field)
+        raise InvalidRequest(f"{passages}: at least one is needed", param=passages)
     if not task.query.strip():
-        raise InvalidRequest("query: may not be blank", param="query")
-    if len(task.query) > limits.max_query_chars:
-        raise PayloadTooLarge(
-            f"query: {len(task.query)} characters are over the limit of {limits.max_query_chars}",
-            param="query",
-        )
+        raise InvalidRequest(f"{query}: may not be blank", param=query)
+    _check_chars(query, task.query, limits.max_query_chars)
+    _check_chars("instruction", task.instruction or "", limits.max_instruction_chars)
     for position, text in enumerate(task.passages):
         if len(text) > limits.max_document_chars:
-            raise PayloadTooLarge(
-                f"{field}.{position}: {len(text)} characters are over the limit of "
-                f"{limits.max_document_chars}",
-                param=f"{field}.{position}",
-            )
+            _check_chars(f"{passages}.{position}", text, limits.max_document_chars)
+
+
+def _check_chars(field: str, text: str, limit: int) -> None:
+    if len(text) > limit:
+        raise PayloadTooLarge(f"{field}: {len(text)} characters are over the limit of {limit}", param=field)

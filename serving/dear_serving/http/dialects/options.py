@@ -45,7 +45,12 @@ class DearOptions(BaseModel):
         description='Of documents longer than a prompt shows: their beginning ("cut"), or the best of '
         'overlapping parts ("max_passage"); null: "cut".',
     )
-    stream: bool | None = Field(None, description="Send server-sent events, one a rank; not with texts.")
+    instruction: str | None = Field(
+        None, description="What the order is for, in words; counts before the dialect's own field for it."
+    )
+    stream: bool | None = Field(
+        None, description="Send server-sent events, one a rank; where the reply has a `meta`."
+    )
 
     def task_fields(self) -> dict[str, Any]:
         """The options given, as arguments of RankTask."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
 
-from dear_serving.types import Scoring
+from dear_serving.types import InstructionPlace, Scoring
 
 
 class Result(TypedDict):
@@ -67,6 +67,9 @@ class DearMeta(TypedDict):
         Annotated[int, Field(description="Of all documents, with long_documents max_passage.")]
     ]
     reasoning: NotRequired[Annotated[list[str], Field(description="One text a window.")]]
+    instruction: NotRequired[
+        Annotated[InstructionPlace, Field(description="Where the prompt has the request's instruction.")]
+    ]
 
 
 class ApiVersion(TypedDict):

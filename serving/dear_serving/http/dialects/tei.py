@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from typing import NotRequired
+from typing import NotRequired, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
 
-from dear_serving.http.dialects.documents import MODEL, Query
-from dear_serving.http.dialects.options import DearOptions
+from dear_serving.http.dialects.dialect import Body, Query, Texts
 from dear_serving.types import Ranking, RankTask
 
 
-class TeiBody(BaseModel):
-    """TEI's request. ``truncate`` changes nothing: passages are always cut to fit."""
+class TeiBody(Body):
+    """TEI's request. Passages are always cut to fit, whatever ``truncate`` says."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-    model: str | None = Field(None, description=MODEL)
     query: Query
-    texts: list[str] = Field(json_schema_extra={"minItems": 1})
+    texts: Texts
     documents: None = Field(None, description="Absent or null; a body with documents is of another dialect.")
     raw_scores: bool | None = Field(None, description="Has no effect.")
+    truncate: bool | None = Field(None, description="Has no effect.")
+    truncation_direction: str | None = Field(None, description="Has no effect.")
     return_text: bool | None = Field(None, description="Whether results include their texts.")
-    dear: DearOptions | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """See Body."""
+        notes = []
+        if self.raw_scores:
+            notes.append("raw_scores has no effect: the scores of a listwise model are as they are")
+        if (self.truncation_direction or "Right").lower() != "right":
+            notes.append("truncation_direction has no effect: texts are cut at their end")
+        return notes
+
+    def for_reply(self) -> Self:
+        """See Body."""
+        return self if self.return_text else self.model_copy(update={"texts": []})
 
 
 class TeiResult(TypedDict):
@@ -34,13 +45,12 @@ class TeiResult(TypedDict):
     text: NotRequired[str]
 
 
-def to_task(body: TeiBody) -> RankTask:
+def to_task(body: TeiBody, max_chars: int) -> RankTask:
     """The task in a body."""
-    options = body.dear.task_fields() if body.dear is not None else {}
-    return RankTask(query=body.query, passages=body.texts, model=body.model, **options)
+    return body.task(body.query, body.texts)
 
 
-def to_reply(body: TeiBody, ranking: Ranking) -> list[TeiResult]:
+def to_reply(body: TeiBody, task: RankTask, ranking: Ranking, request_id: str) -> list[TeiResult]:
     """TEI's array, best first."""
     results: list[TeiResult] = []
     for index, score in zip(ranking.order, ranking.scores, strict=True):
