@@ -186,7 +186,7 @@ def compare(
 ) -> dict[str, float]:
     """Predicted over measured: latency of a request alone by passages, and requests/s of a full server.
 
-    What else the machine does can only slow it down, so that of rates the best counts, of latencies the median.
+    What else the machine does can only slow it down: of rates the best counts, of latencies the median.
 
     Args:
         rounds: in each the rates, ``lists_alone`` of each length alone, and ``full_requests`` of each of
