@@ -14,6 +14,7 @@ import httpx
 
 from dear_client import ClientError, Timeout
 from dear_client.async_client import AsyncClient
+from dear_client.wire import keepalive
 
 Kind = Literal["bare", "client"]
 
@@ -40,12 +41,15 @@ class Answer:
 class Balancer(httpx.AsyncBaseTransport):
     """Sends each request to the next proxy that is healthy, as a load balancer or Service in front would.
 
-    A proxy whose ``/-/healthz`` failed twice in a row, a second apart, gets no requests until it answers. One
-    request is never sent twice.
+    A proxy whose ``/-/healthz`` failed twice in a row, a second apart, gets no requests until it answers. A
+    connection on which nothing comes is probed (as HAProxy's srvtcpka does), and one request is never sent
+    twice.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self._inner = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=None))
+        self._inner = httpx.AsyncHTTPTransport(
+            limits=httpx.Limits(max_connections=None), socket_options=keepalive()
+        )
         self._proxies = [httpx.URL(url) for url in urls]
         self._failed = [0] * len(self._proxies)
         self._turn = 0

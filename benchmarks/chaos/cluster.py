@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -42,6 +43,7 @@ _STORE_BYTES = 80 * 1024 * 1024
 _RESTART_S = 3.0  # a machine that ended by itself comes back after so long, as under Kubernetes
 _START_S = 600.0
 _BIN = Path(sys.executable).parent
+_NEXT_FIELDS = "    gateway: str\n    cost: int\n    since_s: float = 0.0\n"
 
 
 class Cluster:
@@ -73,6 +75,7 @@ class Cluster:
         self.restarts: list[str] = []
         self.notes: list[str] = []
         self.keys: dict[str, str] = {}
+        self._release = ROOT
         self._settings = self._make_settings()
         self._commands: dict[str, tuple[list[str], dict[str, str]]] = {}
         self._kept_down: set[str] = set()
@@ -115,6 +118,7 @@ class Cluster:
             "route_prefix": "/",
             "import_path": "dear_serving.app:build",
             "args": {"settings": settings},
+            "runtime_env": {"env_vars": {"PYTHONPATH": _python_path(self._release)}},
             # One of each a machine: what ends together is no spare.
             "deployments": [
                 {"name": "Engine", "placement_group_bundles": [{"CPU": 1, "engine": 1}]},
@@ -148,6 +152,20 @@ class Cluster:
         )
         if done.returncode:
             raise RuntimeError(f"serve run ended with {done.returncode}: {done.stderr[-2000:]}")
+
+    def release(self) -> None:
+        """Deploy the next release."""
+        self._release = self.scratch / "next"
+        make_next_release(self._release)
+        self.deploy()
+
+    def of_next_release(self, title: str) -> int:
+        """How many processes of ``title`` run the next release's code."""
+        count = 0
+        for process in self.find(title):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                count += process.environ().get("PYTHONPATH", "").startswith(str(self._release))
+        return count
 
     @property
     def is_whole(self) -> bool:
@@ -242,7 +260,7 @@ class Cluster:
     def _environment(self) -> dict[str, str]:
         """Variables of every process of Ray, as README and runtime.py have them."""
         return {
-            "PYTHONPATH": os.pathsep.join((str(ROOT / "serving"), str(ROOT / "client"), str(ROOT))),
+            "PYTHONPATH": _python_path(ROOT),
             "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "disabled",  # the network is the harness's own
@@ -346,6 +364,27 @@ class Status:
                 if line.startswith(b"{"):  # Ray says something there too, now and then
                     self._last, self._at_s = json.loads(line), time.monotonic()
             watcher.wait()
+
+
+def _python_path(release: Path) -> str:
+    return os.pathsep.join(map(str, (release / "serving", release / "client", ROOT)))
+
+
+def make_next_release(folder: Path) -> None:
+    """Write a copy of the code that is newer, and whose gateways and engines send a field more."""
+    for part in ("serving", "client"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    package = folder / "serving" / "dear_serving"
+    _replace(package / "__init__.py", '__version__ = "', '__version__ = "1')
+    fields = "    gateway: str\n    cost: int\n"
+    _replace(package / "protocol.py", fields, fields + "    since_s: float = 0.0\n")
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    if old not in text:
+        raise RuntimeError(f"{path}: no {old!r}")
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
 def _has_started(node: Machine) -> bool:

@@ -13,7 +13,7 @@ import psutil
 
 from benchmarks.chaos.callers import Callers, Load
 from benchmarks.chaos.cluster import ENGINE, ENGINE_CORE, GATEWAY, PROXY, TENANTS, VLLM, Cluster
-from benchmarks.chaos.machines import Machine
+from benchmarks.chaos.machines import Machine, wait_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,15 @@ def _redeployed(cluster: Cluster, part: str, setting: str, value: int) -> Iterat
 
 
 @contextmanager
+def _released(cluster: Cluster) -> Iterator[None]:
+    """Other code: Serve replaces every replica, and until the last one the releases talk to each other."""
+    cluster.release()
+    yield
+    wait_for(lambda: all(cluster.of_next_release(title) == 2 for title in (ENGINE, GATEWAY)), 400, "release")
+    cluster.notes.append("both gateways and both engines are of the next release")
+
+
+@contextmanager
 def _flooded(cluster: Cluster) -> Iterator[None]:
     """Another tenant calls eight times as often as its limit, through both gateways."""
     limit = TENANTS["flooding"]
@@ -145,7 +154,7 @@ FAULTS = (
     Fault("worker", "worker node lost for 15 s", 15, lambda c: _down(c, c.target)),
     Fault("head", "head node lost for 15 s", 15, lambda c: _down(c, c.head)),
     Fault("database-stop", "PostgreSQL's machine lost for 60 s", 60, lambda c: _down(c, c.database)),
-    Fault("database-hang", "PostgreSQL frozen for 60 s", 60, lambda c: _frozen(c.database)),
+    Fault("database-hang", "PostgreSQL frozen for 30 s", 30, lambda c: _frozen(c.database)),
     Fault("redis-limits", "Redis of the limits lost for 20 s", 20, lambda c: _down(c, c.limits_redis)),
     Fault(
         "redis-limits-hang",
@@ -170,6 +179,8 @@ FAULTS = (
         "changed settings of gateways and engines deployed",
         0,
         lambda c: _redeployed(c, "engine", "max_tokens", 60_000),
+        is_usual=False,
     ),
+    Fault("upgrade-release", "the next release deployed", 0, _released),
     Fault("flood", "another tenant calls eight times its limit for 60 s", 60, _flooded),
 )

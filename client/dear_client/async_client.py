@@ -19,7 +19,7 @@ from dear_client.many import AHEAD, Counter, OnProgress, Ranked, call_of, checke
 from dear_client.models import Document, RankedDocument, Ranking
 from dear_client.options import RerankOptions, RerankRequest
 from dear_client.policy import Retry, Timeout
-from dear_client.wire import Wire
+from dear_client.wire import Wire, is_behind_proxy, keepalive
 
 if TYPE_CHECKING:
     import httpx
@@ -39,6 +39,8 @@ class _Driver:
         # Of each one kept httpx asks at every request whether it still stands: many cost more than new ones.
         # (None is closed here while somebody waits for its answer: that takes threads.)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        if transport is None and not is_behind_proxy():
+            transport = httpx.AsyncHTTPTransport(limits=limits, socket_options=keepalive())
         self.http = httpx.AsyncClient(transport=transport, limits=limits)
 
     async def run(

@@ -21,7 +21,7 @@ from dear_client.many import AHEAD, Counter, OnProgress, Ranked, call_of, checke
 from dear_client.models import Document, RankedDocument, Ranking
 from dear_client.options import RerankOptions, RerankRequest
 from dear_client.policy import Retry, Timeout
-from dear_client.wire import Wire
+from dear_client.wire import Wire, is_behind_proxy, keepalive
 
 if TYPE_CHECKING:
     import httpx
@@ -41,6 +41,8 @@ class _Driver:
         # All are kept: one over the most may be closed by a thread while another already waits for its answer
         # (github.com/encode/httpcore/issues/1110; a limit may come back when that is mended).
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        if transport is None and not is_behind_proxy():
+            transport = httpx.HTTPTransport(limits=limits, socket_options=keepalive())
         self.http = httpx.Client(transport=transport, limits=limits)
 
     def run(

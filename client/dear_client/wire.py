@@ -5,9 +5,11 @@ httpx is imported when a client is made: it takes nearly as long as the rest of 
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,8 @@ ADMIN_KEY_VARIABLE = "DEAR_ADMIN_KEY"
 _API_VERSION = re.compile("/v[12]$")
 _SHORTEST_S, _LONGEST_S = 1e-3, 1e6  # what sockets take
 _CLOCK_S = 0.01
+_PROBES = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
+"""Seconds, seconds, probes. A system without one of them keeps its own."""
 
 
 class Wire:
@@ -130,6 +134,8 @@ class Wire:
                 return Failure(no_connection(url, reason), was_sent=False)
             case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
                 return Failure(ConfigurationError(f"{url}: {reason}"), was_sent=False)
+            case _ if response is None and _has_vanished(error):
+                return Failure(broken_connection(url, "connection timed out"), was_sent=True)
             case TimeoutError() | httpx.TimeoutException():
                 is_over = self.terms.clock() > send.until_s - _CLOCK_S
                 waited_s = self.terms.timeout.total_s if is_over else send.answer_s
@@ -154,6 +160,22 @@ class Wire:
             if not ranks.are_whole:
                 is_late = isinstance(error, TimeoutError | httpx.TimeoutException)
                 raise ranks.stopped("sent nothing more in time" if is_late else "broke off") from None
+
+
+def keepalive() -> list[tuple[int, int, int]]:
+    """Socket options (level, name, value) with which a connection breaks some ten seconds after its other end
+    vanished: a machine that is gone closes nothing, and a call would wait for its whole ``answer_s``.
+    """
+    probes = {getattr(socket, name, None): value for name, value in _PROBES.items()}
+    options = [(socket.IPPROTO_TCP, name, value) for name, value in probes.items() if name is not None]
+    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *options]
+
+
+def is_behind_proxy() -> bool:
+    """Whether the environment names an HTTP proxy: httpx goes through it only with a transport of its own."""
+    from urllib.request import getproxies  # as httpx
+
+    return bool(getproxies())
 
 
 def _checked_url(given: str) -> str:
@@ -187,6 +209,16 @@ def _user_agent() -> str:
         return f"dear-client/{version('dear-serving')}"
     except PackageNotFoundError:
         return "dear-client"
+
+
+def _has_vanished(error: BaseException) -> bool:
+    """Whether the other end answered no probe: ETIMEDOUT, which httpx may report like a late reply."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno == errno.ETIMEDOUT:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _readable(reason: str) -> str:

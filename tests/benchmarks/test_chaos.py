@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,13 @@ import psutil
 import pytest
 
 from benchmarks.chaos.callers import Answer, Callers, Load
+from benchmarks.chaos.cluster import make_next_release
 from benchmarks.chaos.figures import figures
 from benchmarks.chaos.machines import wait_for
 from benchmarks.chaos.report import Outcome, table
+from dear_serving import __version__
 from dear_serving.process.background import free_port
+from dear_serving.protocol import Backlog
 from tests.conftest import ROOT
 
 _NEEDED = ("ip", "unshare", "nsenter", "redis-server")
@@ -134,6 +138,20 @@ time.sleep(600)
 
 
 @pytest.mark.integration
+def test_the_next_release_differs_and_understands_this_one(tmp_path: Path) -> None:
+    make_next_release(tmp_path)
+    program = (
+        "import pickle, sys, dear_serving\n"
+        "from dear_serving.protocol import Backlog\n"
+        "print(dear_serving.__version__, pickle.loads(bytes.fromhex(sys.argv[1])))"
+    )
+    sent = pickle.dumps(Backlog("gateway", 5)).hex()
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}/serving:{tmp_path}/client"}
+    command = [sys.executable, "-c", program, sent]
+    said = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == f"1{__version__} Backlog(gateway='gateway', cost=5, since_s=0.0)"
+
+
 @_can_make_machines
 def test_machines_are_parted_and_joined_and_end_with_the_harness_even_when_it_is_killed(
     tmp_path: Path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import sys
 import threading
@@ -134,14 +135,17 @@ def wait_until(check: Callable[[], bool], timeout_s: float) -> None:
 
 
 def two_are_up(server: Server) -> bool:
-    """Whether both engines have a living core and hold the adapters."""
+    """Whether both engines have a living core and hold the adapters, and gateways send them requests."""
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
     try:
         cores = [core_of(one) for one in processes(server, ENGINE)]
     except (StopIteration, psutil.Error):
         return False
     found = httpx.get(f"{server.url}/admin/v1/adapters/legal", headers=headers, timeout=30).json()
-    return len(cores) == 2 and list(found["revisions"][0]["replicas"].values()) == ["held", "held"]
+    metrics = httpx.get(f"{server.url}/metrics", headers=headers, timeout=30).text
+    known = re.findall(r"^dear_engines(?:{.*})? (\d+)", metrics, re.MULTILINE)
+    holds = list(found["revisions"][0]["replicas"].values())
+    return len(cores) == 2 and holds == ["held", "held"] and set(known) == {"2"}
 
 
 def told(load: Load, victim: str) -> dict[str, int]:
