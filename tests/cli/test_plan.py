@@ -160,6 +160,17 @@ def test_a_request_is_planned_as_a_gateway_plans_it(tokenizer: BaseTokenizer) ->
     assert (five.choices, five.tokens) == (5, one.tokens)
 
 
+@pytest.mark.integration
+def test_a_very_long_list_is_planned_within_the_servers_budget() -> None:
+    plain = load_template("plain", None)
+    found = workload(english_task(1000, 60, 6), plain, WordTokenizer(1.3), 8192)
+    assert found.strategy == "joint"
+    long = workload(english_task(10_000, 300, 6), load_template("chat", None), WordTokenizer(1.3), 8192)
+    assert long.strategy == "funnel"
+    assert long.tokens <= 2_000_000
+    assert any("were not read" in note for note in long.notes)
+
+
 def test_passages_that_do_not_fit_are_cut_as_the_server_cuts_them(tokenizer: BaseTokenizer) -> None:
     chat = load_template("chat", None)
     found = workload(english_task(20, 300, 6), chat, tokenizer, 2048)
@@ -274,8 +285,8 @@ def config_without(*fields: str, **more: object) -> dict[str, Any]:
         (("--model", "configs"), "--model: configs has no config.json"),
         (("--rank", "0"), "--rank: 0 is no rank"),
         (("--rank", "-4"), "--rank: -4 is no rank"),
-        (("--passages", "1"), "--passages: 1 is not from 2 to 1,000"),
-        (("--passages", "5000"), "--passages: 5000 is not from 2 to 1,000"),
+        (("--passages", "1"), "--passages: 1 is not from 2 to 10,000"),
+        (("--passages", "50000"), "--passages: 50000 is not from 2 to 10,000"),
         (("--words", "0"), "--words and --top-n: at least 1"),
         (("--strategy", "best"), "--strategy: 'best' is not known; known are auto, single"),
         (

@@ -25,12 +25,13 @@ def test_latency_and_capacity_are_predicted_within_twice(server: Server, tmp_pat
                 "legal",
                 BASE,
                 slots=SLOTS,
-                rounds=7,
-                full_passages=(5, 20, 40),
-                full_requests=80,
+                rounds=3,
+                lists_alone=3,
+                full_passages=(5, 20),
+                full_requests=32,
                 folder=tmp_path / str(number),
             )
         )
-        if len(tries[-1]) == 8 and all(0.5 < ratio < 2 for ratio in tries[-1].values()):
+        if len(tries[-1]) == 7 and all(0.5 < ratio < 2 for ratio in tries[-1].values()):
             return
     raise AssertionError(tries)

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,7 +161,7 @@ def requests_s(url: str, model: str, passages: int, requests: int, folder: Path)
         model,
     ]
     done = subprocess.run(
-        [*command, "--out", str(folder / str(passages)), "--json"],
+        [*command, "--out", str(folder), "--json"],
         env=os.environ | {"DEAR_BASE_URL": url},
         cwd=ROOT,
         capture_output=True,
@@ -178,24 +179,37 @@ def compare(
     *,
     slots: int,
     rounds: int,
+    lists_alone: int,
     full_passages: Sequence[int],
     full_requests: int,
     folder: Path,
 ) -> dict[str, float]:
     """Predicted over measured: latency of a request alone by passages, and requests/s of a full server.
 
+    What else the machine does can only slow it down: of rates the best counts, of latencies the median.
+
     Args:
-        rounds: lists of each length that are alone; ``full_requests`` of each length fill the server.
+        rounds: in each the rates, ``lists_alone`` of each length alone, and ``full_requests`` of each of
+            ``full_passages`` that fill the server.
     """
-    rates = machine_rates()
+    every_rate, alone_of, full_of = [], defaultdict(list), defaultdict(list)
     makers = {passages: lists(passages, seed=passages) for passages in PASSAGES}
     with httpx.Client(base_url=url, timeout=120) as http:
         for passages in PASSAGES:
             ask(http, model, makers[passages].next())
-        # In turn, so that what else the machine does hits all lengths alike.
-        answers = [{one: ask(http, model, makers[one].next()) for one in PASSAGES} for _ in range(rounds)]
-    alone = {one: median([each[one] for each in answers]) for one in PASSAGES}
-    full = {one: requests_s(url, model, one, full_requests, folder) for one in full_passages}
+        for number in range(rounds):
+            every_rate.append(machine_rates())
+            for _ in range(lists_alone):
+                for one in PASSAGES:
+                    alone_of[one].append(ask(http, model, makers[one].next()))
+            for one in full_passages:
+                report = folder / f"{number}-{one}"
+                full_of[one].append(requests_s(url, model, one, full_requests, report))
+    rates = Rates(
+        every_rate[0].device, max(one.bytes_s for one in every_rate), max(one.flop_s for one in every_rate)
+    )
+    alone = {one: median(answers) for one, answers in alone_of.items()}
+    full = {one: max(rounds_s) for one, rounds_s in full_of.items()}
 
     work = {one: asked_of(base, one) for one in PASSAGES}
     engine = calibrated(engine_here(base, rates, slots), work[AT], alone[AT], full[AT])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from dear_serving.errors import InvalidRequest, SettingsError
-from dear_serving.ranking.plan import plan_ranking
+from dear_serving.ranking.plan import RankingPlan, plan_ranking, within_budget
 from dear_serving.ranking.prompts import PromptBuilder, Tokenizer
 from dear_serving.ranking.strategies.latency import LatencyModel
 from dear_serving.ranking.template import Template, render_without_chat_template
@@ -130,7 +130,7 @@ def english_task(
 
 
 def workload(task: RankTask, template: Template, tokenizer: Tokenizer, max_model_len: int) -> Workload:
-    """Plan a request as a gateway would, with the default windows, and build its widest prompt.
+    """Plan a request as a gateway would, with the default windows and limits, and build its widest prompt.
 
     Raises:
         SettingsError: a window does not fit the model's length, or there are too many; one sentence.
@@ -140,12 +140,17 @@ def workload(task: RankTask, template: Template, tokenizer: Tokenizer, max_model
         plan = plan_ranking(task, windows.window_size, windows.step, limits.max_windows, LatencyModel())
         builder = PromptBuilder(template, tokenizer, max_model_len)
         prompts = builder.prepare(task)
+
+        def expected_tokens(one: RankingPlan) -> int:
+            return prompts.expected_tokens(one.widest, one.cost.calls, one.cost.shown)
+
+        plan = within_budget(plan, task, limits.max_prompt_tokens, expected_tokens)
         cost = plan.cost
         shown = (range(start, start + plan.widest) for start in range(0, len(task.passages), plan.widest))
         prompt = max(
             len(prompts.window([one for one in window if one < len(task.passages)])) for window in shown
         )
-        expected = prompts.expected_tokens(plan.widest, cost.calls, cost.shown)
+        expected = expected_tokens(plan)
     except InvalidRequest as error:
         raise SettingsError(f"no server would take this request: {error.message}") from None
     answer = builder.layout(plan.widest).max_new_tokens
@@ -161,5 +166,5 @@ def workload(task: RankTask, template: Template, tokenizer: Tokenizer, max_model
         tokens=min(expected, cost.calls * prompt),
         window_tokens=prompt + answer,
         tokens_a_choice=a_choice,
-        notes=prompts.warnings(),
+        notes=(*plan.warnings(limits.max_prompt_tokens), *prompts.warnings()),
     )
