@@ -38,8 +38,14 @@ _WATCH_S = 0.05
 RETRY_REASONS = ("died", "silent", "failed", "unavailable", "refused")
 OUTCOMES = ("served", "limited", "refused", "failed")
 Kind = Literal["window", "text"]
-_SAME_IN_ALL = ("dear_engines", "dear_engines_least", "dear_queued_tokens_most", "dear_tenant_weight")
-"""Gauges of which every gateway knows the whole; of the others it knows its part."""
+_SAME_IN_ALL = (
+    "dear_adapter_swaps",
+    "dear_engines",
+    "dear_engines_least",
+    "dear_queued_tokens_most",
+    "dear_tenant_weight",
+)
+"""Of these every gateway knows the whole; of the others it knows its part."""
 
 Page = list[tuple[str, str, str, list[tuple[str, dict[str, str], float]]]]
 """Metrics as they travel between gateways: name, type, help, and the samples' names, labels and values."""
