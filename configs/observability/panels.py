@@ -205,7 +205,7 @@ ROWS: dict[str, list[Panel]] = {
         _lines(
             "Repairs of answers",
             "short",
-            {"{{revision}} {{kind}}": f"{_rate('dear_repairs_total', 'revision, kind')} > 0"},
+            {"{{kind}}": _rate("dear_repairs_total", "kind")},
             "dear_repairs_total",
         ),
         _lines(
