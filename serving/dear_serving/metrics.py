@@ -35,8 +35,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 _MOST_TENANTS = 1000
 _WATCH_S = 0.05
-RETRY_REASONS = ("died", "silent", "failed", "unavailable", "refused")
-OUTCOMES = ("served", "limited", "refused", "failed")
+_RETRY_REASONS = ("died", "silent", "failed", "unavailable", "refused")
 Kind = Literal["window", "text"]
 _SAME_IN_ALL = (
     "dear_adapter_swaps",
@@ -222,7 +221,7 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
-        for reason in RETRY_REASONS:
+        for reason in _RETRY_REASONS:
             self.retries.labels(reason)
         self.ejections = Counter(
             "dear_engine_ejections",
