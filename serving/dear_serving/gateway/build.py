@@ -108,6 +108,7 @@ def build_gateway(
             metrics,
             settings.ranking,
             settings.limits.max_windows,
+            settings.limits.max_prompt_tokens,
             threads,
         ),
         openai=OpenAIService(
