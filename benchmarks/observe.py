@@ -46,7 +46,7 @@ _ADMIN_KEY = "soak"  # as in benchmarks.soak
 _SCRAPE_S = 5
 _STEP_S = 5
 _LATE_S = 20.0  # until what was counted last is in Prometheus
-_WINDOW = "30s"  # Grafana's $__rate_interval
+_WINDOW = "1m"  # Grafana's $__rate_interval where scrapes are 15 s apart
 _MOST_LINES = 12
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from configs.observability.names import exported
+from configs.observability.names import CALLS, exported
 
 AVAILABILITY = 0.999
 """Share of requests that get no error of the server (5xx)."""
@@ -20,7 +20,6 @@ RUNBOOK = "serving/OPERATIONS.md"
 
 _LEAST_RATE = 0.1
 """Requests a second that are assumed where there are fewer: one failure in a quiet night wakes nobody."""
-_CALLS = 'route=~"/v[12]/.*|/rerank"'
 _RERANKS = 'route=~".*rerank",outcome="served"'
 _WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 _RATIO = "dear:slo_bad:ratio_rate"
@@ -34,8 +33,8 @@ def _rate(name: str, where: str, window: str) -> str:
 
 
 def _availability(window: str) -> str:
-    bad = _rate("dear_request_seconds_count", f'{_CALLS},outcome="failed"', window)
-    every = _rate("dear_request_seconds_count", _CALLS, window)
+    bad = _rate("dear_request_seconds_count", f'{CALLS},outcome="failed"', window)
+    every = _rate("dear_request_seconds_count", CALLS, window)
     return f"({bad} or vector(0)) / clamp_min({every}, {_LEAST_RATE})"
 
 

@@ -9,6 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from dear_serving.metrics import EngineMetrics, Load, Metrics
 
+CALLS = 'route=~"/v[12]/.*|/rerank"'
+"""Requests of callers, not those of probes and scrapes."""
+
 VLLM = {
     "vllm:kv_cache_usage_perc": "Share of the KV cache that is in use, 0 to 1.",
     "vllm:num_requests_running": "Requests in vLLM's batch.",

@@ -35,11 +35,16 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 _MOST_TENANTS = 1000
 _WATCH_S = 0.05
-RETRY_REASONS = ("died", "silent", "failed", "unavailable", "refused")
-OUTCOMES = ("served", "limited", "refused", "failed")
+_RETRY_REASONS = ("died", "silent", "failed", "unavailable", "refused")
 Kind = Literal["window", "text"]
-_SAME_IN_ALL = ("dear_engines", "dear_engines_least", "dear_queued_tokens_most", "dear_tenant_weight")
-"""Gauges of which every gateway knows the whole; of the others it knows its part."""
+_SAME_IN_ALL = (
+    "dear_adapter_swaps",
+    "dear_engines",
+    "dear_engines_least",
+    "dear_queued_tokens_most",
+    "dear_tenant_weight",
+)
+"""Of these every gateway knows the whole; of the others it knows its part."""
 
 Page = list[tuple[str, str, str, list[tuple[str, dict[str, str], float]]]]
 """Metrics as they travel between gateways: name, type, help, and the samples' names, labels and values."""
@@ -216,7 +221,7 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
-        for reason in RETRY_REASONS:
+        for reason in _RETRY_REASONS:
             self.retries.labels(reason)
         self.ejections = Counter(
             "dear_engine_ejections",

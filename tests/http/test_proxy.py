@@ -11,8 +11,8 @@ import httpx
 import pytest
 import uvicorn
 from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dear_serving.http import proxy
 
@@ -133,3 +133,39 @@ async def test_a_request_whose_gateway_died_is_a_503_that_says_so() -> None:
     assert reply.status_code == 503
     assert reply.json()["error"]["code"] == "gateway_unavailable"
     assert reply.headers["retry-after"] == "1"
+
+
+def answering(status: int, content: object, *, after_s: float = 0.0) -> ASGIApp:
+    """An app that gives one reply: text as Ray's proxy does, anything else as a gateway does."""
+    reply = PlainTextResponse(content, status) if isinstance(content, str) else JSONResponse(content, status)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(after_s)
+        await reply(scope, receive, send)
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("path", "app", "status", "said"),
+    [
+        ("/metrics", answering(404, "Path '/metrics' not found."), 503, "no gateway runs yet"),
+        ("/metrics", answering(200, "never", after_s=60), 503, "no gateway runs yet"),
+        ("/metrics", no_reply, 503, "the gateway died"),
+        ("/metrics", answering(200, "dear_engines 1.0"), 200, "dear_engines 1.0"),
+        ("/metrics", answering(401, {"detail": "no key"}), 401, "no key"),
+        ("/metrics", answering(404, {"detail": "of a gateway"}), 404, "of a gateway"),
+        ("/v2/rerank", answering(404, "Path '/v2/rerank' not found."), 404, "not found"),
+        ("/v2/rerank", answering(200, "slow", after_s=0.6), 200, "slow"),
+    ],
+)
+async def test_a_scrape_ends_while_no_gateway_runs(
+    monkeypatch: pytest.MonkeyPatch, path: str, app: ASGIApp, status: int, said: str
+) -> None:
+    monkeypatch.setattr(proxy, "_SCRAPE_S", 0.3)
+    transport = httpx.ASGITransport(proxy.AlwaysAnswered(proxy.ScrapesEnd(app)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        async with asyncio.timeout(20):
+            reply = await http.get(path)
+    assert (reply.status_code, said in reply.text) == (status, True)
+    assert ("retry-after" in reply.headers) == (status == 503)

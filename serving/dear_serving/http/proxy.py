@@ -1,5 +1,5 @@
-"""What runs in Ray Serve's HTTP proxy, in front of every gateway: limits of headers, a reply where one died,
-and a second port.
+"""What runs in Ray Serve's HTTP proxy, in front of every gateway: limits of headers, replies where no gateway
+runs or one died, and a second port.
 
 Ray calls ``middlewares`` as its proxy starts, named in RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
 """
@@ -25,6 +25,7 @@ _MOST_HEADERS, _MOST_HEADER_BYTES = 100, 64 * 1024
 _HEADERS_S = 20.0
 _RETRY_AFTER_S = 1.0
 _BACKLOG = 2048  # uvicorn's own
+_SCRAPE_S = 6.0  # less than a Prometheus waits, more than a gateway takes for its answer
 
 
 def middlewares() -> list[Middleware]:
@@ -33,7 +34,7 @@ def middlewares() -> list[Middleware]:
     uvicorn.protocols.http.auto.AutoHTTPProtocol = LimitedProtocol
     if os.environ.get(ADMIN_PORT_VARIABLE):
         uvicorn.Server = TwoPorts  # type: ignore[misc]  # Ray's proxy makes one server, on one port
-    return [Middleware(ReadableHeaders), Middleware(AlwaysAnswered)]
+    return [Middleware(ReadableHeaders), Middleware(AlwaysAnswered), Middleware(ScrapesEnd)]
 
 
 class TwoPorts(uvicorn.Server):
@@ -113,6 +114,48 @@ class AlwaysAnswered:
                 "the gateway died while it worked on this", retry_after_s=_RETRY_AFTER_S
             )
             await error_reply(died)(scope, receive, send)
+
+
+class ScrapesEnd:
+    """ASGI middleware: /metrics is a 503 while no gateway runs. Ray's proxy has a 404 of its own before it
+    knows of our application, and then lets requests wait for the first gateway."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http" or scope["path"] != "/metrics":
+            await self._app(scope, receive, send)
+            return
+        begun, is_open = asyncio.Event(), True
+
+        async def watch(message: Message) -> None:
+            nonlocal is_open
+            if message["type"] == "http.response.start" and not begun.is_set():
+                is_open = is_open and not _is_rays_own_404(message)
+                begun.set()
+            if is_open:
+                await send(message)
+
+        working = asyncio.ensure_future(self._app(scope, receive, watch))
+        beginning = asyncio.ensure_future(begun.wait())
+        try:
+            await asyncio.wait({working, beginning}, timeout=_SCRAPE_S, return_when=asyncio.FIRST_COMPLETED)
+            is_open = is_open and (begun.is_set() or working.done())
+            if is_open:
+                await working
+                return
+        finally:
+            for one in (working, beginning):
+                one.cancel()
+        late = GatewayUnavailable("no gateway runs yet", retry_after_s=_RETRY_AFTER_S)
+        await error_reply(late)(scope, receive, send)
+
+
+def _is_rays_own_404(message: Message) -> bool:
+    kinds = [value for name, value in message.get("headers", ()) if name.lower() == b"content-type"]
+    return message["status"] == 404 and not any(b"json" in kind for kind in kinds)
 
 
 class LimitedProtocol(HttpToolsProtocol):
