@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TextIO
 
 from dear_serving.errors import RequestError
 from dear_serving.settings import LoggingSettings
@@ -27,10 +27,10 @@ _TO_JSON = json.JSONEncoder(separators=(",", ":"), default=str)
 _FACTS: ContextVar[Facts | None] = ContextVar("facts", default=None)
 
 
-def configure(settings: LoggingSettings, process: str) -> None:
+def configure(settings: LoggingSettings, process: str, stream: TextIO | None = None) -> None:
     """Log what dear_serving says in this process, a ``gateway`` or an ``engine``."""
     root = logging.getLogger("dear_serving")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream or sys.__stderr__)  # Serve may put a logger in place of sys.stderr
     handler.setFormatter(JsonLines(process) if settings.format == "json" else TextLines(process))
     root.handlers = [handler]
     root.propagate = False
