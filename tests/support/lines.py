@@ -34,4 +34,4 @@ def written(
     finally:
         root.handlers, root.propagate = handlers, propagate
         root.setLevel(level)
-        logs.logger.setLevel(logging.NOTSET)
+        logs._requests = None
