@@ -69,6 +69,7 @@ class Details(_Reply):
     passes: int = 0
     drafts: int = 0
     accepted_drafts: int = 0
+    parts: int | None = None
     reasoning: tuple[str, ...] = ()
 
 

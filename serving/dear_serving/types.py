@@ -48,6 +48,9 @@ Scoring = Literal["permutation", "generate", "first_token"]
 StrategyName = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank", "funnel"]
 """How a list longer than one window is ranked; ``auto`` chooses by cost and deadline."""
 
+LongDocuments = Literal["cut", "max_passage"]
+"""What counts of documents longer than a prompt shows: their beginning, or the best of their parts."""
+
 OnProgress = Callable[[Order, tuple[float, ...]], None]
 """Called with the passages decided so far, best first, and their scores; each call adds passages."""
 
@@ -70,6 +73,7 @@ class RankTask:
         reasoning: whether the model writes its reasoning before it ranks.
         passes: how many shuffled orders are ranked and averaged, >= 1.
         max_prompt_tokens: most prompt tokens of all windows; None: the server's limit.
+        long_documents: what of passages that are longer than a prompt shows counts.
     """
 
     query: str
@@ -86,6 +90,7 @@ class RankTask:
     reasoning: bool = False
     passes: int = 1
     max_prompt_tokens: int | None = None
+    long_documents: LongDocuments = "cut"
 
     @property
     def needed(self) -> int:
@@ -193,7 +198,8 @@ class Ranking:
     computed (see ranking.scores). ``usage`` sums the rounds; a round's times are those of its slowest window.
     ``coverage`` is the plan's: what a deadline cut off is in ``warnings``. ``reasoning`` holds the model's
     reasoning for each window. ``model`` is the public name in the request, ``revision`` the revision that
-    answered.
+    answered. ``parts`` counts the parts that long documents were split into, with the documents that were
+    not; None: none were to be split.
     """
 
     order: Order
@@ -210,3 +216,4 @@ class Ranking:
     model: str = ""
     revision: str = ""
     coverage: Coverage = Coverage(0)
+    parts: int | None = None

@@ -621,6 +621,31 @@ async def test_a_list_over_the_prompt_tokens_is_ranked_as_far_as_they_go(
     assert len(set(scores)) == 100
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_best_part_of_a_long_document_counts(
+    gateway: GatewayState, engine: FakeEngine, stream: bool
+) -> None:
+    long = "filler word " * 100 + "needle"
+    options = {"long_documents": "max_passage", "stream": stream}
+    body = BODY | {"documents": ["short", long, "other"], "dear": options, "return_documents": True}
+    async with client_of(gateway) as http:
+        reply = await http.post("/v2/rerank", json=body)
+        cut = (await http.post("/v2/rerank", json=body | {"dear": {}})).json()
+    assert "parts" not in cut["meta"]["dear"]
+    whole = reply.text.split("event: ranking\ndata: ")[-1].split("\n")[0] if stream else reply.text
+    ranking = json.loads(whole)
+    parts = ranking["meta"]["dear"]["parts"]
+    assert parts > 3
+    assert sum(len(request.identifiers) for request in asked(engine)[:-1]) >= parts
+    assert (
+        f"1 document was split into parts, {parts} in all; the best one counts" in ranking["meta"]["warnings"]
+    )
+    assert sorted(result["index"] for result in ranking["results"]) == [0, 1, 2]
+    assert {result["document"]["text"] for result in ranking["results"]} == {"short", long, "other"}
+    if stream:
+        assert reply.text.count("event: rank\n") == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -21,6 +21,7 @@ from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.gateway.window_ranker import WindowRanker, expected_cost
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import Engine
+from dear_serving.ranking.parts import Parts, split_documents
 from dear_serving.ranking.plan import RankingPlan, plan_ranking, within_budget
 from dear_serving.ranking.prompts import PromptBuilder, TaskPrompts
 from dear_serving.ranking.strategies.latency import LatencyModel
@@ -31,6 +32,7 @@ _MOST_MODELS = 1024
 # Smaller tasks run on the event loop, which they block for less than 10 ms: a thread costs 0.15 ms a job.
 # Reading takes 5 ms for these characters, and 32 windows of four times as many take 10 ms.
 _INLINE_CHARS, _INLINE_WINDOWS = 16_384, 32
+_SAMPLE_CHARS = 20_000  # of the longest document: how many characters a token has
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ class RerankService:
         preparing = tracing.span("prepare")
         builder = self.builders(model.template)
         _check_reasoning(task, model, builder)
+        parts = None
+        if task.long_documents == "max_passage":
+            threads = TenantThreads(self.threads, caller.tenant.id)
+            parts = await threads.run(_split, task, builder, self.defaults.window_size)
+            task, on_progress = parts.task, on_progress and parts.on_progress(on_progress)
         latency = self.latencies.setdefault(model.name, LatencyModel())
         plan = plan_ranking(task, self.defaults.window_size, self.defaults.step, self.max_windows, latency)
         least_tokens = builder.least_tokens(plan.widest, plan.cost.calls, reasoning=task.reasoning)
@@ -107,13 +114,24 @@ class RerankService:
         ranking = await ranker.rank(plan.start(), plan.strategy, plan.reason, began_s)
         self.metrics.observe_ranking(caller.tenant.id, model.revision, ranking)
         logs.note(windows=ranking.windows, rounds=ranking.rounds, **ranking.usage.work())
-        return replace(
+        ranking = replace(
             ranking,
             model=model.name,
             revision=model.revision,
             coverage=plan.coverage(task),
             warnings=ranking.warnings + plan.warnings(most),
         )
+        return ranking if parts is None else parts.to_documents(ranking)
+
+
+def _split(task: RankTask, builder: PromptBuilder, window_size: int) -> Parts:
+    """The task's long documents in parts, each as long as a prompt shows of a passage."""
+    tokens = builder.passage_tokens(task.window_size or window_size, reasoning=task.reasoning)
+    tokens = min(tokens, task.max_passage_tokens or tokens)
+    longest = max(task.passages, key=len, default="")[:_SAMPLE_CHARS]
+    chars = max(1, len(longest) * tokens // max(1, len(builder.tokenizer.encode(longest))))
+    template = builder.template
+    return split_documents(task, min(chars, template.max_passage_chars or chars), template.max_passage_words)
 
 
 def _prompt_tokens(prompts: TaskPrompts, plan: RankingPlan) -> int:

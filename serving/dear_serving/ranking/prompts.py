@@ -157,6 +157,12 @@ class PromptBuilder:
         """The prompt tokens of ``windows`` windows of ``window`` passages, all texts left out."""
         return windows * self.layout(min(window, MAX_IDENTIFIERS), reasoning=reasoning).fixed_tokens
 
+    def passage_tokens(self, window: int, *, reasoning: bool = False) -> int:
+        """Tokens that each of ``window`` long passages gets, beside the longest query."""
+        layout = self.layout(min(window, MAX_IDENTIFIERS), reasoning=reasoning)
+        room = self.max_model_len - layout.max_new_tokens - layout.fixed_tokens
+        return max(_MIN_PASSAGE_TOKENS, int(room * (1 - _MAX_QUERY_SHARE)) // window)
+
     def layout(self, count: int, *, reasoning: bool = False) -> _Layout:
         """The template's pieces for ``count`` passages; with ``reasoning``, its reasoning form."""
         return self._layout(count, reasoning)

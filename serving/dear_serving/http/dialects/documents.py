@@ -162,6 +162,8 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
         "drafts": usage.drafted,
         "accepted_drafts": usage.accepted,
     }
+    if ranking.parts is not None:
+        dear["parts"] = ranking.parts
     if ranking.reasoning:
         dear["reasoning"] = list(ranking.reasoning)
     return {

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dear_serving.types import MAX_IDENTIFIERS, Scoring, StrategyName
+from dear_serving.types import MAX_IDENTIFIERS, LongDocuments, Scoring, StrategyName
 
 
 class DearOptions(BaseModel):
@@ -39,6 +39,11 @@ class DearOptions(BaseModel):
     max_prompt_tokens: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description="Most prompt tokens of all windows; auto fits itself to it. null: the server's limit.",
+    )
+    long_documents: LongDocuments | None = Field(
+        None,
+        description='Of documents longer than a prompt shows: their beginning ("cut"), or the best of '
+        'overlapping parts ("max_passage"); null: "cut".',
     )
     stream: bool | None = Field(None, description="Send server-sent events, one a rank; not with texts.")
 

@@ -63,6 +63,9 @@ class DearMeta(TypedDict):
     passes: Annotated[int, Field(description="Forward passes that chose identifiers, of all windows.")]
     drafts: Annotated[int, Field(description="Forced and guessed tokens that these passes verified.")]
     accepted_drafts: Annotated[int, Field(description="Those that held.")]
+    parts: NotRequired[
+        Annotated[int, Field(description="Of all documents, with long_documents max_passage.")]
+    ]
     reasoning: NotRequired[Annotated[list[str], Field(description="One text a window.")]]
 
 
