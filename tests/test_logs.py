@@ -59,6 +59,12 @@ def test_lines_a_request_can_be_turned_off() -> None:
     assert line["message"] == "Redis answers"
 
 
+def test_a_stream_that_is_closed_costs_no_request() -> None:
+    with written() as stream:
+        stream.close()
+        logs.write("request", {"request_id": "r"})
+
+
 def test_nothing_is_noted_where_no_request_is_answered() -> None:
     logs.note(tenant="t")
     facts: dict[str, Any] = {"request_id": "r"}

@@ -28,11 +28,10 @@ def written(
     """A process that logs as this; its loggers are as before in the end."""
     root, stream = logging.getLogger("dear_serving"), Written()
     handlers, propagate, level = root.handlers, root.propagate, root.level
-    with contextlib.redirect_stderr(stream):
-        logs.configure(LoggingSettings(format=form, requests=requests), process)
+    logs.configure(LoggingSettings(format=form, requests=requests), process, stream)
     try:
         yield stream
     finally:
         root.handlers, root.propagate = handlers, propagate
         root.setLevel(level)
-        logs.logger.setLevel(logging.NOTSET)
+        logs._requests = None

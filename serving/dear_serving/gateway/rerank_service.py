@@ -80,15 +80,29 @@ class RerankService:
         began_s = time.monotonic()
         model = caller.find(task.model)
         logs.note(model=model.name, revision=model.revision, documents=len(task.passages))
-        preparing = tracing.span("prepare")
         builder = self.builders(model.template)
         _check_reasoning(task, model, builder)
-        parts = None
-        if task.long_documents == "max_passage":
-            threads = TenantThreads(self.threads, caller.tenant.id)
-            parts = await threads.run(_split, task, builder, self.defaults.window_size)
-            task, on_progress = parts.task, on_progress and parts.on_progress(on_progress)
-        latency = self.latencies.setdefault(model.name, LatencyModel())
+        if task.long_documents == "cut":
+            return await self._rank(task, caller, on_progress, model, builder, began_s)
+        threads = TenantThreads(self.threads, caller.tenant.id)
+        parts = await threads.run(_split, task, builder, self.defaults.window_size)
+        told = on_progress and parts.on_progress(on_progress)
+        return parts.to_documents(await self._rank(parts.task, caller, told, model, builder, began_s))
+
+    async def _rank(
+        self,
+        task: RankTask,
+        caller: Caller,
+        on_progress: OnProgress | None,
+        model: ServedModel,
+        builder: PromptBuilder,
+        began_s: float,
+    ) -> Ranking:
+        """Plan, admit, run the windows."""
+        latency, metrics = self.latencies.setdefault(model.name, LatencyModel()), self.metrics
+        asked = (task.max_prompt_tokens, caller.tenant.limits.max_prompt_tokens, self.max_prompt_tokens)
+        most_tokens = min(tokens for tokens in asked if tokens is not None)
+        preparing = tracing.span("prepare")
         plan = plan_ranking(task, self.defaults.window_size, self.defaults.step, self.max_windows, latency)
         least_tokens = builder.least_tokens(plan.widest, plan.cost.calls, reasoning=task.reasoning)
         await self.admission.check(caller, least_tokens)
@@ -99,15 +113,12 @@ class RerankService:
         runner = inline if is_small else threads
         for batch in prompts.batches():
             await reader.run(prompts.read, batch, plan.widest)
-        asked = (task.max_prompt_tokens, caller.tenant.limits.max_prompt_tokens, self.max_prompt_tokens)
-        most = min(tokens for tokens in asked if tokens is not None)
-        plan = await runner.run(within_budget, plan, task, most, partial(_prompt_tokens, prompts))
+        plan = await runner.run(within_budget, plan, task, most_tokens, partial(_prompt_tokens, prompts))
         cost = await runner.run(expected_cost, task, builder, prompts, plan)
         preparing.end()
         logs.note(strategy=plan.strategy)
         with tracing.span("admit tokens", tokens=cost):
             await self.admission.admit(caller, cost)
-        metrics = self.metrics
         metrics.admission_seconds.observe(time.monotonic() - caller.arrived_s)
         metrics.count_model(caller.tenant.id, model.revision, "rerank")
         engine = TenantEngine(self.engine, self.queue, caller.tenant, metrics.turn_seconds.observe)
@@ -118,15 +129,14 @@ class RerankService:
         ranking = await ranker.rank(plan.start(), plan.strategy, plan.reason, began_s)
         metrics.observe_ranking(caller.tenant.id, model.revision, ranking)
         logs.note(windows=ranking.windows, rounds=ranking.rounds, **ranking.usage.work())
-        ranking = replace(
+        return replace(
             ranking,
             model=model.name,
             revision=model.revision,
             coverage=plan.coverage(task),
-            warnings=ranking.warnings + plan.warnings(most),
+            warnings=ranking.warnings + plan.warnings(most_tokens),
             instruction=prompts.instruction_place,
         )
-        return ranking if parts is None else parts.to_documents(ranking)
 
 
 def _split(task: RankTask, builder: PromptBuilder, window_size: int) -> Parts:
