@@ -44,7 +44,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.mark.e2e
 def test_tenants_have_one_port_and_administrators_the_other(server: Server) -> None:
     port = yaml.safe_load(server.config.read_text())["http"]["admin_port"]
-    assert f"admin routes and all metrics at http://127.0.0.1:{port}" in server.output()
+    server.wait_for_line(f"admin routes and all metrics at http://127.0.0.1:{port}")
     tenant = {"authorization": "Bearer a-tenants"}
     with (
         httpx.Client(base_url=server.url, timeout=120) as main,
