@@ -17,7 +17,13 @@ from dear_tools.options import with_rerank_options
 
 HINTS = get_type_hints(RerankOptions, include_extras=True)
 OFFERED = [name for name, hint in HINTS.items() if get_args(hint)[1].on_command_line]
-VALUES = {"strategy": "sliding", "scoring": "generate", "model": "legal", "deadline_s": "1.5"}
+VALUES = {
+    "strategy": "sliding",
+    "scoring": "generate",
+    "long_documents": "max_passage",
+    "model": "legal",
+    "deadline_s": "1.5",
+}
 
 
 def flag(name: str) -> str:
@@ -63,7 +69,7 @@ def test_an_option_that_is_given_is_sent_and_else_left_out(name: str) -> None:
 
 
 def test_no_other_option_can_hold_for_many_requests() -> None:
-    assert set(HINTS) - set(OFFERED) == {"rank_fields", "request_id"}
+    assert set(HINTS) - set(OFFERED) == {"rank_fields", "request_id", "traceparent"}
 
 
 @pytest.mark.parametrize(("name", "hint"), HINTS.items())
