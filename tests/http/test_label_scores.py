@@ -128,7 +128,7 @@ async def test_a_tenant_pays_for_every_prompt(gateway: GatewayState, engine: Fak
             admitted.append(tokens)
             await admit(caller, tokens)
 
-    labels = dataclasses.replace(gateway.labels, admission=Admission())  # type: ignore[arg-type]
+    labels = dataclasses.replace(gateway.labels, admission=Admission())
     async with client_of(dataclasses.replace(gateway, labels=labels)) as http:
         assert (await http.post(PATH, json=BODY)).status_code == 200
     assert admitted == [sum(request.cost for request in asked(engine))]

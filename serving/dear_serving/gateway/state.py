@@ -30,9 +30,9 @@ class GatewayState:
 
     ``rerank``, ``openai`` and ``labels`` answer callers. ``catalog``, ``lifecycle`` and ``tenants`` are this
     gateway's access to the registry. ``authenticator``, ``arrivals``, ``admission``, ``budgets``, ``queue``
-    and ``peers`` decide which requests are served, and when: ``arrivals`` bounds those whose body is not there
-    yet, ``admission`` the others, ``peers`` knows the other gateways. ``drain`` knows whether the gateway is
-    about to end. ``worker`` parses large bodies.
+    and ``peers`` decide which requests are served, and when: ``arrivals`` bounds those whose body is not
+    there yet, ``admission`` the others, ``peers`` knows the other gateways. ``drain`` knows whether the
+    gateway is about to end. ``worker`` parses large bodies.
     ``admin_digests`` are digests of the admin keys.
     """
 
