@@ -41,6 +41,7 @@ class Repairs(_Reply):
 class Details(_Reply):
     """How the documents were ranked; times in milliseconds, the slowest window of each round summed.
 
+    ``instruction`` is where the prompts have the instruction, if there is one: "template" or "query".
     ``passes`` counts the forward passes that chose passages, ``drafts`` the tokens guessed and verified in
     them, ``accepted_drafts`` those that held.
     """
@@ -59,6 +60,7 @@ class Details(_Reply):
     drafts: int = 0
     accepted_drafts: int = 0
     reasoning: tuple[str, ...] = ()
+    instruction: str | None = None
 
 
 class RankedDocument(_Reply):

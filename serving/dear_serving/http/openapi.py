@@ -77,7 +77,10 @@ _COMPONENTS: dict[str, Any] = {
         "tenant": {
             "type": "http",
             "scheme": "bearer",
-            "description": "A tenant's API key. Servers with `tenancy.open` answer without one, too.",
+            "description": (
+                "A tenant's API key; the header `Api-Key` may have it instead. Servers with `tenancy.open` "
+                "answer without one, too."
+            ),
         },
         "admin": {"type": "http", "scheme": "bearer", "description": "The server's `DEAR_ADMIN_KEY`."},
     },
