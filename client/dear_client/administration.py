@@ -26,6 +26,7 @@ class Limits(TypedDict, total=False):
     requests_per_minute: int | None
     tokens_per_minute: int | None
     highest_priority: int | None
+    max_prompt_tokens: int | None
 
 
 class AdminCalls:

@@ -38,6 +38,16 @@ class Repairs(_Reply):
         return self.repeated + self.missing + self.out_of_range + self.unparseable
 
 
+class Ranks(_Reply):
+    """How many ranks were made how, best ranks first: by listwise windows, by one forward pass of a window,
+    and not at all, for want of ``max_prompt_tokens``.
+    """
+
+    listwise: int
+    one_pass: int = 0
+    unread: int = 0
+
+
 class Details(_Reply):
     """How the documents were ranked; times in milliseconds, the slowest window of each round summed.
 
@@ -49,6 +59,7 @@ class Details(_Reply):
     strategy: str
     strategy_reason: str | None = None
     scoring: str | None = None
+    ranks: Ranks | None = None
     windows: int
     rounds: int
     repairs: Repairs = Repairs.model_construct()
@@ -59,6 +70,7 @@ class Details(_Reply):
     passes: int = 0
     drafts: int = 0
     accepted_drafts: int = 0
+    parts: int | None = None
     reasoning: tuple[str, ...] = ()
     instruction: str | None = None
 
@@ -125,6 +137,7 @@ class Tenant(_Reply):
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     highest_priority: int | None = None
+    max_prompt_tokens: int | None = None
     granted: tuple[str, ...] = ()
 
 

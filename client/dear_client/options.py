@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, TypedDict
 from dear_client.errors import InvalidCall
 from dear_client.models import Document
 
-Strategy = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank"]
+Strategy = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank", "funnel"]
+LongDocuments = Literal["cut", "max_passage"]
 Scoring = Literal["permutation", "generate", "first_token"]
 
 
@@ -48,6 +49,12 @@ class RerankOptions(TypedDict, total=False):
         float | None, Option("Seconds after which the server replies with what is decided.", at_least=0.001)
     ]
     max_passage_tokens: Annotated[int | None, Option("Cut each passage after so many tokens.", at_least=1)]
+    long_documents: Annotated[
+        LongDocuments | None, Option("cut: their beginning counts; max_passage: the best of their parts.")
+    ]
+    max_prompt_tokens: Annotated[
+        int | None, Option("Most prompt tokens of all windows; auto fits itself to it.", at_least=1)
+    ]
     rank_fields: Annotated[
         Sequence[str] | None,
         Option("Fields of object documents that the model reads, instead of text.", on_command_line=False),

@@ -235,17 +235,19 @@ class LimitSettings(_Settings):
     its memory), and for the tokens of waiting work in all of them (``max_queued_tokens``).
 
     ``max_windows`` is for all passes of a request together: 1,000 documents in 16 passes of 150 windows fit.
+    ``max_prompt_tokens`` is for all windows of a request: strategy ``auto`` fits itself to it.
     A chat that does not say how many tokens to write gets ``default_new_tokens``. Grammars, regular
     expressions and structural tags in OpenAI bodies are refused, or with ``grammar_compile_s`` taken if they
     compile in as many seconds: about as long as each may then hold up an engine.
     """
 
     max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
-    max_documents: Annotated[int, Field(gt=0)] = 1000
+    max_documents: Annotated[int, Field(gt=0)] = 10_000
     max_document_chars: Annotated[int, Field(gt=0)] = 1_000_000
     max_query_chars: Annotated[int, Field(gt=0)] = 1_000_000
     max_instruction_chars: Annotated[int, Field(gt=0)] = 10_000
     max_windows: Annotated[int, Field(gt=0)] = 2500
+    max_prompt_tokens: Annotated[int, Field(gt=0)] = 2_000_000
     max_requests_in_flight: Annotated[int, Field(gt=0)] = 1024
     max_queued_tokens: Annotated[int, Field(gt=0)] = 4_000_000
     default_new_tokens: Annotated[int, Field(gt=0)] = 1024

@@ -45,11 +45,14 @@ vLLM continues choice by choice. ``ordinary``: a request for each choice, the sl
 Scoring = Literal["permutation", "generate", "first_token"]
 """How a window is decoded: identifier by identifier, as free text, or from one forward pass."""
 
-StrategyName = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank"]
+StrategyName = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank", "funnel"]
 """How a list longer than one window is ranked; ``auto`` chooses by cost and deadline."""
 
 InstructionPlace = Literal["template", "query"]
 """Where a prompt has the instruction: in the template's place for it, or at the end of the query."""
+
+LongDocuments = Literal["cut", "max_passage"]
+"""What counts of documents longer than a prompt shows: their beginning, or the best of their parts."""
 
 OnProgress = Callable[[Order, tuple[float, ...]], None]
 """Called with the passages decided so far, best first, and their scores; each call adds passages."""
@@ -73,6 +76,8 @@ class RankTask:
         reasoning: whether the model writes its reasoning before it ranks.
         passes: how many shuffled orders are ranked and averaged, >= 1.
         instruction: what the order is for, in words; None or blank: none.
+        max_prompt_tokens: most prompt tokens of all windows; None: the server's limit.
+        long_documents: what of passages that are longer than a prompt shows counts.
     """
 
     query: str
@@ -89,6 +94,8 @@ class RankTask:
     reasoning: bool = False
     passes: int = 1
     instruction: str | None = None
+    max_prompt_tokens: int | None = None
+    long_documents: LongDocuments = "cut"
 
     @property
     def needed(self) -> int:
@@ -174,13 +181,26 @@ class Repairs:
 
 
 @dataclass(frozen=True, slots=True)
+class Coverage:
+    """How the ranks of an order were made, best ranks first: so many by listwise windows, then so many by one
+    forward pass of a window alone, then so many passages that were not read and keep the caller's order.
+    """
+
+    listwise: int
+    one_pass: int = 0
+    unread: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """The answer to a RankTask: every passage's index, best first, and how it was computed.
 
     ``scores[i]`` belongs to ``order[i]``: in (0, 1), strictly falling. ``score_type`` says how they are
     computed (see ranking.scores). ``usage`` sums the rounds; a round's times are those of its slowest window.
-    ``reasoning`` holds the model's reasoning for each window. ``model`` is the public name in the request,
-    ``revision`` the revision that answered. ``instruction`` says where the task's went, if it has one.
+    ``coverage`` is the plan's: what a deadline cut off is in ``warnings``. ``reasoning`` holds the model's
+    reasoning for each window. ``model`` is the public name in the request, ``revision`` the revision that
+    answered. ``parts`` counts the parts that long documents were split into, with the documents that were
+    not; None: none were to be split. ``instruction`` says where the task's went, if it has one.
     """
 
     order: Order
@@ -197,3 +217,5 @@ class Ranking:
     model: str = ""
     revision: str = ""
     instruction: InstructionPlace | None = None
+    coverage: Coverage = Coverage(0)
+    parts: int | None = None

@@ -78,6 +78,7 @@ async def test_a_tenants_life(http: httpx.AsyncClient) -> None:
         "requests_per_minute": None,
         "tokens_per_minute": None,
         "highest_priority": None,
+        "max_prompt_tokens": None,
         "granted": [],
     }
     assert (await admin(http, "GET", "/tenants")).json()["data"] == [changed.json()]
@@ -266,6 +267,18 @@ async def test_no_request_has_a_priority_above_its_tenants(
     chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, **options}
     assert (await http.post("/v1/chat/completions", json=chat, headers=key)).status_code == 200
     assert [request.priority for request in (*engine.requests, *engine.asked)] == [given, given]
+
+
+async def test_a_tenants_prompt_tokens_bound_each_request(
+    http: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    key = await key_of(http, "acme", max_prompt_tokens=500)
+    documents = [f"passage {number}" for number in range(60)]
+    for options in ({}, {"max_prompt_tokens": 100_000}):
+        engine.requests.clear()
+        reply = await rerank(http, key, documents=documents, dear=options)
+        assert reply.json()["meta"]["dear"]["ranks"]["unread"] > 0
+        assert sum(len(request.token_ids) for request in engine.requests) <= 500
 
 
 async def test_openai_routes_spend_tokens_too(http: httpx.AsyncClient) -> None:

@@ -50,6 +50,7 @@ async def test_every_path_answers_the_superset(http: httpx.AsyncClient, path: st
         "strategy": "single",
         "strategy_reason": "3 passages fit one window of 20",
         "scoring": "permutation",
+        "ranks": {"listwise": 3, "one_pass": 0, "unread": 0},
         "windows": 1,
         "rounds": 1,
         "repairs": {"repeated": 0, "missing": 0, "out_of_range": 0, "unparseable": 0},
@@ -593,6 +594,74 @@ async def test_more_windows_than_a_request_may_have_are_a_400(
         fewer = {"strategy": "joint", "passes": 6}
         reply = await http.post("/v2/rerank", json=BODY | {"documents": documents, "dear": fewer})
         assert reply.json()["meta"]["dear"]["windows"] == 90
+
+
+async def test_a_list_over_the_prompt_tokens_is_ranked_as_far_as_they_go(
+    gateway: GatewayState, engine: FakeEngine
+) -> None:
+    body = BODY | {"documents": [f"passage {number}" for number in range(100)], "return_documents": True}
+    async with client_of(gateway) as http:
+        whole = (await http.post("/v2/rerank", json=body)).json()
+        engine.requests.clear()
+        reply = await http.post("/v2/rerank", json=body | {"dear": {"max_prompt_tokens": 700}})
+    assert whole["meta"]["dear"]["ranks"] == {"listwise": 100, "one_pass": 0, "unread": 0}
+    assert sum(len(request.token_ids) for request in engine.requests) <= 700
+    ranking = reply.json()
+    ranks = ranking["meta"]["dear"]["ranks"]
+    assert 2 <= ranks["listwise"] < 100
+    assert ranks["listwise"] + ranks["one_pass"] + ranks["unread"] == 100
+    left = ranks["unread"]
+    assert ranking["meta"]["warnings"] == [
+        f"max_prompt_tokens 700: the last {left} passages were not read and keep the order they had"
+    ]
+    order = [result["index"] for result in ranking["results"]]
+    assert order[-left:] == list(range(100 - left, 100))
+    scores = [result["relevance_score"] for result in ranking["results"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == 100
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_best_part_of_a_long_document_counts(
+    gateway: GatewayState, engine: FakeEngine, stream: bool
+) -> None:
+    long = "filler word " * 100 + "needle"
+    options = {"long_documents": "max_passage", "stream": stream}
+    body = BODY | {"documents": ["short", long, "other"], "dear": options, "return_documents": True}
+    async with client_of(gateway) as http:
+        reply = await http.post("/v2/rerank", json=body)
+        cut = (await http.post("/v2/rerank", json=body | {"dear": {}})).json()
+    assert "parts" not in cut["meta"]["dear"]
+    whole = reply.text.split("event: ranking\ndata: ")[-1].split("\n")[0] if stream else reply.text
+    ranking = json.loads(whole)
+    parts = ranking["meta"]["dear"]["parts"]
+    assert parts > 3
+    assert sum(len(request.identifiers) for request in asked(engine)[:-1]) >= parts
+    assert (
+        f"1 document was split into parts, {parts} in all; the best one counts" in ranking["meta"]["warnings"]
+    )
+    assert sorted(result["index"] for result in ranking["results"]) == [0, 1, 2]
+    assert {result["document"]["text"] for result in ranking["results"]} == {"short", long, "other"}
+    if stream:
+        assert reply.text.count("event: rank\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "sliding", "max_prompt_tokens": 700}, "sliding takes some"),
+        ({"max_prompt_tokens": 20}, "20 do not suffice for one window of two passages"),
+    ],
+)
+async def test_prompt_tokens_that_no_plan_keeps_are_a_400(
+    gateway: GatewayState, engine: FakeEngine, options: dict[str, Any], message: str
+) -> None:
+    documents = [f"passage {number}" for number in range(100)]
+    async with client_of(gateway) as http:
+        reply = await http.post("/v2/rerank", json=BODY | {"documents": documents, "dear": options})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "dear.max_prompt_tokens")
+    assert message in reply.json()["message"]
+    assert engine.requests == []
 
 
 async def test_too_many_passages_for_one_window_is_a_400(gateway: GatewayState) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections import Counter
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dear_serving.ranking.strategies import STRATEGIES, joint, merge2, sliding, tourrank
+from dear_serving.ranking.strategies import STRATEGIES, funnel, joint, merge2, sliding, tourrank
 from dear_serving.ranking.strategies.cost import Cost, cost
 from dear_serving.ranking.windows import Sizes
 from tests.ranking.oracles import as_shown, by, play, sizes_of_lists
@@ -19,7 +20,7 @@ SEEDS = st.integers(0, 1000)
 
 
 def test_strategies_are_found_by_their_public_names() -> None:
-    assert list(STRATEGIES) == ["single", "sliding", "merge2", "joint", "tourrank"]
+    assert list(STRATEGIES) == ["single", "sliding", "merge2", "joint", "tourrank", "funnel"]
 
 
 @pytest.mark.parametrize(
@@ -235,6 +236,40 @@ def test_tourrank_needs_those_that_advance_and_what_becomes_final(
 ) -> None:
     _, batches = play(tourrank(Sizes(100, 20, 10, top_n)), as_shown)
     assert [[window.needed for window in batch.windows] for batch in batches] == needed
+
+
+# funnel
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (200, Cost(calls=30, rounds=1, shown=600, lone_rounds=0, needed=210)),
+        (2_000, Cost(calls=130, rounds=2, shown=2600, lone_rounds=0, needed=310)),
+        (10_000, Cost(calls=580, rounds=3, shown=11_600, lone_rounds=0, needed=760)),
+    ],
+)
+def test_funnel_shows_most_passages_once(count: int, expected: Cost) -> None:
+    assert cost(funnel(Sizes(count, 20, 10, 1))) == expected
+
+
+@pytest.mark.parametrize("window", [2, 3, 5, 20])
+@given(count=st.integers(2, 3000))
+def test_funnel_halves_the_list_each_round(window: int, count: int) -> None:
+    _, batches = play(funnel(Sizes(count, window, 1, 1)), as_shown)
+    *narrowing, _ = batches
+    assert all(window.needed == 1 for batch in narrowing for window in batch.windows)
+    assert len(narrowing) <= math.ceil(math.log2(count))
+
+
+@given(st.integers(0, 1000))
+def test_funnel_brings_the_best_of_thousands_to_the_head(seed: int) -> None:
+    truth = list(range(5000))
+    random.Random(seed).shuffle(truth)
+    order, _ = play(funnel(Sizes(5000, 20, 10, 10)), by(truth))
+    assert len(set(truth[:10]) & set(order[:200])) >= 9
+    assert set(order[:200]) > set(truth[:2])  # at least two of each window stay
+    assert len(set(truth[:10]) & set(order[:20])) >= 6  # joint's own
 
 
 # joint

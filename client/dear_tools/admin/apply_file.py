@@ -31,6 +31,7 @@ class WantedTenant(_Entry):
     requests_per_minute: Count | None = None
     tokens_per_minute: Tokens | None = None
     highest_priority: Annotated[int, Field(ge=0, le=999)] | None = None
+    max_prompt_tokens: Tokens | None = None
     grants: tuple[Name, ...] = ()
 
 

@@ -23,6 +23,9 @@ PriorityOption = Annotated[
     int | None,
     typer.Option(min=0, max=999, help="Highest priority of its requests: 0, which is no limit, to 999."),
 ]
+PromptTokensOption = Annotated[
+    int | None, typer.Option(help="Most prompt tokens of one rerank; 0 takes the limit away.")
+]
 
 _COLUMNS = (
     "id",
@@ -31,6 +34,7 @@ _COLUMNS = (
     "requests_per_minute",
     "tokens_per_minute",
     "highest_priority",
+    "max_prompt_tokens",
     "granted",
 )
 
@@ -55,10 +59,13 @@ def create_tenant(
     requests_per_minute: RequestsOption = None,
     tokens_per_minute: TokensOption = None,
     highest_priority: PriorityOption = None,
+    max_prompt_tokens: PromptTokensOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create a tenant."""
-    limits = _limits(weight, in_flight, requests_per_minute, tokens_per_minute, highest_priority)
+    limits = _limits(
+        weight, in_flight, requests_per_minute, tokens_per_minute, highest_priority, max_prompt_tokens
+    )
     show(ask(lambda admin: admin.create_tenant(tenant, **limits)), _COLUMNS, as_json)
 
 
@@ -70,10 +77,13 @@ def set_tenant(
     requests_per_minute: RequestsOption = None,
     tokens_per_minute: TokensOption = None,
     highest_priority: PriorityOption = None,
+    max_prompt_tokens: PromptTokensOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Change a tenant's weight and limits, those given."""
-    limits = _limits(weight, in_flight, requests_per_minute, tokens_per_minute, highest_priority)
+    limits = _limits(
+        weight, in_flight, requests_per_minute, tokens_per_minute, highest_priority, max_prompt_tokens
+    )
     show(ask(lambda admin: admin.set_tenant(tenant, **limits)), _COLUMNS, as_json)
 
 
@@ -107,6 +117,7 @@ def _limits(
     requests: int | None,
     tokens: int | None,
     priority: int | None,
+    prompt_tokens: int | None,
 ) -> Limits:
     """What the options given set; 0 stands for no limit."""
     limits: Limits = {}
@@ -120,4 +131,6 @@ def _limits(
         limits["tokens_per_minute"] = tokens or None
     if priority is not None:
         limits["highest_priority"] = priority or None
+    if prompt_tokens is not None:
+        limits["max_prompt_tokens"] = prompt_tokens or None
     return limits

@@ -100,6 +100,7 @@ def build_gateway(
             metrics,
             settings.ranking,
             settings.limits.max_windows,
+            settings.limits.max_prompt_tokens,
             threads,
         ),
         openai=OpenAIService(

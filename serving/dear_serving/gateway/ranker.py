@@ -12,7 +12,7 @@ from dear_serving.gateway.window_ranker import OnDecoded, WindowRanker
 from dear_serving.protocol import DecodedWindow
 from dear_serving.ranking.scores import Scores
 from dear_serving.ranking.windows import Batch, Strategy, Window
-from dear_serving.types import OnProgress, Order, Ranking, RankTask, Repairs, Usage
+from dear_serving.types import Coverage, OnProgress, Order, Ranking, RankTask, Repairs, Usage
 
 # Windows of one task that have a prompt at a time. More wait without one, since prompts take memory.
 _OPEN_WINDOWS = 256
@@ -82,6 +82,7 @@ class Ranker:
             usage=self._usage,
             warnings=self._window_ranker.prompts.warnings() + self._warnings(),
             reasoning=tuple(self._reasoning),
+            coverage=Coverage(len(order)),
         )
 
     async def _run_round(self, batch: Batch, ends_s: float) -> list[Order]:

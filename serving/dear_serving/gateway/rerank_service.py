@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from cachetools import LRUCache
 
@@ -19,8 +20,9 @@ from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.gateway.window_ranker import WindowRanker, expected_cost
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import Engine
-from dear_serving.ranking.plan import plan_ranking
-from dear_serving.ranking.prompts import PromptBuilder
+from dear_serving.ranking.parts import Parts, split_documents
+from dear_serving.ranking.plan import RankingPlan, plan_ranking, within_budget
+from dear_serving.ranking.prompts import PromptBuilder, TaskPrompts
 from dear_serving.ranking.strategies.latency import LatencyModel
 from dear_serving.settings import RankingSettings
 from dear_serving.types import OnProgress, Ranking, RankTask
@@ -29,6 +31,7 @@ _MOST_MODELS = 1024
 # Smaller tasks run on the event loop, which they block for less than 10 ms: a thread costs 0.15 ms a job.
 # Reading takes 5 ms for these characters, and 32 windows of four times as many take 10 ms.
 _INLINE_CHARS, _INLINE_WINDOWS = 16_384, 32
+_SAMPLE_CHARS = 20_000  # of the longest document: how many characters a token has
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class RerankService:
         metrics: counts requests and rankings.
         defaults: default window and step.
         max_windows: most windows of one request.
+        max_prompt_tokens: most prompt tokens of one request; its tenant and itself may say fewer.
         threads: read and rank large tasks, off the event loop.
         latencies: recent round times of each model, by its public name.
     """
@@ -54,6 +58,7 @@ class RerankService:
     metrics: Metrics
     defaults: RankingSettings
     max_windows: int
+    max_prompt_tokens: int
     threads: FairThreads
     latencies: MutableMapping[str, LatencyModel] = field(default_factory=lambda: LRUCache(_MOST_MODELS))
 
@@ -75,6 +80,11 @@ class RerankService:
         model = caller.find(task.model)
         builder = self.builders(model.template)
         _check_reasoning(task, model, builder)
+        parts = None
+        if task.long_documents == "max_passage":
+            threads = TenantThreads(self.threads, caller.tenant.id)
+            parts = await threads.run(_split, task, builder, self.defaults.window_size)
+            task, on_progress = parts.task, on_progress and parts.on_progress(on_progress)
         latency = self.latencies.setdefault(model.name, LatencyModel())
         plan = plan_ranking(task, self.defaults.window_size, self.defaults.step, self.max_windows, latency)
         least_tokens = builder.least_tokens(plan.widest, plan.cost.calls, reasoning=task.reasoning)
@@ -86,6 +96,9 @@ class RerankService:
         runner = inline if is_small else threads
         for batch in prompts.batches():
             await reader.run(prompts.read, batch, plan.widest)
+        asked = (task.max_prompt_tokens, caller.tenant.limits.max_prompt_tokens, self.max_prompt_tokens)
+        most = min(tokens for tokens in asked if tokens is not None)
+        plan = await runner.run(within_budget, plan, task, most, partial(_prompt_tokens, prompts))
         cost = await runner.run(expected_cost, task, builder, prompts, plan)
         await self.admission.admit(caller, cost)
         self.metrics.count_model(caller.tenant.id, model.revision, "rerank")
@@ -94,12 +107,31 @@ class RerankService:
         ranker = Ranker(window_ranker, task, caller.request_id, latency.observe, on_progress)
         ranking = await ranker.rank(plan.start(), plan.strategy, plan.reason, began_s)
         self.metrics.observe_ranking(caller.tenant.id, model.revision, ranking)
-        return replace(
+        ranking = replace(
             ranking,
             model=model.name,
             revision=model.revision,
             instruction=prompts.instruction_place,
+            coverage=plan.coverage(task),
+            warnings=ranking.warnings + plan.warnings(most),
         )
+        return ranking if parts is None else parts.to_documents(ranking)
+
+
+def _split(task: RankTask, builder: PromptBuilder, window_size: int) -> Parts:
+    """The task's long documents in parts, each as long as a prompt shows of a passage."""
+    tokens = builder.passage_tokens(
+        task.window_size or window_size, reasoning=task.reasoning, instructed=builder.has_place_for(task)
+    )
+    tokens = min(tokens, task.max_passage_tokens or tokens)
+    longest = max(task.passages, key=len, default="")[:_SAMPLE_CHARS]
+    chars = max(1, len(longest) * tokens // max(1, len(builder.tokenizer.encode(longest))))
+    template = builder.template
+    return split_documents(task, min(chars, template.max_passage_chars or chars), template.max_passage_words)
+
+
+def _prompt_tokens(prompts: TaskPrompts, plan: RankingPlan) -> int:
+    return prompts.expected_tokens(plan.widest, plan.cost.calls, plan.cost.shown)
 
 
 def _check_reasoning(task: RankTask, model: ServedModel, builder: PromptBuilder) -> None:

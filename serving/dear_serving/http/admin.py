@@ -95,7 +95,11 @@ async def create_tenant(
     if body.id == DEFAULT_TENANT:
         raise InvalidRequest(f'id: "{DEFAULT_TENANT}" is the tenant of callers without a key', param="id")
     limits = Limits(
-        body.requests_in_flight, body.requests_per_minute, body.tokens_per_minute, body.highest_priority
+        body.requests_in_flight,
+        body.requests_per_minute,
+        body.tokens_per_minute,
+        body.highest_priority,
+        body.max_prompt_tokens,
     )
     tenant = await _call(
         request,

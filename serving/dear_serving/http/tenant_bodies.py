@@ -32,6 +32,9 @@ class TenantChanges(_Body):
     highest_priority: Priority | None = Field(
         None, description="0 is highest. Requests with a lower number get this one."
     )
+    max_prompt_tokens: Tokens | None = Field(
+        None, description="Of all windows of one rerank; strategy auto fits itself to it."
+    )
 
 
 class NewTenant(TenantChanges):

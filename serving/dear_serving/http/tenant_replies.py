@@ -23,6 +23,7 @@ class TenantReply(Reply):
     requests_per_minute: int | None
     tokens_per_minute: int | None
     highest_priority: int | None
+    max_prompt_tokens: int | None
     granted: list[str] = Field(description="Adapters that it may use besides the shared ones.")
 
     @classmethod

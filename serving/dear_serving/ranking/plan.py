@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from dear_serving.errors import InvalidRequest
-from dear_serving.ranking.strategies.auto import choose, cost_of, start
+from dear_serving.ranking.strategies.auto import PREFERENCE, choose, cost_of, start
 from dear_serving.ranking.strategies.cost import Cost
+from dear_serving.ranking.strategies.funnel import head
 from dear_serving.ranking.strategies.latency import LatencyModel
 from dear_serving.ranking.windows import Sizes, Strategy
-from dear_serving.types import RankTask, StrategyName
+from dear_serving.types import Coverage, RankTask, StrategyName
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class RankingPlan:
         strategy: the strategy's public name.
         reason: why it was chosen, one short sentence.
         sizes: the sizes of list and windows.
+        unread: passages at the list's end that are not ranked, and follow in the caller's order.
         passes: how many shuffled orders are ranked in parallel.
         cost: the cost of all passes together.
     """
@@ -29,6 +33,7 @@ class RankingPlan:
     sizes: Sizes
     passes: int
     cost: Cost
+    unread: int = 0
 
     @property
     def widest(self) -> int:
@@ -37,7 +42,22 @@ class RankingPlan:
 
     def start(self) -> Strategy:
         """A new run of the strategy."""
-        return start(self.strategy, self.sizes, self.passes)
+        return _then_unread(start(self.strategy, self.sizes, self.passes), self.sizes.count, self.unread)
+
+    def warnings(self, most_tokens: int) -> tuple[str, ...]:
+        """What was left out to stay within so many prompt tokens, one sentence."""
+        if not self.unread:
+            return ()
+        passages = "1 passage was" if self.unread == 1 else f"{self.unread} passages were"
+        return (f"max_prompt_tokens {most_tokens}: the last {passages} not read and keep the order they had",)
+
+    def coverage(self, task: RankTask) -> Coverage:
+        """How the ranks will be made; free text and first-token scoring are what the caller asked for."""
+        read = self.sizes.count
+        listwise = head(self.sizes) if self.strategy == "funnel" else read
+        if task.scoring == "first_token":
+            listwise = 0
+        return Coverage(listwise, read - listwise, self.unread)
 
 
 def plan_ranking(
@@ -68,6 +88,58 @@ def plan_ranking(
             param=field,
         )
     return RankingPlan(strategy, reason, sizes, task.passes, cost)
+
+
+def within_budget(
+    plan: RankingPlan, task: RankTask, most_tokens: int, expected_tokens: Callable[[RankingPlan], int]
+) -> RankingPlan:
+    """The plan, if its prompts stay within ``most_tokens``. Else, for strategy ``auto``, the best one that
+    does: another strategy for the whole list, or a funnel for as many of the first passages as fit.
+
+    Args:
+        plan: of ``plan_ranking``.
+        task: what it was made for.
+        most_tokens: prompt tokens of all windows.
+        expected_tokens: estimates them.
+
+    Raises:
+        InvalidRequest: the caller's strategy, or the smallest window, takes more.
+    """
+    expected = expected_tokens(plan)
+    if expected <= most_tokens:
+        return plan
+    if task.strategy != "auto":
+        raise InvalidRequest(
+            f"dear.max_prompt_tokens: {plan.strategy} takes some {expected} prompt tokens for "
+            f"{plan.sizes.count} passages, the limit is {most_tokens}; strategy auto fits itself to it",
+            param="dear.max_prompt_tokens",
+        )
+
+    def planned(strategy: StrategyName, count: int, reason: str = "") -> RankingPlan:
+        sizes = replace(plan.sizes, count=count, top_n=max(1, min(plan.sizes.top_n, count)))
+        cost = cost_of(strategy, sizes, plan.passes)
+        return RankingPlan(strategy, reason, sizes, plan.passes, cost, plan.sizes.count - count)
+
+    whole = plan.sizes.count
+    for strategy in (*PREFERENCE, "funnel"):
+        reason = f"{whole} passages; {strategy} fits the limit of {most_tokens} prompt tokens"
+        if expected_tokens(found := planned(strategy, whole, reason)) <= most_tokens:
+            return found
+    # The first counts whose funnel fits; more passages take more tokens, but for rounding of windows.
+    fitting = bisect_right(range(2, whole), most_tokens, key=lambda n: expected_tokens(planned("funnel", n)))
+    if fitting == 0:
+        raise InvalidRequest(
+            f"dear.max_prompt_tokens: {most_tokens} do not suffice for one window of two passages, "
+            f"some {expected_tokens(planned('funnel', 2))} tokens",
+            param="dear.max_prompt_tokens",
+        )
+    reason = f"the first {fitting + 1} of {whole} passages fit the limit of {most_tokens} prompt tokens"
+    return planned("funnel", fitting + 1, reason)
+
+
+def _then_unread(strategy: Strategy, read: int, unread: int) -> Strategy:
+    order = yield from strategy
+    return order + tuple(range(read, read + unread))
 
 
 def _sizes_of(task: RankTask, window_size: int, step: int) -> Sizes:

@@ -44,6 +44,7 @@ class TenantRow(Table):
     requests_per_minute: Mapped[int | None] = mapped_column(Integer)
     tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
     highest_priority: Mapped[int | None] = mapped_column(Integer)
+    max_prompt_tokens: Mapped[int | None] = mapped_column(BigInteger)
     created_s: Mapped[float] = mapped_column(Double)
 
 

@@ -25,12 +25,14 @@ DEFAULT_TENANT = "default"
 @dataclass(frozen=True, slots=True)
 class Limits:
     """A tenant's limits over all gateways; None: no limit. Tokens are the requests' predicted cost. A request
-    with a priority above ``highest_priority``, that is a lower number, gets this one."""
+    with a priority above ``highest_priority``, that is a lower number, gets this one. All windows of a rerank
+    have ``max_prompt_tokens`` together."""
 
     requests_in_flight: int | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     highest_priority: int | None = None
+    max_prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +315,11 @@ def _granted(session: Session, tenant: str) -> frozenset[str]:
 
 def _tenant(row: TenantRow, granted: frozenset[str]) -> Tenant:
     limits = Limits(
-        row.requests_in_flight, row.requests_per_minute, row.tokens_per_minute, row.highest_priority
+        row.requests_in_flight,
+        row.requests_per_minute,
+        row.tokens_per_minute,
+        row.highest_priority,
+        row.max_prompt_tokens,
     )
     return Tenant(row.id, row.weight, limits, _cache_salt(row), granted)
 

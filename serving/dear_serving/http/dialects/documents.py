@@ -154,10 +154,16 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
     """The ranking as one reply."""
     usage = ranking.usage
     repairs = ranking.repairs
+    coverage = ranking.coverage
     dear: DearMeta = {
         "strategy": ranking.strategy,
         "strategy_reason": ranking.strategy_reason,
         "scoring": task.scoring,
+        "ranks": {
+            "listwise": coverage.listwise,
+            "one_pass": coverage.one_pass,
+            "unread": coverage.unread,
+        },
         "windows": ranking.windows,
         "rounds": ranking.rounds,
         "repairs": {
@@ -174,6 +180,8 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
         "drafts": usage.drafted,
         "accepted_drafts": usage.accepted,
     }
+    if ranking.parts is not None:
+        dear["parts"] = ranking.parts
     if ranking.reasoning:
         dear["reasoning"] = list(ranking.reasoning)
     if ranking.instruction:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dear_serving.types import MAX_IDENTIFIERS, Scoring, StrategyName
+from dear_serving.types import MAX_IDENTIFIERS, LongDocuments, Scoring, StrategyName
 
 
 class DearOptions(BaseModel):
@@ -38,6 +38,15 @@ class DearOptions(BaseModel):
     )
     instruction: str | None = Field(
         None, description="What the order is for, in words; counts before the dialect's own field for it."
+    )
+    max_prompt_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Most prompt tokens of all windows; auto fits itself to it. null: the server's limit.",
+    )
+    long_documents: LongDocuments | None = Field(
+        None,
+        description='Of documents longer than a prompt shows: their beginning ("cut"), or the best of '
+        'overlapping parts ("max_passage"); null: "cut".',
     )
     stream: bool | None = Field(
         None, description="Send server-sent events, one a rank; where the reply has a `meta`."

@@ -38,12 +38,21 @@ class Repairs(TypedDict):
     unparseable: int
 
 
+class RanksMeta(TypedDict):
+    """How ranks were made: by listwise windows, by one forward pass of a window, not at all."""
+
+    listwise: int
+    one_pass: int
+    unread: Annotated[int, Field(description="Passages over max_prompt_tokens, in the caller's order.")]
+
+
 class DearMeta(TypedDict):
     """How the order was made."""
 
     strategy: str
     strategy_reason: str | None
     scoring: Scoring
+    ranks: Annotated[RanksMeta, Field(description="How many ranks were made how, best ranks first.")]
     windows: int
     rounds: int
     repairs: Repairs
@@ -54,6 +63,9 @@ class DearMeta(TypedDict):
     passes: Annotated[int, Field(description="Forward passes that chose identifiers, of all windows.")]
     drafts: Annotated[int, Field(description="Forced and guessed tokens that these passes verified.")]
     accepted_drafts: Annotated[int, Field(description="Those that held.")]
+    parts: NotRequired[
+        Annotated[int, Field(description="Of all documents, with long_documents max_passage.")]
+    ]
     reasoning: NotRequired[Annotated[list[str], Field(description="One text a window.")]]
     instruction: NotRequired[
         Annotated[InstructionPlace, Field(description="Where the prompt has the request's instruction.")]

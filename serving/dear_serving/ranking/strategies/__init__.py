@@ -2,13 +2,15 @@
 
 Each strategy is a deterministic generator without I/O (see ranking.windows). It makes no call for fewer than
 two passages. If every window is sent back as it was shown, the result is the input order. The first
-``sizes.top_n`` of the final order depend only on the first ``needed`` of each window's order.
+``sizes.top_n`` of the final order depend only on the first ``needed`` of each window's order; but for funnel,
+which narrows long lists by the cheaper guess of the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from dear_serving.ranking.strategies.funnel import funnel
 from dear_serving.ranking.strategies.joint import joint
 from dear_serving.ranking.strategies.merge2 import merge2
 from dear_serving.ranking.strategies.single import single
@@ -16,7 +18,7 @@ from dear_serving.ranking.strategies.sliding import sliding
 from dear_serving.ranking.strategies.tourrank import tourrank
 from dear_serving.ranking.windows import Sizes, Strategy
 
-__all__ = ["STRATEGIES", "joint", "merge2", "single", "sliding", "tourrank"]
+__all__ = ["STRATEGIES", "funnel", "joint", "merge2", "single", "sliding", "tourrank"]
 
 STRATEGIES: dict[str, Callable[[Sizes], Strategy]] = {
     "single": single,
@@ -24,5 +26,6 @@ STRATEGIES: dict[str, Callable[[Sizes], Strategy]] = {
     "merge2": merge2,
     "joint": joint,
     "tourrank": tourrank,
+    "funnel": funnel,
 }
 """Every strategy by its public name."""

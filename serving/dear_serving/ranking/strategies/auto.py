@@ -27,6 +27,12 @@ errors that are mostly new in every window:
   last: its two rounds with the fewest windows are for deadlines that no other strategy can keep.
 """
 
+PREFERENCE_FOR_LONG: tuple[StrategyName, ...] = ("funnel", "merge2")
+"""The same for lists of more than LONG windows: strategies that show most passages once."""
+
+LONG = 50
+"""Windows; 1,000 passages with the default window."""
+
 
 class Choice(NamedTuple):
     """A strategy, and why it was chosen: one short sentence for the reply, without a full stop."""
@@ -36,8 +42,9 @@ class Choice(NamedTuple):
 
 
 def choose(sizes: Sizes, deadline_s: float | None, latency: LatencyModel, passes: int = 1) -> Choice:
-    """Choose ``single`` if the passages fit one window; else the first of PREFERENCE whose estimated time
-    fits the deadline; if none fits, the one with the shortest estimate.
+    """Choose ``single`` if the passages fit one window; else the first of PREFERENCE (for long lists,
+    PREFERENCE_FOR_LONG) whose estimated time fits the deadline; if none fits, the one with the shortest
+    estimate.
 
     Args:
         sizes: the sizes to plan for; must be legal.
@@ -47,12 +54,13 @@ def choose(sizes: Sizes, deadline_s: float | None, latency: LatencyModel, passes
     """
     if sizes.count <= sizes.window:
         return Choice("single", f"{sizes.count} passages fit one window of {sizes.window}")
+    preference = PREFERENCE if sizes.count <= LONG * sizes.window else PREFERENCE_FOR_LONG
     excess = f"{sizes.count} passages over a window of {sizes.window}"
     if deadline_s is None or not latency.known:
-        name = PREFERENCE[0]
+        name = preference[0]
         why = "no deadline to keep" if deadline_s is None else "no round timed yet"
         return Choice(name, f"{excess}; {why}, {_words(cost_of(name, sizes, passes))}")
-    costs = {name: cost_of(name, sizes, passes) for name in PREFERENCE}
+    costs = {name: cost_of(name, sizes, passes) for name in preference}
     for name, known in costs.items():
         if latency.estimate_s(known) <= deadline_s:
             fit = "1 round fits" if known.rounds == 1 else f"{known.rounds} rounds fit"
