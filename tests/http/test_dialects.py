@@ -15,7 +15,7 @@ from dear_serving.gateway.state import GatewayState
 from dear_serving.http.dialects.dialect import Dialect
 from dear_serving.http.dialects.parse import parse_rerank
 from dear_serving.http.dialects.table import DIALECTS, PATHS, SHARED_PATHS
-from dear_serving.http.rerank import WARNINGS
+from dear_serving.http.openapi import WARNINGS
 from tests.conftest import ROOT, client_of
 from tests.support.fake_engine import FakeEngine
 

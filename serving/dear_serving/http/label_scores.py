@@ -21,8 +21,7 @@ from dear_serving.http.body import BodyReader, encode_json, parse_object, read_p
 from dear_serving.http.dialects.dialect import MODEL
 from dear_serving.http.dialects.limits import check_count
 from dear_serving.http.dialects.vllm_score import ScoreReply
-from dear_serving.http.openapi import errors
-from dear_serving.http.rerank import WARNINGS
+from dear_serving.http.openapi import WARNINGS, errors
 from dear_serving.types import MAX_IDENTIFIERS
 
 router = APIRouter(tags=["rerank"])

@@ -38,6 +38,9 @@ from dear_serving.http.access import key_for
 from dear_serving.http.body import BodyReader
 from dear_serving.http.errors import ErrorBody
 
+WARNINGS = "X-Dear-Warnings"
+"""The header with the warnings of a reply that has no place for them."""
+
 _SCHEMAS = "#/components/schemas/"
 
 ABOUT: dict[str, Any] = {
@@ -94,6 +97,7 @@ _COMPONENTS: dict[str, Any] = {
     },
     "headers": {
         "X-Request-ID": {"description": "The id of a request that came without one.", **_TEXT},
+        WARNINGS: {"description": "A JSON list of sentences, where the reply has no `meta`.", **_TEXT},
         "Retry-After": {"description": "Seconds until a retry may succeed.", **_TEXT},
         **{
             name: {"description": "Only for tenants with such a limit a minute; as OpenAI's.", **_TEXT}
@@ -188,6 +192,8 @@ def _add_shared(operation: dict[str, Any], path: str, method: str, reader: BodyR
     if key == "tenant" and method == "POST":
         kinds += _ERRORS_OF_LIMITS
         success += _LIMIT_HEADERS
+    if "rerank" in operation["tags"]:
+        success.append(WARNINGS)
     for reply in replies.values():
         if "x-codes" not in reply:
             reply["headers"] = _references("headers", success)
