@@ -17,7 +17,13 @@ from dear_tools.options import with_rerank_options
 
 HINTS = get_type_hints(RerankOptions, include_extras=True)
 OFFERED = [name for name, hint in HINTS.items() if get_args(hint)[1].on_command_line]
-VALUES = {"strategy": "sliding", "scoring": "generate", "model": "legal", "deadline_s": "1.5"}
+VALUES = {
+    "strategy": "sliding",
+    "scoring": "generate",
+    "model": "legal",
+    "deadline_s": "1.5",
+    "long_documents": "max_passage",
+}
 
 
 def flag(name: str) -> str:
