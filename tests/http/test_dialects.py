@@ -189,7 +189,7 @@ async def test_every_example_is_of_its_dialect_alone(http: httpx.AsyncClient, na
             },
             {"index", "relevance_score"},
         ),
-        ("sglang", None, {"score", "index", "meta_info"}),
+        ("sglang", None, {"score", "index", "meta_info", "document"}),
         ("bedrock", {"results"}, {"index", "relevanceScore"}),
         ("vertex", {"records"}, {"id", "score", "content"}),
     ],
@@ -242,7 +242,7 @@ async def test_documents_come_back_where_they_are_asked_for(http: httpx.AsyncCli
     for name, asked, field, document in (
         ("voyage", {"return_documents": True}, "document", "gamma"),
         ("together", {"return_documents": True}, "document", {"text": "gamma"}),
-        ("sglang", {"return_documents": True}, "document", "gamma"),
+        ("sglang", {}, "document", "gamma"),
         ("pinecone", {"return_documents": None}, "document", {"text": "gamma"}),
         ("mixedbread", {"return_input": True}, "input", "gamma"),
         ("vertex", {}, "content", "gamma"),
