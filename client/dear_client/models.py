@@ -51,6 +51,7 @@ class Ranks(_Reply):
 class Details(_Reply):
     """How the documents were ranked; times in milliseconds, the slowest window of each round summed.
 
+    ``instruction`` is where the prompts have the instruction, if there is one: "template" or "query".
     ``passes`` counts the forward passes that chose passages, ``drafts`` the tokens guessed and verified in
     them, ``accepted_drafts`` those that held.
     """
@@ -71,6 +72,7 @@ class Details(_Reply):
     accepted_drafts: int = 0
     parts: int | None = None
     reasoning: tuple[str, ...] = ()
+    instruction: str | None = None
 
 
 class RankedDocument(_Reply):

@@ -48,11 +48,11 @@ Scoring = Literal["permutation", "generate", "first_token"]
 StrategyName = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank", "funnel"]
 """How a list longer than one window is ranked; ``auto`` chooses by cost and deadline."""
 
-LongDocuments = Literal["cut", "max_passage"]
-"""What counts of documents longer than a prompt shows: their beginning, or the best of their parts."""
-
 InstructionPlace = Literal["template", "query"]
 """Where a prompt has the instruction: in the template's place for it, or at the end of the query."""
+
+LongDocuments = Literal["cut", "max_passage"]
+"""What counts of documents longer than a prompt shows: their beginning, or the best of their parts."""
 
 OnProgress = Callable[[Order, tuple[float, ...]], None]
 """Called with the passages decided so far, best first, and their scores; each call adds passages."""
@@ -75,9 +75,9 @@ class RankTask:
         step: how far the window of ``sliding`` moves, in passages; None: the server's default.
         reasoning: whether the model writes its reasoning before it ranks.
         passes: how many shuffled orders are ranked and averaged, >= 1.
+        instruction: what the order is for, in words; None or blank: none.
         max_prompt_tokens: most prompt tokens of all windows; None: the server's limit.
         long_documents: what of passages that are longer than a prompt shows counts.
-        instruction: what the order is for, in words; None or blank: none.
     """
 
     query: str
@@ -93,9 +93,9 @@ class RankTask:
     scoring: Scoring = "permutation"
     reasoning: bool = False
     passes: int = 1
+    instruction: str | None = None
     max_prompt_tokens: int | None = None
     long_documents: LongDocuments = "cut"
-    instruction: str | None = None
 
     @property
     def needed(self) -> int:
@@ -225,6 +225,6 @@ class Ranking:
     reasoning: tuple[str, ...] = ()
     model: str = ""
     revision: str = ""
+    instruction: InstructionPlace | None = None
     coverage: Coverage = Coverage(0)
     parts: int | None = None
-    instruction: InstructionPlace | None = None

@@ -181,7 +181,7 @@ def test_callers_texts_are_in_no_log(server: Server, mallory: dict[str, str]) ->
         (TEXT, {"prompt": f"{CANARY} " * 3000}),
         (TEXT, {"prompt": "a", "structured_outputs": {"json": {"type": CANARY}}}),
         (TEXT, {"prompt": "a", "structured_outputs": {"regex": CANARY}}),
-        ("/v2/rerank", {"query": CANARY, "documents": [{"body": CANARY}]}),
+        ("/v2/rerank", {"query": CANARY, "documents": [{CANARY: [[[[[[[[CANARY]]]]]]]]}]}),
         ("/v2/rerank", {"query": CANARY, "documents": [CANARY], "top_n": CANARY}),
     ]
     for path, body in wrong:

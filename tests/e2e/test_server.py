@@ -313,6 +313,7 @@ def test_cohere_v1(server: Server, http: httpx.Client) -> None:
         model="dear-tiny",
         query=LIGHT_BULB.query,
         documents=documents,
+        rank_fields=["text"],
         return_documents=True,
     )
     assert [result.index for result in reply.results] == list(LIGHT_BULB.order)

@@ -25,9 +25,9 @@ _IDENTIFIER = re.compile(r"\[\s*\d+\s*\]")
 
 def rerank(data: bytes) -> None:
     """A body of the rerank routes: read in each path's dialects, or refused with one of our errors."""
-    for dialects in PATHS.values():
+    for names in dict.fromkeys(tuple(one.name for one in dialects) for dialects in PATHS.values()):
         with contextlib.suppress(RequestError):
-            parse_rerank([one.name for one in dialects], True, 1000, 10_000, data)
+            parse_rerank(names, True, 1000, 10_000, data)
 
 
 def openai(data: bytes) -> None:

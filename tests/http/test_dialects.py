@@ -10,12 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dear_serving.errors import RequestError
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http.dialects.dialect import Dialect
 from dear_serving.http.dialects.parse import parse_rerank
 from dear_serving.http.dialects.table import DIALECTS, PATHS, SHARED_PATHS
-from dear_serving.http.rerank import WARNINGS
+from dear_serving.http.openapi import WARNINGS
+from dear_serving.types import Ranking
 from tests.conftest import ROOT, client_of
 from tests.support.fake_engine import FakeEngine
 
@@ -189,7 +193,7 @@ async def test_every_example_is_of_its_dialect_alone(http: httpx.AsyncClient, na
             },
             {"index", "relevance_score"},
         ),
-        ("sglang", None, {"score", "index", "meta_info"}),
+        ("sglang", None, {"score", "index", "meta_info", "document"}),
         ("bedrock", {"results"}, {"index", "relevanceScore"}),
         ("vertex", {"records"}, {"id", "score", "content"}),
     ],
@@ -242,7 +246,7 @@ async def test_documents_come_back_where_they_are_asked_for(http: httpx.AsyncCli
     for name, asked, field, document in (
         ("voyage", {"return_documents": True}, "document", "gamma"),
         ("together", {"return_documents": True}, "document", {"text": "gamma"}),
-        ("sglang", {"return_documents": True}, "document", "gamma"),
+        ("sglang", {}, "document", "gamma"),
         ("pinecone", {"return_documents": None}, "document", {"text": "gamma"}),
         ("mixedbread", {"return_input": True}, "input", "gamma"),
         ("vertex", {}, "content", "gamma"),
@@ -569,6 +573,33 @@ async def test_errors_have_the_fields_that_a_dialects_clients_read(http: httpx.A
     assert bad.json()["code"] == "ValidationException"
     other = await http.post("/rerank", json={})
     assert set(other.json()) == {"error", "message", "detail"}
+
+
+FIELDS = sorted({field for dialect in DIALECTS.values() for field in dialect.fields})
+EXAMPLES = [example for dialect in DIALECTS.values() for example in dialect.examples.values()]
+SIMPLE: list[Any] = [None, True, -1, 0, 2, 1.5, 10**30, "", "x", "\ud800", [], ["a"], [None], [[]], {}, [1]]
+NESTED: list[Any] = [{"text": "a"}, {"a": {"b": [1, {"c": None}]}}, [{"text": "x"}, {"k": [1]}]]
+odd = st.sampled_from([*SIMPLE, *NESTED])
+
+
+@given(
+    example=st.sampled_from(EXAMPLES),
+    changes=st.dictionaries(st.sampled_from([*FIELDS, "speed"]), odd, max_size=4),
+    path=st.sampled_from(list(PATHS)),
+    has_api_key=st.booleans(),
+)
+def test_any_mix_of_fields_is_answered_or_refused(
+    example: dict[str, Any], changes: dict[str, Any], path: str, has_api_key: bool
+) -> None:
+    names, body = [one.name for one in PATHS[path]], json.dumps({**example, **changes}).encode()
+    try:
+        read = parse_rerank(names, has_api_key, 100, 1000, body)
+    except RequestError:
+        return
+    count = len(read.task.passages)
+    scores = tuple(1 - rank / max(1, count) for rank in range(count))
+    ranking = Ranking(tuple(range(count)), scores, "rank", "single", "", 1, 1, warnings=read.warnings)
+    assert json.dumps(DIALECTS[read.dialect].to_reply(read.body, read.task, ranking, "id"))
 
 
 # --- keys --------------------------------------------------------------------------------------------

@@ -61,7 +61,16 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
         200,
     ),
     "31 MB of lists that come back": (
-        body_of(["y" * 990_000] * 30 + [{"text": "a", "x": LISTS}], return_documents=True),
+        body_of(
+            ["y" * 990_000] * 30 + [{"text": "a", "x": LISTS}],
+            return_documents=True,
+            rank_fields=["text"],
+        ),
+        200,
+    ),
+    "31 MB of lists to be read": (body_of(["y" * 990_000] * 30 + [{"text": "a", "x": LISTS}]), 400),
+    "small objects": (
+        body_of([{"title": f"{n}", "tags": ["a", "b"], "x": {"y": n}} for n in range(1000)]),
         200,
     ),
     "a query of a million brackets": (

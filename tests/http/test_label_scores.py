@@ -13,7 +13,7 @@ import pytest
 
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import BaseTokenizer
-from dear_serving.http.rerank import WARNINGS
+from dear_serving.http.openapi import WARNINGS
 from dear_serving.protocol import PermutationRequest
 from tests.conftest import LEGAL, client_of
 from tests.support.fake_engine import FakeEngine

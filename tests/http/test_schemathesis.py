@@ -68,17 +68,11 @@ sent: Counter[tuple[str, int]] = Counter()
 
 @schema.hook
 def map_body(context: schemathesis.HookContext, body: Any) -> Any:
-    """Whole numbers as JavaScript writes them: to JSON Schema 2.0 is an integer, to this server it is not.
-
-    A deadline of a few milliseconds would pass now and then, which is a 504.
-    """
+    """Whole numbers as JavaScript writes them: to JSON Schema 2.0 is an integer, to this server it is not."""
     if isinstance(body, float) and body.is_integer():
         return int(body)
     if isinstance(body, dict):
-        mapped = {key: map_body(context, value) for key, value in body.items()}
-        if type(mapped.get("deadline_ms")) is int and 0 < mapped["deadline_ms"] < 60_000:
-            mapped["deadline_ms"] = 60_000
-        return mapped
+        return {key: map_body(context, value) for key, value in body.items()}
     return [map_body(context, one) for one in body] if isinstance(body, list) else body
 
 
@@ -116,10 +110,18 @@ def keys(client: TestClient) -> dict[str, str]:
     return {"tenant": f"Bearer {issued['key']}", "admin": ADMIN["authorization"]}
 
 
+def give_time(body: Any) -> None:
+    """A deadline of a few milliseconds would pass now and then, which is a 504."""
+    dear = body.get("dear") if isinstance(body, dict) else None
+    if isinstance(dear, dict) and type(dear.get("deadline_ms")) is int and 0 < dear["deadline_ms"] < 60_000:
+        dear["deadline_ms"] = 60_000
+
+
 @schema.parametrize()
 def test_every_reply_is_as_the_document_says(
     case: schemathesis.Case[Any], client: TestClient, keys: dict[str, str]
 ) -> None:
+    give_time(case.body)
     for one in case.operation.definition.raw.get("security", ()):
         case.headers["authorization"] = keys[next(iter(one))]
     request = requests.Request(**case.as_transport_kwargs("http://testserver")).prepare()

@@ -210,6 +210,99 @@ def litellm_as(provider: str) -> Callable[[Call], Order]:
     return ask
 
 
+# --- the other APIs: imported when they are called first, since together that takes long ------------
+
+
+def voyage(call: Call) -> Order:
+    import voyageai
+
+    client = voyageai.Client(base_url=call.url, **call.given)
+    reply = client.rerank(call.query, call.documents, model=call.model, top_k=call.top_n)
+    return [result.index for result in reply.results]
+
+
+def nvidia(call: Call) -> Order:
+    from langchain_nvidia_ai_endpoints import NVIDIARerank
+
+    top_n = len(call.documents) if call.top_n is None else call.top_n
+    url = {} if call.url is None else {"base_url": call.url}
+    return ask_langchain(NVIDIARerank(model=call.model, top_n=top_n, **url, **call.given), call)
+
+
+def with_top_n(call: Call) -> dict[str, Any]:
+    """The arguments that most have; top_n is left out where it is null."""
+    asked = {"model": call.model, "query": call.query, "documents": call.documents}
+    return asked if call.top_n is None else asked | {"top_n": call.top_n}
+
+
+def contextual(call: Call) -> Order:
+    from contextual import ContextualAI
+
+    reply = ContextualAI(base_url=call.url, **call.given).rerank.create(**with_top_n(call))
+    return [result.index for result in reply.results]
+
+
+def together(call: Call) -> Order:
+    from together import Together
+
+    reply = Together(base_url=call.url, **call.given).rerank.create(**with_top_n(call))
+    return [result.index for result in reply.results]
+
+
+def pinecone(call: Call) -> Order:
+    from pinecone import Pinecone
+
+    reply = Pinecone(host=call.url, **call.given).inference.rerank(**with_top_n(call))
+    return [result.index for result in reply.data]
+
+
+def mixedbread(call: Call) -> Order:
+    from mixedbread import Mixedbread
+
+    url = {} if call.url is None else {"base_url": call.url}
+    top_k = {} if call.top_n is None else {"top_k": call.top_n}
+    client = Mixedbread(**url, **call.given)
+    reply = client.rerank(model=call.model, query=call.query, input=call.documents, **top_k)
+    return [result.index for result in reply.data]
+
+
+def zeroentropy(call: Call) -> Order:
+    from zeroentropy import ZeroEntropy
+
+    reply = ZeroEntropy(base_url=call.url, **call.given).models.rerank(**with_top_n(call))
+    return [result.index for result in reply.results]
+
+
+def bedrock(call: Call) -> Order:
+    import boto3
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    # More retries than its two, since it does not wait as long as the server says.
+    unsigned = Config(signature_version=UNSIGNED, retries={"total_max_attempts": 8, "mode": "standard"})
+    client = boto3.client(
+        "bedrock-agent-runtime", endpoint_url=call.url, region_name="us-east-1", config=unsigned
+    )
+
+    def add_key(params: dict[str, Any], **_: Any) -> None:
+        params["headers"]["Authorization"] = f"Bearer {call.key}"
+
+    client.meta.events.register("before-call", add_key)
+    top_n = {} if call.top_n is None else {"numberOfResults": call.top_n}
+    reply = client.rerank(
+        queries=[{"type": "TEXT", "textQuery": {"text": call.query}}],
+        sources=[
+            {"type": "INLINE", "inlineDocumentSource": {"type": "TEXT", "textDocument": {"text": text}}}
+            for text in call.documents
+        ],
+        rerankingConfiguration={
+            "type": "BEDROCK_RERANKING_MODEL",
+            "bedrockRerankingConfiguration": {"modelConfiguration": {"modelArn": call.model}, **top_n},
+        },
+    )
+    return [result["index"] for result in reply["results"]]
+
+
 CLIENTS: dict[str, Callable[[Call], list[int] | list[str]]] = {
     "openai models": openai_models,
     "openai chat": openai_chat,
@@ -226,6 +319,14 @@ CLIENTS: dict[str, Callable[[Call], list[int] | list[str]]] = {
     "litellm cohere": litellm_as("cohere"),
     "litellm jina_ai": litellm_as("jina_ai"),
     "litellm huggingface": litellm_as("huggingface"),
+    "voyageai Client": voyage,
+    "langchain-nvidia-ai-endpoints NVIDIARerank": nvidia,
+    "contextual-client ContextualAI": contextual,
+    "together Together": together,
+    "pinecone Pinecone": pinecone,
+    "mixedbread Mixedbread": mixedbread,
+    "zeroentropy ZeroEntropy": zeroentropy,
+    "boto3 bedrock-agent-runtime": bedrock,
 }
 
 

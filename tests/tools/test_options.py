@@ -20,9 +20,9 @@ OFFERED = [name for name, hint in HINTS.items() if get_args(hint)[1].on_command_
 VALUES = {
     "strategy": "sliding",
     "scoring": "generate",
-    "long_documents": "max_passage",
     "model": "legal",
     "deadline_s": "1.5",
+    "long_documents": "max_passage",
 }
 
 

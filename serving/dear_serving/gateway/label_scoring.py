@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dear_serving.errors import InvalidRequest
 from dear_serving.gateway.caller import Caller
@@ -23,6 +25,7 @@ _INLINE_CHARS = 16_384
 _BATCH = 64  # texts that are tokenised in one go
 # Requests that are with the engines at a time. More wait, since prompts take memory.
 _OPEN_REQUESTS = 256
+_CHOICE_TOKENS = 2  # the choice, and what would follow it
 
 Text = str | Sequence[int]
 """A text, in which control tokens are plain characters, or token ids."""
@@ -83,36 +86,40 @@ class LabelScoring:
         """
         model = caller.find(task.model)
         self._check(task)
-        await self.admission.check(caller, len(task.items))
-        query = await self._encoded([task.query], caller)
+        await self.admission.check(caller, len(task.items) * _CHOICE_TOKENS)
+        texts = await self._encoded([task.query, *task.items], caller)
         bos = self.tokenizer.bos_token_id
+        query, *items = texts
         if task.begins and bos is not None and isinstance(task.query, str):
-            query = [[bos, *query[0]]]
-        most = self.max_model_len - 2  # room for a choice and what would follow it
-        prompts = [
-            [*item, *query[0]] if task.item_first else [*query[0], *item]
-            for item in await self._encoded(task.items, caller)
-        ]
-        requests = [
-            PermutationRequest(
-                prompt[:most],
-                tuple((label,) for label in task.labels),
-                task.labels[:1],
-                0,
-                model.adapter,
-                f"{caller.request_id}-{place}",
-                task.priority,
-            )
-            for place, prompt in enumerate(prompts)
-        ]
-        await self.admission.admit(caller, sum(request.cost for request in requests))
+            query = array("I", [bos, *query])
+        most = self.max_model_len - _CHOICE_TOKENS
+        lengths = [len(query) + len(item) for item in items]
+        cost = sum(min(length, most) + _CHOICE_TOKENS for length in lengths)
+        await self.admission.admit(caller, cost)
         self.metrics.count_model(caller.tenant.id, model.revision, "labels")
-        windows = await self._run(requests, TenantEngine(self.engine, self.queue, caller.tenant))
+        engine = TenantEngine(self.engine, self.queue, caller.tenant)
+        places = asyncio.Semaphore(_OPEN_REQUESTS)
+
+        async def permute(place: int, item: Sequence[int]) -> DecodedWindow:
+            async with places:
+                prompt = [*item, *query] if task.item_first else [*query, *item]
+                request = PermutationRequest(
+                    prompt[:most],
+                    tuple((label,) for label in task.labels),
+                    task.labels[:1],
+                    0,
+                    model.adapter,
+                    f"{caller.request_id}-{place}",
+                    task.priority,
+                )
+                return await engine.permute(request)
+
+        windows = await _all_or_none(permute(place, item) for place, item in enumerate(items))
         return LabelScores(
             model,
             tuple(math.exp(window.log_probs[0]) for window in windows),
             Usage.side_by_side(window.usage for window in windows),
-            sum(len(prompt) > most for prompt in prompts),
+            sum(length > most for length in lengths),
         )
 
     def _check(self, task: LabelTask) -> None:
@@ -132,37 +139,27 @@ class LabelScoring:
 
     async def _encoded(self, texts: Sequence[Text], caller: Caller) -> list[Sequence[int]]:
         """Token ids of all texts, as many of each as the model may read."""
+        if sum(map(len, texts)) <= _INLINE_CHARS and len(texts) <= _BATCH:
+            return self._encode(texts)
         found: list[Sequence[int]] = []
         for start in range(0, len(texts), _BATCH):
-            batch = texts[start : start + _BATCH]
-            chars = sum(len(one) for one in batch if isinstance(one, str))
-            if chars <= _INLINE_CHARS:
-                found += self._encode(batch)
-            else:
-                found += await self.threads.run(caller.tenant.id, self._encode, batch)
+            found += await self.threads.run(caller.tenant.id, self._encode, texts[start : start + _BATCH])
         return found
 
     def _encode(self, texts: Sequence[Text]) -> list[Sequence[int]]:
         most = self.max_model_len
-        return [
-            self.tokenizer.encode(one[: most * MAX_CHARS_PER_TOKEN])[:most]
-            if isinstance(one, str)
-            else one[:most]
-            for one in texts
-        ]
+        written = [one[: most * MAX_CHARS_PER_TOKEN] for one in texts if isinstance(one, str)]
+        tokens = iter(self.tokenizer.encode_many(written))
+        # An array takes a ninth of a list's memory.
+        return [array("I", (next(tokens) if isinstance(one, str) else one)[:most]) for one in texts]
 
-    async def _run(self, requests: Sequence[PermutationRequest], engine: Engine) -> list[DecodedWindow]:
-        """All at once, or as many as may be open; the first failure cancels the others."""
-        places = asyncio.Semaphore(_OPEN_REQUESTS)
 
-        async def permute(request: PermutationRequest) -> DecodedWindow:
-            async with places:
-                return await engine.permute(request)
-
-        tasks = [asyncio.create_task(permute(request)) for request in requests]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for one in tasks:
-                one.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+async def _all_or_none(calls: Iterable[Coroutine[Any, Any, DecodedWindow]]) -> list[DecodedWindow]:
+    """What all calls return; the first failure cancels the others."""
+    tasks = [asyncio.create_task(one) for one in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for one in tasks:
+            one.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -141,7 +141,9 @@ class RerankService:
 
 def _split(task: RankTask, builder: PromptBuilder, window_size: int) -> Parts:
     """The task's long documents in parts, each as long as a prompt shows of a passage."""
-    tokens = builder.passage_tokens(task.window_size or window_size, reasoning=task.reasoning)
+    tokens = builder.passage_tokens(
+        task.window_size or window_size, reasoning=task.reasoning, instructed=builder.has_place_for(task)
+    )
     tokens = min(tokens, task.max_passage_tokens or tokens)
     longest = max(task.passages, key=len, default="")[:_SAMPLE_CHARS]
     chars = max(1, len(longest) * tokens // max(1, len(builder.tokenizer.encode(longest))))

@@ -6,10 +6,10 @@ import json
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 from starlette.responses import Response
 
 from dear_serving.errors import EngineUnavailable, InvalidRequest, PayloadTooLarge, UnknownModel
@@ -21,8 +21,7 @@ from dear_serving.http.body import BodyReader, encode_json, parse_object, read_p
 from dear_serving.http.dialects.dialect import MODEL
 from dear_serving.http.dialects.limits import check_count
 from dear_serving.http.dialects.vllm_score import ScoreReply
-from dear_serving.http.openapi import errors
-from dear_serving.http.rerank import WARNINGS
+from dear_serving.http.openapi import WARNINGS, errors
 from dear_serving.types import MAX_IDENTIFIERS
 
 router = APIRouter(tags=["rerank"])
@@ -32,6 +31,15 @@ _Text = Annotated[
     Annotated[str, Tag("Text")] | Annotated[list[_TokenId], Tag("Tokens")],
     Discriminator(lambda text: "Tokens" if isinstance(text, list) else "Text"),
 ]
+
+
+def _only_true(value: bool) -> bool:
+    if not value:
+        raise ValueError("only true: the engines give probabilities among the labels")
+    return value
+
+
+_OnlyTrue = Annotated[bool, AfterValidator(_only_true), WithJsonSchema({"type": "boolean", "const": True})]
 
 
 class GenerativeScoringBody(BaseModel):
@@ -59,7 +67,7 @@ class GenerativeScoringBody(BaseModel):
         description="The labels; the first one's probability among them is the score.",
         json_schema_extra={"minItems": 2, "maxItems": MAX_IDENTIFIERS, "uniqueItems": True},
     )
-    apply_softmax: Literal[True] | None = Field(
+    apply_softmax: _OnlyTrue | None = Field(
         None, description="Only true: the engines give probabilities among the labels."
     )
     item_first: bool | None = Field(None, description="Whether an item stands before the query.")

@@ -38,6 +38,9 @@ from dear_serving.http.access import key_for
 from dear_serving.http.body import BodyReader
 from dear_serving.http.errors import ErrorBody
 
+WARNINGS = "X-Dear-Warnings"
+"""The header with the warnings of a reply that has no place for them."""
+
 _SCHEMAS = "#/components/schemas/"
 
 ABOUT: dict[str, Any] = {
@@ -77,7 +80,10 @@ _COMPONENTS: dict[str, Any] = {
         "tenant": {
             "type": "http",
             "scheme": "bearer",
-            "description": "A tenant's API key. Servers with `tenancy.open` answer without one, too.",
+            "description": (
+                "A tenant's API key; the header `Api-Key` may have it instead. Servers with `tenancy.open` "
+                "answer without one, too."
+            ),
         },
         "admin": {"type": "http", "scheme": "bearer", "description": "The server's `DEAR_ADMIN_KEY`."},
     },
@@ -91,6 +97,7 @@ _COMPONENTS: dict[str, Any] = {
     },
     "headers": {
         "X-Request-ID": {"description": "The id of a request that came without one.", **_TEXT},
+        WARNINGS: {"description": "A JSON list of sentences, where the reply has no `meta`.", **_TEXT},
         "Retry-After": {"description": "Seconds until a retry may succeed.", **_TEXT},
         **{
             name: {"description": "Only for tenants with such a limit a minute; as OpenAI's.", **_TEXT}
@@ -185,6 +192,8 @@ def _add_shared(operation: dict[str, Any], path: str, method: str, reader: BodyR
     if key == "tenant" and method == "POST":
         kinds += _ERRORS_OF_LIMITS
         success += _LIMIT_HEADERS
+    if "rerank" in operation["tags"]:
+        success.append(WARNINGS)
     for reply in replies.values():
         if "x-codes" not in reply:
             reply["headers"] = _references("headers", success)

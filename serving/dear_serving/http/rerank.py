@@ -23,16 +23,13 @@ from dear_serving.http.dialects.documents import RerankBody
 from dear_serving.http.dialects.limits import check_texts
 from dear_serving.http.dialects.parse import parse_rerank
 from dear_serving.http.dialects.table import DIALECTS, PATHS
-from dear_serving.http.openapi import errors
+from dear_serving.http.openapi import WARNINGS, errors
 from dear_serving.http.streaming import stream_ranking
 from dear_serving.types import OnProgress, Ranking
 
 router = APIRouter(tags=["rerank"])
 compat_router = APIRouter(tags=["rerank"])
 """Comes last: a route is found by trying one after the other."""
-
-WARNINGS = "X-Dear-Warnings"
-"""The header with the warnings, a JSON list of texts, where a reply has no place for them."""
 
 _TWICE = {"/v1/v2/rerank": "/v2/rerank", "/v1/v1/rerank": "/v1/rerank"}
 """Where Cohere's client gets with a base URL that ends in ``/v1``."""
@@ -140,7 +137,7 @@ def _described(dialects: Sequence[Dialect]) -> str:
 def _replies(dialects: Sequence[Dialect]) -> dict[int | str, dict[str, Any]]:
     own: dict[str, Any] = {
         "model": reduce(or_, dict.fromkeys(one.reply for one in dialects)),
-        "description": f"The order. `{WARNINGS}`: a JSON list of warnings, where the reply has no `meta`.",
+        "description": "The order.",
     }
     if any(one.has_meta for one in dialects):
         own["content"] = {"text/event-stream": {"example": _EVENTS}}

@@ -170,11 +170,19 @@ class PromptBuilder:
         """The prompt tokens of ``windows`` windows of ``window`` passages, all texts left out."""
         return windows * self.layout(min(window, MAX_IDENTIFIERS), reasoning=reasoning).fixed_tokens
 
-    def passage_tokens(self, window: int, *, reasoning: bool = False) -> int:
-        """Tokens that each of ``window`` long passages gets, beside the longest query."""
-        layout = self.layout(min(window, MAX_IDENTIFIERS), reasoning=reasoning)
+    def passage_tokens(self, window: int, *, reasoning: bool = False, instructed: bool = False) -> int:
+        """Tokens that each of ``window`` long passages gets, beside the longest query; with ``instructed``,
+        beside the longest instruction, too.
+        """
+        layout = self.layout(min(window, MAX_IDENTIFIERS), reasoning=reasoning, instructed=instructed)
         room = self.max_model_len - layout.max_new_tokens - layout.fixed_tokens
-        return max(_MIN_PASSAGE_TOKENS, int(room * (1 - _MAX_QUERY_SHARE)) // window)
+        texts = 2 if instructed else 1
+        return max(_MIN_PASSAGE_TOKENS, int(room * (1 - texts * _MAX_QUERY_SHARE)) // window)
+
+    def has_place_for(self, task: RankTask) -> bool:
+        """Whether the template has a place for an instruction, and the task has one."""
+        is_told = bool(task.instruction and task.instruction.strip())
+        return is_told and self.template.takes_instruction(reasoning=task.reasoning)
 
     def layout(self, count: int, *, reasoning: bool = False, instructed: bool = False) -> _Layout:
         """The template's pieces for ``count`` passages; with ``reasoning``, its reasoning form; with
@@ -248,9 +256,7 @@ class TaskPrompts:
         self._max_read_chars = 4 * self._max_chars
         self._query = task.query.strip()[: self._max_read_chars]
         self._instruction = (task.instruction or "").strip()[: self._max_read_chars]
-        self._in_template = bool(self._instruction) and builder.template.takes_instruction(
-            reasoning=task.reasoning
-        )
+        self._in_template = builder.has_place_for(task)
         if self._instruction and not self._in_template:
             self._query = _QUERY_WITH_INSTRUCTION.format(self._query, self._instruction)
         self._texts: dict[int | None, str] = {}  # None: the query; -1: the instruction

@@ -95,7 +95,7 @@ class Dialect:
     @cached_property
     def fields(self) -> frozenset[str]:
         """The names that a body of it may have."""
-        return frozenset(one.alias or name for name, one in self.body.model_fields.items())
+        return frozenset(self.body.model_fields)
 
     def warnings(self, data: Mapping[str, Any], body: Body) -> tuple[str, ...]:
         """What of a body has no effect, one sentence each."""
@@ -120,15 +120,16 @@ class Parsed:
     query: str
 
 
-def _nested(value: Any, path: str = "") -> Iterator[str]:
+def _nested(model: BaseModel, path: str = "") -> Iterator[str]:
     """Names of unknown fields in the parts of a body that keep them."""
-    if isinstance(value, BaseModel):
-        yield from (path + name for name in value.model_extra or ())
-        for name, one in type(value).model_fields.items():
-            yield from _nested(getattr(value, name), f"{path}{one.alias or name}.")
-    elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
-        for position, one in enumerate(value):
-            yield from _nested(one, f"{path}{position}.")
+    for name in model.__pydantic_extra__ or ():
+        yield path + name
+    for name, value in vars(model).items():
+        if isinstance(value, BaseModel):
+            yield from _nested(value, f"{path}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+            for position, one in enumerate(value):
+                yield from _nested(one, f"{path}{name}.{position}.")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ answers that request with a bare array.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal, NotRequired, Self
 
 from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
 
@@ -61,6 +61,14 @@ class SglangResult(TypedDict):
     meta_info: dict[str, Any]
 
 
+class SglangBody(RerankBody):
+    """SGLang's request: documents come back unless it says no."""
+
+    def for_reply(self) -> Self:
+        """See Body."""
+        return self.model_copy(update={"documents": []}) if self.return_documents is False else self
+
+
 def _places(body: RerankBody, ranking: Ranking) -> list[Place]:
     return [{"index": index, "relevance_score": score} for index, score in head(ranking, body.top_n)]
 
@@ -97,13 +105,13 @@ def to_together(body: RerankBody, task: RankTask, ranking: Ranking, request_id: 
     }
 
 
-def to_sglang(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str) -> list[SglangResult]:
+def to_sglang(body: SglangBody, task: RankTask, ranking: Ranking, request_id: str) -> list[SglangResult]:
     """The ranking in SGLang's array."""
     meta = {"id": request_id, "prompt_tokens": ranking.usage.prompt_tokens}
     results: list[SglangResult] = []
     for index, score in head(ranking, body.top_n):
         result: SglangResult = {"score": score, "index": index, "meta_info": meta}
-        if body.return_documents:
+        if body.return_documents is not False:
             result["document"] = body.documents[index]
         results.append(result)
     return results

@@ -36,6 +36,9 @@ class DearOptions(BaseModel):
     passes: Annotated[int, Field(ge=1, le=16)] | None = Field(
         None, description="Ranks are averaged over this many shuffled orders; null: 1."
     )
+    instruction: str | None = Field(
+        None, description="What the order is for, in words; counts before the dialect's own field for it."
+    )
     max_prompt_tokens: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description="Most prompt tokens of all windows; auto fits itself to it. null: the server's limit.",
@@ -44,9 +47,6 @@ class DearOptions(BaseModel):
         None,
         description='Of documents longer than a prompt shows: their beginning ("cut"), or the best of '
         'overlapping parts ("max_passage"); null: "cut".',
-    )
-    instruction: str | None = Field(
-        None, description="What the order is for, in words; counts before the dialect's own field for it."
     )
     stream: bool | None = Field(
         None, description="Send server-sent events, one a rank; where the reply has a `meta`."

@@ -120,12 +120,12 @@ SGLANG = Dialect(
     "sglang",
     "SGLang",
     ("/v1/rerank",),
-    documents.RerankBody,
+    hosted.SglangBody,
     list[hosted.SglangResult],
     documents.to_task,
     hosted.to_sglang,
-    "https://docs.sglang.io/basic_usage/openai_api_embeddings.html",
-    {"SGLang": {**_ASKED, "instruct": "Prefer what is in force.", "return_documents": True}},
+    "https://docs.sglang.io/docs/supported-models/rerank_models",
+    {"SGLang": {**_ASKED, "instruct": "Prefer what is in force."}},
     claims=lambda data, has_api_key: _has(data, "instruct"),
 )
 COHERE = Dialect(
@@ -177,7 +177,7 @@ VLLM = Dialect(
     RerankReply,
     documents.to_task,
     documents.to_reply,
-    "https://docs.vllm.ai/en/stable/models/pooling_models.html",
+    "https://docs.vllm.ai/en/stable/models/pooling_models/",
     {
         "vLLM": {
             "query": _QUERY,
@@ -198,7 +198,7 @@ VLLM_SCORE = Dialect(
     vllm_score.ScoreReply,
     vllm_score.to_task,
     vllm_score.to_reply,
-    "https://docs.vllm.ai/en/stable/models/pooling_models.html",
+    "https://docs.vllm.ai/en/stable/models/pooling_models/",
     {
         "queries and documents": {"model": "legal", "queries": _QUERY, "documents": _TEXTS},
         "text_1 and text_2": {"text_1": _QUERY, "text_2": _TEXTS},
@@ -234,7 +234,7 @@ CONTEXTUAL = Dialect(
     hosted.ContextualReply,
     documents.to_task,
     hosted.to_contextual,
-    "https://docs.contextual.ai/api-reference/rerank/rerank",
+    "https://docs.contextual.ai/how-to-guides/rerank",
     {
         "Contextual": {
             **_ASKED,
@@ -252,7 +252,7 @@ DASHSCOPE = Dialect(
     hosted.DashScopeReply,
     documents.to_task,
     hosted.to_dashscope,
-    "https://help.aliyun.com/zh/model-studio/text-rerank-api",
+    "https://www.alibabacloud.com/help/en/model-studio/rerank",
     {"DashScope": {**_ASKED, "top_n": 1, "instruct": "Prefer what is in force."}},
 )
 TOGETHER = Dialect(

@@ -13,6 +13,7 @@ _MOST_VALUES, _MOST_LEVELS, _NAME_CHARS = 256, 8, 256
 # What a plain scalar must not have, and a text that is quoted or a block neither.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _NOT_PLAIN = re.compile(r"[\t\n]|:(?=\s|$)|\s#|\s$")
+_QUOTE = json.JSONEncoder(ensure_ascii=False).encode
 _WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 
 
@@ -35,24 +36,29 @@ def to_yaml(fields: Mapping[str, Any], where: str, max_chars: int) -> str:
 
 
 def _check(fields: Mapping[str, Any], where: str, max_chars: int) -> None:
-    values = chars = 0
-    open_: list[tuple[Any, int]] = [(fields, 1)]
-    while open_:
-        value, level = open_.pop()
-        if isinstance(value, dict | list):
-            values += len(value)
-            if level > _MOST_LEVELS or values > _MOST_VALUES:
-                raise InvalidRequest(
-                    f"{where}: an object has at most {_MOST_LEVELS} levels and {_MOST_VALUES} values",
-                    param=where,
-                )
-            open_ += ((one, level + 1) for one in (value.values() if isinstance(value, dict) else value))
-        if isinstance(value, dict):
-            if any(len(name) > _NAME_CHARS for name in value):
-                raise InvalidRequest(f"{where}: a field's name is over {_NAME_CHARS} characters", param=where)
-            chars += sum(map(len, value))
-        elif isinstance(value, str):
-            chars += len(value)
+    values = chars = level = 0
+    parts: list[Any] = [fields]
+    while parts:  # level by level
+        level += 1
+        inner: list[Any] = []
+        for part in parts:
+            values += len(part)
+            if isinstance(part, dict):
+                chars += sum(map(len, part))
+                if max(map(len, part), default=0) > _NAME_CHARS:
+                    raise InvalidRequest(
+                        f"{where}: a field's name is over {_NAME_CHARS} characters", param=where
+                    )
+            for one in part.values() if isinstance(part, dict) else part:
+                if isinstance(one, str):
+                    chars += len(one)
+                elif isinstance(one, dict | list) and one:
+                    inner.append(one)
+        if level > _MOST_LEVELS or values > _MOST_VALUES:
+            raise InvalidRequest(
+                f"{where}: an object has at most {_MOST_LEVELS} levels and {_MOST_VALUES} values", param=where
+            )
+        parts = inner
     if chars > max_chars:
         raise PayloadTooLarge(
             f"{where}: its fields have {chars} characters, over the limit of {max_chars}", param=where
@@ -90,5 +96,5 @@ def _scalar(value: Any) -> str:
     is_plain = value[:1].isalpha() and value.lower() not in _WORDS and not _NOT_PLAIN.search(value)
     if is_plain and not _UNPRINTABLE.search(value):
         return value
-    quoted = json.dumps(value, ensure_ascii=False)
+    quoted = _QUOTE(value)
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match.group()):04x}", quoted)
