@@ -77,7 +77,7 @@ async def test_a_stream_goes_on_with_the_revision_it_began_with(
     """The old revision stays on the engines until the last byte, and goes after it."""
     key = await key_of(http, "acme")
     first = await register(http, "new", "legal", activate=True)
-    engine.delay_s = 0.6
+    engine.delay_s = 3.0  # longer than the registration, on a busy machine too
     ranking = asyncio.create_task(http.post("/v2/rerank", json=BODY | {"model": "new"}, headers=key))
     await asyncio.sleep(0.1)
     engine.delay_s = 0.0

@@ -42,6 +42,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 def test_tenants_have_one_port_and_administrators_the_other(server: Server) -> None:
     port = yaml.safe_load(server.config.read_text())["http"]["admin_port"]
     server.wait_for_line(f"admin routes and all metrics at http://127.0.0.1:{port}")

@@ -116,8 +116,9 @@ def test_a_scrape_during_the_start_is_a_503_or_answered(server: Server, scrapes:
 
 def test_all_that_the_dashboard_and_the_alerts_name_is_exported(server: Server, http: httpx.Client) -> None:
     admin = Admin(server.url)
-    admin.http.post("/tenants", json={"id": "acme", "weight": 2.0})
-    assert admin.register("legal", "medical", activate=True).status_code < 300
+    with admin.http:
+        admin.http.post("/tenants", json={"id": "acme", "weight": 2.0})
+        assert admin.register("legal", "medical", activate=True).status_code < 300
     http.post("/v2/rerank", json=BODY | {"dear": {"stream": True}})
     http.post("/v2/rerank", json=BODY | {"dear": {"scoring": "generate"}})
     http.post("/v2/rerank", json=BODY | {"model": "nobody"})

@@ -23,7 +23,7 @@ from tests.e2e.conftest import Server
 from tests.e2e.own_server.test_survival import ENGINE, processes
 from tests.support.collector import Collector, Received, collector
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600)]
 
 MARK = "zanzibarquokka"  # in no file but this one
 KEY = "the-key-that-is-in-no-log"
@@ -96,6 +96,7 @@ def test_a_trace_goes_from_the_caller_to_vllm(client: Client, collecting: Collec
     )
     spans = collecting.wait_for(trace_id, "POST /v2/rerank")
     collecting.wait_for(trace_id, "llm_request", 2)
+    collecting.wait_for(trace_id, "engine permute", 2)
     assert collecting.tree(trace_id) == {
         "POST /v2/rerank": {"admit request": {}, "admit tokens": {}, "prepare": {}, "window": WINDOW}
     }
@@ -124,6 +125,7 @@ def test_a_stream_is_one_trace(client: Client, collecting: Collector) -> None:
         assert len(list(ranks)) == 5
     collecting.wait_for(trace_id, "POST /v2/rerank")
     collecting.wait_for(trace_id, "llm_request")
+    collecting.wait_for(trace_id, "engine permute_stream")
     window: dict[str, Any] = {"engine call": {"engine permute_stream": {"llm_request": {}}}, "fair turn": {}}
     assert collecting.tree(trace_id)["POST /v2/rerank"]["window"] == window
 
@@ -146,6 +148,7 @@ def test_a_chat_is_one_trace(server: Server, collecting: Collector, stream: bool
     assert reply.status_code == 200, reply.text
     collecting.wait_for(trace_id, "POST /v1/chat/completions")
     collecting.wait_for(trace_id, "llm_request")
+    collecting.wait_for(trace_id, "engine chat")
     assert collecting.tree(trace_id) == {
         "POST /v1/chat/completions": {
             "admit request": {},
@@ -261,7 +264,6 @@ def test_serve_writes_no_line_of_its_own_a_request(client: Client, server: Serve
     assert len(said) == 1, said
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", ["closed", "silent"])
 def test_a_collector_that_is_down_costs_requests_nothing(tmp_path: Path, kind: str) -> None:
     with socket.socket() as taken:
@@ -291,7 +293,6 @@ def test_a_collector_that_is_down_costs_requests_nothing(tmp_path: Path, kind: s
             server.check_stop()
 
 
-@pytest.mark.long
 def test_a_call_that_another_engine_takes_over_says_so_in_its_trace(
     tmp_path: Path, collecting: Collector
 ) -> None:
