@@ -27,7 +27,7 @@ OFF = {"enabled": False}
 CONFIG = {
     "seed": 0,
     "suppress-health-check": ["all"],
-    "generation": {"max-examples": 8, "deterministic": True, "with-security-parameters": False},
+    "generation": {"max-examples": 5, "deterministic": True, "with-security-parameters": False},
     # It sends requests of its own, for which it would need a server; test_schemas.py looks at keys.
     "checks": {"ignored_auth": OFF},
     "operations": [

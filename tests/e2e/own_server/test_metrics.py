@@ -23,7 +23,7 @@ from tests.conftest import CPU_CONFIG, ROOT
 from tests.e2e.conftest import ADMIN_KEY, BODY, Admin, Server
 from tests.test_observability import expressions, named, rules
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600)]
 
 SCRAPE_TIMEOUT_S = 10.0  # a Prometheus's own
 ROUTE = {"route": "/v2/rerank", "status": "200"}
