@@ -1,6 +1,6 @@
 """Engines that come and go with the work: requests arrive ever faster, then ever slower, then not at all.
 
-Run it with: python -m benchmarks.ramp [--peak 8] [--out FOLDER]; some six minutes
+Run it with: python -m benchmarks.ramp [--peak 12] [--out FOLDER]; some six minutes
 
 ``dear serve`` on a free port with the tiny model and ``engine.autoscaling`` from none to two engines.
 Requests (20 passages each, the adapter "legal") arrive at an even rate that rises to ``peak`` a second, stays
@@ -33,7 +33,7 @@ from dear_client import AsyncClient, ClientError, Timeout
 SCALING = {
     "min_replicas": 0,
     "max_replicas": 2,
-    "tokens_per_replica": 4000,
+    "tokens_per_replica": 1500,
     "upscale_delay_s": 2,
     "downscale_delay_s": 10,
     "to_zero_delay_s": 10,
@@ -185,15 +185,17 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--peak", type=float, default=8.0, help="requests a second at the top")
+    parser.add_argument("--peak", type=float, default=12.0, help="requests a second at the top")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ramp"))
     arguments = parser.parse_args()
+    result: Ramp | None = None
     with tempfile.TemporaryDirectory() as scratch, server(Path(scratch)) as running:
         try:
             result = asyncio.run(ramp(running, arguments.peak))
-        except TimeoutError:
+        except* TimeoutError:
             sys.stderr.write("the engines did not follow the work\n")
-            return 1
+    if result is None:
+        return 1
     result.write(arguments.out)
     sys.stdout.write(
         f"{dict(result.outcomes)}; from no engine the first request took {result.wake_s:.0f} s; two engines "
