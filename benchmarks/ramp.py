@@ -78,7 +78,9 @@ class Ramp:
         """``ramp.json`` and ``ramp.png``."""
         folder.mkdir(parents=True, exist_ok=True)
         facts = environment() | {"command": f"python -m benchmarks.ramp --peak {self.peak_s:g}"}
-        (folder / "ramp.json").write_text(json.dumps(facts | asdict(self), indent=1) + "\n")
+        # asdict counts the pairs of a Counter anew.
+        found = facts | asdict(self) | {"outcomes": dict(self.outcomes)}
+        (folder / "ramp.json").write_text(json.dumps(found, indent=1) + "\n")
         figure, (rates, engines) = panels(2, width_in=9.0, height_in=2.6, columns=1)
         at_s = [second.at_s for second in self.seconds]
         rates.plot(at_s, _smooth([s.arrived for s in self.seconds]), color=COLOURS[0], label="arrived")
