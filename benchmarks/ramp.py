@@ -138,6 +138,7 @@ async def ramp(server: Server, peak_s: float) -> Ramp:
     ):
         watching = group.create_task(watch())
         await call(client)
+        await reach(1)  # a gateway counts none before it has asked
         result.idle_s = await reach(0)
         since_s = time.monotonic()
         await call(client)
