@@ -9,12 +9,13 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dear_serving import logs
 from dear_serving.errors import InvalidRequest
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.fair_threads import FairThreads
-from dear_serving.gateway.tenant_engine import TenantEngine
+from dear_serving.gateway.tenant_engine import admit
 from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import DecodedWindow, Engine, PermutationRequest
@@ -85,6 +86,7 @@ class LabelScoring:
             EngineUnavailable: the engine could not answer.
         """
         model = caller.find(task.model)
+        logs.note(model=model.name, revision=model.revision, documents=len(task.items))
         self._check(task)
         await self.admission.check(caller, len(task.items) * _CHOICE_TOKENS)
         texts = await self._encoded([task.query, *task.items], caller)
@@ -95,9 +97,7 @@ class LabelScoring:
         most = self.max_model_len - _CHOICE_TOKENS
         lengths = [len(query) + len(item) for item in items]
         cost = sum(min(length, most) + _CHOICE_TOKENS for length in lengths)
-        await self.admission.admit(caller, cost)
-        self.metrics.count_model(caller.tenant.id, model.revision, "labels")
-        engine = TenantEngine(self.engine, self.queue, caller.tenant)
+        engine = await admit(self, caller, model, "labels", cost)
         places = asyncio.Semaphore(_OPEN_REQUESTS)
 
         async def permute(place: int, item: Sequence[int]) -> DecodedWindow:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-from dear_serving import logs, tracing
+from dear_serving import logs
 from dear_serving.errors import InvalidRequest
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.fair_threads import FairThreads
 from dear_serving.gateway.grammar_check import GrammarCheck
-from dear_serving.gateway.tenant_engine import TenantEngine
+from dear_serving.gateway.tenant_engine import admit
 from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.metrics import Metrics
 from dear_serving.openai.bodies import ChatBody, CompletionBody
@@ -72,12 +71,7 @@ class OpenAIService:
         if (asked := body.grammar) is not None:
             await self.admission.check(caller, request.cost)
             await self.grammars.check(caller.tenant.id, *asked)
-        with tracing.span("admit tokens", tokens=request.cost):
-            await self.admission.admit(caller, request.cost)
-        metrics = self.metrics
-        metrics.admission_seconds.observe(time.monotonic() - caller.arrived_s)
-        metrics.count_model(caller.tenant.id, model.revision, request.route)
-        engine = TenantEngine(self.engine, self.queue, caller.tenant, metrics.turn_seconds.observe)
+        engine = await admit(self, caller, model, request.route, request.cost)
         return model, engine.openai(request)
 
     async def _prompt_tokens(self, body: ChatBody | CompletionBody, caller: Caller) -> int:

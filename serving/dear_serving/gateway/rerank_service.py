@@ -16,7 +16,7 @@ from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.fair_threads import FairThreads, Inline, TenantThreads
 from dear_serving.gateway.ranker import Ranker
-from dear_serving.gateway.tenant_engine import TenantEngine
+from dear_serving.gateway.tenant_engine import admit
 from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.gateway.window_ranker import WindowRanker, expected_cost
 from dear_serving.metrics import Metrics
@@ -117,11 +117,7 @@ class RerankService:
         cost = await runner.run(expected_cost, task, builder, prompts, plan)
         preparing.end()
         logs.note(strategy=plan.strategy)
-        with tracing.span("admit tokens", tokens=cost):
-            await self.admission.admit(caller, cost)
-        metrics.admission_seconds.observe(time.monotonic() - caller.arrived_s)
-        metrics.count_model(caller.tenant.id, model.revision, "rerank")
-        engine = TenantEngine(self.engine, self.queue, caller.tenant, metrics.turn_seconds.observe)
+        engine = await admit(self, caller, model, "rerank", cost)
         if on_progress is not None:
             on_progress = _timed(on_progress, caller.arrived_s, metrics.first_rank_seconds.observe)
         window_ranker = WindowRanker(engine, builder, model.adapter, task, prompts, runner)

@@ -6,10 +6,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from dear_serving import logs, tracing
+from dear_serving.gateway.caller import Caller
+from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
+from dear_serving.gateway.token_admission import TokenAdmission
+from dear_serving.metrics import Metrics
 from dear_serving.protocol import (
     DecodedWindow,
     Engine,
@@ -23,6 +27,33 @@ from dear_serving.types import Usage
 
 _Request = GenerationRequest | PermutationRequest | OpenAIRequest
 _R = TypeVar("_R", GenerationRequest, PermutationRequest, OpenAIRequest)
+
+
+class Service(Protocol):
+    """What answers callers on the engines."""
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def queue(self) -> FairQueue: ...
+    @property
+    def admission(self) -> TokenAdmission: ...
+    @property
+    def metrics(self) -> Metrics: ...
+
+
+async def admit(service: Service, caller: Caller, model: ServedModel, kind: str, cost: int) -> TenantEngine:
+    """Admit a request of this cost, count it by its ``kind``, and give it the engines.
+
+    Raises:
+        Overloaded, RateLimited, PayloadTooLarge: see TokenAdmission.admit.
+    """
+    with tracing.span("admit tokens", tokens=cost):
+        await service.admission.admit(caller, cost)
+    metrics = service.metrics
+    metrics.admission_seconds.observe(time.monotonic() - caller.arrived_s)
+    metrics.count_model(caller.tenant.id, model.revision, kind)
+    return TenantEngine(service.engine, service.queue, caller.tenant, metrics.turn_seconds.observe)
 
 
 class TenantEngine:

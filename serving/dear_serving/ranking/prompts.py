@@ -262,6 +262,7 @@ class TaskPrompts:
         self._texts: dict[int | None, str] = {}  # None: the query; -1: the instruction
         # By text, lead and trail. One token more than fits the model says that it is cut.
         self._encoded: dict[tuple[int | None, str, str], Sequence[int]] = {}
+        self._lengths: dict[_Slot, int] = {}  # of all passages together
         self._trails: dict[str, list[int]] = {}
         self._cut_by_template: set[int] = set()
         self._cut_by_budget: set[int] = set()
@@ -359,12 +360,13 @@ class TaskPrompts:
         layout = self._layout_of(min(window, MAX_IDENTIFIERS))
         # Measured in a window's first slot, so that later windows find most passages encoded in the cache.
         slot = self._first_slot(window)
-        lengths = sum(self._length(index, slot) for index in range(len(self._passages)))
+        if slot not in self._lengths:
+            self._lengths[slot] = sum(self._length(index, slot) for index in range(len(self._passages)))
         around = layout.fixed_tokens + layout.query_slots * len(self._encode(_Slot(None, "", "")))
         if layout.instruction_slots:
             told = self._encode(_Slot(_INSTRUCTION, "", ""), _INSTRUCTION)
             around += layout.instruction_slots * len(told)
-        whole = windows * around + shown * lengths // max(1, len(self._passages))
+        whole = windows * around + shown * self._lengths[slot] // max(1, len(self._passages))
         return min(whole, windows * self._builder.max_model_len)
 
     def warnings(self) -> tuple[str, ...]:
