@@ -61,7 +61,8 @@ class Ramp:
 
     ``one_per_s`` is what CALLERS got from one engine, requests a second; the ramp's top is ``peak`` times
     that. ``wake_s`` is how long the request took that found no engine; ``outcomes`` counts ``answered`` and
-    errors by their class; ``idle_s`` and ``none_s`` say when the last engine was gone, before the ramp and after it.
+    errors by their class; ``idle_s`` and ``none_s`` say when the last engine was gone, before the ramp and
+    after it.
     """
 
     peak: float
