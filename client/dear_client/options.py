@@ -22,7 +22,8 @@ class Option:
     Args:
         help: one or two sentences.
         at_least: the lowest value.
-        on_command_line: whether the commands offer it; not where each request needs a value of its own.
+        on_command_line: whether the commands offer it; not where each request needs a value of its own, or
+            where they would not show what it brings.
     """
 
     help: str
