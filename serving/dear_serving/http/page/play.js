@@ -49,7 +49,8 @@ async function loadFragment() {
   try {
     const state = await fromFragment(location.hash);
     if (state) form.state = state;
-    else if (!form.state.query && !form.state.passages) form.setExample(examples[0]);
+    else if (form.state.query || form.state.passages) return; // a place on the page, as of the link that skips the bar
+    else form.setExample(examples[0]);
   } catch (error) {
     form.setExample(examples[0]);
     notice.dataset.of = "link";
