@@ -1,5 +1,5 @@
-"""The pages in Debian's Chromium. Every test also checks that nothing broke the pages' policy, raised an error
-or was fetched from elsewhere."""
+"""The pages in Debian's Chromium. Every test also checks that nothing broke the pages' policy, raised an
+error or was fetched from elsewhere."""
 
 from __future__ import annotations
 
