@@ -1,14 +1,14 @@
-"""What the page at / costs: bytes of a first visit, time to the first rank, and what open pages take of a gateway.
+"""What the page at / costs: bytes of a first visit, time to a first rank, what open pages take of a gateway.
 
 Run it with: python -m benchmarks.page [--pairs 30] [--pages 50] [--rounds 12] [--path /] [--only first-rank]
 
 Needs Debian's chromium. Three measurements, each printed when it is done:
 
 - first visit: what a browser with an empty cache receives, by its own count.
-- first rank: ``dear serve`` with configs/cpu.yaml. The same list is ranked in turns by the page (from the click
-  to the first rank in the document) and by the API (from the request to the first event).
-- open pages: a server as in benchmarks.gateway_rate gets load in turns of two seconds, with so many pages open
-  and with their browser stopped.
+- first rank: ``dear serve`` with configs/cpu.yaml. The same list is ranked in turns by the page (from the
+  click to the first rank in the document) and by the API (from the request to the first event).
+- open pages: a server as in benchmarks.gateway_rate gets load in turns of two seconds, with so many pages
+  open and with their browser stopped.
 """
 
 from __future__ import annotations

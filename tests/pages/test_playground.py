@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.page.conftest import NewPage, accessibility, ranked, wait_until_whole
+from tests.pages.conftest import NewPage, ranked, wait_until_whole
+from tests.support.browser import accessibility_findings
 from tests.support.page_server import PageServer
 
 pytestmark = pytest.mark.integration
@@ -342,15 +343,17 @@ def test_less_motion_moves_nothing(server: PageServer, new_page: NewPage) -> Non
     assert moved["no-preference"] > 0
 
 
-def test_without_javascript_the_page_says_where_to_go(server: PageServer, new_page: NewPage) -> None:
-    page = new_page(server.url, java_script_enabled=False)
+def test_without_javascript_the_page_says_where_to_go(server: PageServer, browser: Browser) -> None:
+    page = browser.new_page(java_script_enabled=False)
+    page.goto(server.url)
     expect(page.get_by_text("This page needs JavaScript.")).to_be_visible()
     expect(page.get_by_role("link", name="/docs")).to_have_attribute("href", "/docs")
+    page.close()
 
 
 @pytest.mark.parametrize("width", [360, 1280, 2560])
 def test_nothing_is_wider_than_the_page(server: PageServer, new_page: NewPage, width: int) -> None:
-    page = new_page(server.url, viewport={"width": width, "height": 900})
+    page = new_page(server.url, width=width)
     page.get_by_label("Passages").fill("word " * 80 + "\n" + "x" * 500 + "\nshort")
     compare(page)
     wait_until_whole(page)
@@ -361,16 +364,16 @@ def test_nothing_is_wider_than_the_page(server: PageServer, new_page: NewPage, w
 def test_axe_finds_nothing_on_the_playground(server: PageServer, new_page: NewPage, scheme: str) -> None:
     page = new_page(server.url, color_scheme=scheme)
     expect(page.get_by_label("Model", exact=True)).to_have_value("dear-tiny")
-    assert accessibility(page) == []
+    assert accessibility_findings(page) == []
     page.get_by_text("Options").click()
     page.get_by_label("Passages").fill("a long passage " * 100 + "\nshort\nother")
     compare(page, "medical")
     wait_until_whole(page)
     page.locator(".timeline summary").first.click()
-    assert accessibility(page) == []
+    assert accessibility_findings(page) == []
     server.engine.holds_at, server.engine.fails = 1, "the engine died"
     rank(page)
     wait_until_whole(page)
-    assert accessibility(page) == []
+    assert accessibility_findings(page) == []
     page.get_by_role("button", name="Use a key").click()
-    assert accessibility(page) == []
+    assert accessibility_findings(page) == []

@@ -10,7 +10,8 @@ from playwright.sync_api import Page, expect
 from typer.testing import CliRunner
 
 from dear_serving.cli.main import app
-from tests.page.conftest import NewPage, accessibility, wait_until_whole
+from tests.pages.conftest import NewPage, wait_until_whole
+from tests.support.browser import accessibility_findings
 from tests.support.page_server import PageServer
 
 pytestmark = pytest.mark.integration
@@ -185,6 +186,6 @@ def test_axe_finds_nothing_while_judging(server: PageServer, new_page: NewPage, 
     page.get_by_role("button", name="Judge").click()
     page.get_by_role("button", name="Compare blind").click()
     page.get_by_role("button", name="Both alike").click()
-    assert accessibility(page) == []
+    assert accessibility_findings(page) == []
     page.get_by_role("button", name="Save this judgement").click()
-    assert accessibility(page) == []
+    assert accessibility_findings(page) == []

@@ -9,8 +9,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from dear_serving.tenancy.tenants import IssuedKey, Limits
-from tests.page.conftest import NewPage, accessibility, ranked, wait_until_whole
-from tests.page.test_playground import rank
+from tests.pages.conftest import NewPage, ranked, wait_until_whole
+from tests.pages.test_playground import rank
+from tests.support.browser import accessibility_findings
 from tests.support.page_server import PageServer, page_server
 
 pytestmark = pytest.mark.integration
@@ -41,7 +42,7 @@ def test_a_key_is_asked_for_and_stays_in_the_tab(closed: PageServer, new_page: N
     expect(page.get_by_role("dialog")).to_be_visible()
     give(page, "wrong")
     expect(page.get_by_role("dialog")).to_contain_text("This key is not, or no longer, valid.")
-    assert accessibility(page) == []
+    assert accessibility_findings(page) == []
     give(page, key)
     models = page.get_by_label("Model", exact=True).locator("option")
     expect(models).to_have_text(["dear-tiny", "legal"])  # those of the tenant
