@@ -1,4 +1,4 @@
-"""The playground on the real engine: the light bulb by keyboard alone, adapters that differ as the demo says."""
+"""The playground on the real engine: the light bulb by keyboard alone, and adapters that differ."""
 
 from __future__ import annotations
 
