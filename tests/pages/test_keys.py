@@ -41,7 +41,7 @@ def test_a_key_is_asked_for_and_stays_in_the_tab(closed: PageServer, new_page: N
     page = new_page(closed.url)
     expect(page.get_by_role("dialog")).to_be_visible()
     give(page, "wrong")
-    expect(page.get_by_role("dialog")).to_contain_text("This key is not, or no longer, valid.")
+    expect(page.get_by_role("dialog")).to_contain_text("The API key is not known.")
     assert accessibility_findings(page) == []
     give(page, key)
     models = page.get_by_label("Model", exact=True).locator("option")

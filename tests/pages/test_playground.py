@@ -105,7 +105,7 @@ def test_a_stream_that_fails_half_way_says_so_and_keeps_what_was_decided(
     for place in range(models):
         assert len(ranked(page, place)) == 2
     alert = page.get_by_role("alert").first
-    expect(alert).to_contain_text("the engine died 2 ranks decided before that are kept.")
+    expect(alert).to_contain_text("The engine died. 2 ranks decided before that are kept.")
     server.engine.holds_at = None
     alert.get_by_role("button", name="Try again").click()
     wait_until_whole(page)
@@ -121,7 +121,7 @@ def test_a_server_that_goes_away_in_the_middle_is_waited_for(server: PageServer,
         expect(page.get_by_role("alert")).to_contain_text("No answer.")
         expect(page.get_by_role("alert")).to_contain_text("2 ranks decided before that are kept.")
         page.get_by_role("button", name="Try again").click()
-        expect(page.get_by_role("alert")).to_contain_text("It may be restarting.")
+        expect(page.get_by_role("alert")).to_contain_text("The server may be restarting.")
     finally:
         server.engine.holds_at = None
         server.start()
