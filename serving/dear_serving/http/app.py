@@ -16,6 +16,7 @@ from dear_serving.http import adapters, admin, errors, health, label_scores, ope
 from dear_serving.http.dialects.parse import parse_rerank
 from dear_serving.http.middleware import RequestMiddleware
 from dear_serving.http.openapi import ABOUT, publish
+from dear_serving.http.pages import page_routes
 from dear_serving.http.trusted_host import TrustedHost
 
 router = APIRouter()
@@ -61,6 +62,7 @@ def create_app(gateway: GatewayState) -> FastAPI:
     app.state.gateway = gateway
     app.router.routes.extend(router.routes)  # made once: a copy for each app takes 30 ms
     publish(app)
+    app.router.routes.extend(page_routes(gateway.settings))
     app.add_middleware(RequestMiddleware, gateway=gateway)
     app.add_middleware(TrustedHost, gateway=gateway)
     return app
