@@ -314,6 +314,8 @@ class HttpSettings(_Settings):
 
     ``metrics_port`` is where the Ray that the server starts shows the metrics of every replica, on loopback.
     Default: a free one. A Ray of the user's own has the port that it was started with.
+
+    ``page`` serves the pages for people at / and /fleet.
     """
 
     host: str = "127.0.0.1"
@@ -321,6 +323,7 @@ class HttpSettings(_Settings):
     admin_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     allowed_hosts: tuple[str, ...] | None = None
+    page: bool = True
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:

@@ -13,16 +13,20 @@ REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 ADMIN_PATH = "/admin/v1"
 VLLM_PATHS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 
-_OPEN_PATHS = ("/health", "/ready", "/openapi.json", "/docs", "/redoc")
-_OPEN_FOLDERS = ("/docs/", "/redoc/")
+FLEET_PATH = "/fleet"
+ASSETS_PATH = "/page"
+
+_OPEN_PATHS = ("/", FLEET_PATH, "/health", "/ready", "/openapi.json", "/docs", "/redoc")
+_OPEN_FOLDERS = (f"{ASSETS_PATH}/", "/docs/", "/redoc/")
 _ON_BOTH_PORTS = ("/health", "/ready", "/metrics")
 
 
 def is_on_port(path: str, port: int | None, admin_port: int | None) -> bool:
     """Whether a path is served on the port that a request came to; ``admin_port`` is the setting."""
-    if admin_port is None or path in _ON_BOTH_PORTS:
+    if admin_port is None or path in _ON_BOTH_PORTS or path.startswith(f"{ASSETS_PATH}/"):
         return True
-    return (key_for(path) == "admin") == (port == admin_port)
+    # The fleet's page needs no key, but what it shows does.
+    return (key_for(path) == "admin" or path == FLEET_PATH) == (port == admin_port)
 
 
 def key_for(path: str) -> Literal["tenant", "admin"] | None:

@@ -17,6 +17,7 @@ from dear_serving.http import adapters, admin, errors, health, label_scores, ope
 from dear_serving.http.dialects.parse import parse_rerank
 from dear_serving.http.middleware import RequestMiddleware
 from dear_serving.http.openapi import ABOUT, publish
+from dear_serving.http.pages import page_routes
 from dear_serving.http.recent import Recent
 from dear_serving.http.trusted_host import TrustedHost
 
@@ -65,6 +66,7 @@ def create_app(gateway: GatewayState) -> FastAPI:
     app.state.replicas = Recent(partial(replicas.find_replicas, gateway))
     app.router.routes.extend(router.routes)  # made once: a copy for each app takes 30 ms
     publish(app)
+    app.router.routes.extend(page_routes(gateway.settings))
     app.add_middleware(RequestMiddleware, gateway=gateway)
     app.add_middleware(TrustedHost, gateway=gateway)
     return app

@@ -1,0 +1,4 @@
+// The playground.
+import { mountBar } from "./bar.js";
+
+mountBar("dear.key", "key");
