@@ -45,7 +45,8 @@ class GatewayState:
     there yet, ``admission`` the others, ``peers`` knows the other gateways. ``drain`` knows whether the
     gateway is about to end. ``worker`` parses large bodies. ``admin_digests`` are digests of the admin keys.
     ``engines_seen`` says what this gateway sees of the engines. ``ask_gateways`` asks all gateways for their
-    metrics, ``ask_reports`` for their reports; None: this is the only one. ``tracer`` begins traces; None: tracing is off.
+    metrics, ``ask_reports`` for their reports; None: this is the only one. ``tracer`` begins traces; None:
+    tracing is off.
     """
 
     settings: Settings
