@@ -189,8 +189,8 @@ class Replica(_Reply):
 
     ``state`` is one of serving, left_out, silent, starting, ending and ended; ``load`` the requests in flight
     of a gateway, or the calls in an engine; ``current`` whether it follows the registry's latest version. Of
-    an engine, ``revisions`` says of each revision ``held`` or why it could not be loaded, and ``seen_by`` what
-    each gateway sees. None: not known.
+    an engine, ``revisions`` says of each revision ``held`` or why it could not be loaded, and ``seen_by``
+    what each gateway sees. None: not known.
     """
 
     id: str

@@ -1,7 +1,7 @@
 """Two gateways and two engines that only pretend, in a process of their own: for the pages in a browser.
 
-Registry, adapters' lifecycle, limits, admin routes and metrics are the real ones. Engines remember which revisions they
-were given, and take some milliseconds for a window.
+Registry, adapters' lifecycle, limits, admin routes and metrics are the real ones. Engines remember which
+revisions they were given, and take some milliseconds for a window.
 """
 
 from __future__ import annotations
@@ -69,8 +69,11 @@ class FakeFleet:
         return {"authorization": f"Bearer {_told(self.folder).get('key', 'root')}"}
 
     def tell(self, **facts: Any) -> None:
-        """Let it pretend: ``engines``: by id what gateways see of it; ``load_s``: how long loading takes;
-        ``silent``: whether the second gateway answers nothing; ``key``: the admin key from its next start on."""
+        """What it is to pretend.
+
+        ``engines``: by id what gateways see of it; ``load_s``: how long loading takes; ``silent``: whether
+        the second gateway answers nothing; ``key``: the admin key from its next start on.
+        """
         (self.folder / "told.json").write_text(json.dumps(_told(self.folder) | facts))
 
     def stop(self) -> None:

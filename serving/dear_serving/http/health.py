@@ -57,7 +57,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     """Prometheus metrics of all gateways, added up. A tenant gets its own; with the admin key, or
     `tenancy.open_metrics`, all of them come, and those of each engine, labelled `replica`. What does not
     answer in three seconds is left out: `dear_gateways_answered` says how many of `dear_gateways` did. All of
-    them may be as old as a `Cache-Control: max-age` of the request allows, ten seconds at most; `Age` says so.
+    them may be as old as a `Cache-Control: max-age` of the request allows, ten seconds at most.
     """
     gateway: GatewayState = request.app.state.gateway
     caller: Caller | None = getattr(request.state, "caller", None)

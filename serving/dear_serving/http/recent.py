@@ -1,6 +1,6 @@
 """Answers that cost something, shared by those who take one that is a moment old.
 
-A request says so with ``Cache-Control: max-age=SECONDS`` (RFC 9111, 5.2.1.1). Without it, its answer is fresh.
+A request says so with ``Cache-Control: max-age=SECONDS`` (RFC 9111, 5.2.1.1); without, it gets a new one.
 """
 
 from __future__ import annotations

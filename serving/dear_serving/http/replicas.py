@@ -28,8 +28,8 @@ class ReplicaReply(Reply):
     state: ReplicaState = Field(
         description=(
             "`serving`: it gets requests. `left_out`: an engine that failed, and gets none for a while. "
-            "`silent`: it does not answer. `starting`: an engine that gets none yet. `ending`: a gateway that "
-            "lets its requests end. `ended`: an engine that ran a moment ago."
+            "`silent`: it does not answer. `starting`: an engine that gets none yet. `ending`: a gateway "
+            "that lets its requests end. `ended`: an engine that ran a moment ago."
         )
     )
     load: int | None = Field(

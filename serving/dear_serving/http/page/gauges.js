@@ -21,7 +21,6 @@ export const WANTED = new Set([
   "dear_tenant_weight",
   "dear_tenant_tokens",
   "dear_tenant_requests_total",
-  "dear_tokens_total",
   "dear_model_requests_total",
   "dear_decoder",
   "dear_decoder_self_check_failures_total",

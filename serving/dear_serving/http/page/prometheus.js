@@ -129,7 +129,8 @@ export class History {
     return before && now.at - before.at >= 500 ? new Between(before, now) : null;
   }
 
-  clear() {
-    this.#readings = [];
+  /** The readings of the last `ms`. */
+  within(ms) {
+    return this.#readings.filter((one) => this.now.at - one.at <= ms);
   }
 }

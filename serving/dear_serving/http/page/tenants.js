@@ -1,5 +1,6 @@
 // Tenants: their share, what of theirs waits, and what was refused.
 import { h } from "./dom.js";
+import { MINUTE_MS } from "./gauges.js";
 import { keyed, meter, percent, put, rate, short } from "./live.js";
 
 const FEW = 50;
@@ -41,16 +42,13 @@ function load({ tenants, history, last }) {
   const now = history.now;
   const known = new Map(tenants.map((one) => [one.id, one]));
   const names = new Set([...known.keys(), ...(now?.of("dear_tenant_requests_total") ?? []).map((one) => one.labels.tenant)]);
-  const weights = now?.sum("dear_tenant_weight") ?? 0;
-  const done = last?.count("dear_tokens_total") ?? 0;
+  const shares = sharesOf(history.within(MINUTE_MS));
   const found = [...names].map((id) => {
     const labels = { tenant: id };
-    const weight = now?.sum("dear_tenant_weight", labels) ?? 0;
     return {
       id,
       tenant: known.get(id),
-      due: weights && weight ? weight / weights : null,
-      used: done ? last.count("dear_tokens_total", labels) / done : null,
+      ...shares(id),
       waiting: now?.sum("dear_tenant_tokens", { ...labels, state: "waiting" }) ?? 0,
       running: now?.sum("dear_tenant_tokens", { ...labels, state: "running" }) ?? 0,
       requests: last?.aMinute("dear_tenant_requests_total", labels) ?? null,
@@ -60,6 +58,18 @@ function load({ tenants, history, last }) {
   });
   const isBusy = (one) => Number(one.waiting + one.running > 0 || one.requests > 0);
   return found.sort((a, b) => isBusy(b) - isBusy(a) || (a.id < b.id ? -1 : 1));
+}
+
+/** Of the work in the engines: how much was a tenant's, and how much was due by weight while it had work. */
+function sharesOf(readings) {
+  const running = { state: "running" };
+  const all = readings.reduce((sum, one) => sum + one.sum("dear_tenant_tokens", running), 0);
+  return (tenant) => {
+    const had = readings.filter((one) => one.has("dear_tenant_weight", { tenant }));
+    const used = had.reduce((sum, one) => sum + one.sum("dear_tenant_tokens", { ...running, tenant }), 0);
+    const due = had.reduce((sum, one) => sum + one.sum("dear_tenant_weight", { tenant }) / one.sum("dear_tenant_weight"), 0);
+    return { used: all && had.length ? used / all : null, due: had.length ? due / had.length : null };
+  };
 }
 
 function row({ id }) {
