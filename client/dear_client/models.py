@@ -48,6 +48,26 @@ class Ranks(_Reply):
     unread: int = 0
 
 
+class WindowTimes(_Reply):
+    """When a window ran, in milliseconds after the request arrived; windows of one round, from 0, at once.
+    ``documents`` are the indices of those it showed.
+    """
+
+    round: int
+    start_ms: float
+    end_ms: float
+    queue_ms: float = 0.0
+    documents: tuple[int, ...] = ()
+
+
+class Explanation(_Reply):
+    """How the order came about: milliseconds in the gateway, the windows, and documents that were cut."""
+
+    total_ms: float
+    windows: tuple[WindowTimes, ...] = ()
+    cut_documents: tuple[int, ...] = ()
+
+
 class Details(_Reply):
     """How the documents were ranked; times in milliseconds, the slowest window of each round summed.
 
@@ -73,6 +93,7 @@ class Details(_Reply):
     parts: int | None = None
     reasoning: tuple[str, ...] = ()
     instruction: str | None = None
+    explanation: Explanation | None = None
 
 
 class RankedDocument(_Reply):

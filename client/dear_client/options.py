@@ -22,7 +22,8 @@ class Option:
     Args:
         help: one or two sentences.
         at_least: the lowest value.
-        on_command_line: whether the commands offer it; not where each request needs a value of its own.
+        on_command_line: whether the commands offer it; not where each request needs a value of its own, or
+            where they would not show what it brings.
     """
 
     help: str
@@ -60,6 +61,10 @@ class RerankOptions(TypedDict, total=False):
         Option("Fields of object documents that the model reads, instead of text.", on_command_line=False),
     ]
     instruction: Annotated[str | None, Option("What the order is for, in words.")]
+    explain: Annotated[
+        bool | None,
+        Option("Whether the reply says when each window ran, and what was cut.", on_command_line=False),
+    ]
     priority: Annotated[int | None, Option("0 (first) to 999, among requests that wait.", at_least=0)]
     request_id: Annotated[
         str | None, Option("The id in the server's logs, instead of a random one.", on_command_line=False)

@@ -78,6 +78,7 @@ class RankTask:
         instruction: what the order is for, in words; None or blank: none.
         max_prompt_tokens: most prompt tokens of all windows; None: the server's limit.
         long_documents: what of passages that are longer than a prompt shows counts.
+        explain: whether the ranking says when each window ran, and what was cut.
     """
 
     query: str
@@ -96,6 +97,7 @@ class RankTask:
     instruction: str | None = None
     max_prompt_tokens: int | None = None
     long_documents: LongDocuments = "cut"
+    explain: bool = False
 
     @property
     def needed(self) -> int:
@@ -201,6 +203,30 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowTimes:
+    """When a window ran, in milliseconds after its request arrived; windows of one ``round``, from 0, run at
+    once. ``queue_ms`` of it the window waited for its turn. ``passages`` are those it showed, in that order.
+    """
+
+    round: int
+    start_ms: float
+    end_ms: float
+    queue_ms: float
+    passages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a ranking came about: its windows in the order they ended, those that the deadline ended included,
+    the passages of which a part was not shown, and milliseconds from the request's arrival to its order.
+    """
+
+    total_ms: float
+    windows: tuple[WindowTimes, ...]
+    cut: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """The answer to a RankTask: every passage's index, best first, and how it was computed.
 
@@ -210,6 +236,7 @@ class Ranking:
     reasoning for each window. ``model`` is the public name in the request, ``revision`` the revision that
     answered. ``parts`` counts the parts that long documents were split into, with the documents that were
     not; None: none were to be split. ``instruction`` says where the task's went, if it has one.
+    ``explanation`` is there where the task asks for it.
     """
 
     order: Order
@@ -228,3 +255,4 @@ class Ranking:
     instruction: InstructionPlace | None = None
     coverage: Coverage = Coverage(0)
     parts: int | None = None
+    explanation: Explanation | None = None

@@ -69,6 +69,7 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"scoring": "first_token"}, {"windows": 1}),
     ({"passes": 3}, {"windows": 3}),
     ({"reasoning": True}, {"windows": 1}),
+    ({"explain": True}, {"rounds": 1}),
     ({"deadline_s": 30.0, "max_passage_tokens": 50, "priority": 5}, {"windows": 1}),
 ]
 
@@ -80,6 +81,9 @@ async def test_every_option_is_one_that_the_server_knows(connect: Connect, gatew
         assert sorted(ranking.order) == [0, 1, 2, 3]
         assert {name: getattr(ranking.details, name) for name in seen} == seen
         assert bool(ranking.details.reasoning) == ("reasoning" in options)
+        explanation = ranking.details.explanation
+        assert (explanation is not None) == ("explain" in options)
+        assert explanation is None or explanation.windows[0].documents == (0, 1, 2, 3)
 
 
 async def test_rank_fields(connect: Connect, gateway: GatewayState, engine: FakeEngine) -> None:

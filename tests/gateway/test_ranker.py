@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -233,6 +234,33 @@ async def test_rounds_are_observed_with_their_windows_and_seconds(plain: PromptB
     assert [windows for windows, _ in observed] == [3, 1]
     assert all(wall_s >= 0.02 for _, wall_s in observed)
     assert sum(wall_s for _, wall_s in observed) <= time.monotonic() - started_s
+
+
+async def test_an_explanation_says_when_windows_ran_and_what_was_cut(plain: PromptBuilder) -> None:
+    engine = engine_of(plain)
+    engine.delay_s = 0.02
+    first, *others = task_of(WORTHS).passages
+    passages = [f"{first} {'a' * 301}", *others]
+    task = replace(task_of(WORTHS), passages=passages, explain=True)
+    explanation = (await rank(engine, plain, task, "merge2")).explanation
+    assert explanation is not None
+    *groups, final = explanation.windows
+    assert [one.round for one in explanation.windows] == [0, 0, 0, 1]
+    assert sorted(passage for one in groups for passage in one.passages) == list(range(len(WORTHS)))
+    assert max(one.start_ms for one in groups) < min(one.end_ms for one in groups)
+    assert max(one.end_ms for one in groups) <= final.start_ms
+    assert all(one.end_ms - one.start_ms >= 20 and one.queue_ms == 1.0 for one in explanation.windows)
+    assert final.end_ms <= explanation.total_ms
+    assert explanation.cut == (0,)
+    assert (await rank(engine, plain, task_of(WORTHS), "merge2")).explanation is None
+
+
+async def test_windows_that_the_deadline_ends_are_in_the_explanation(plain: PromptBuilder) -> None:
+    task = replace(task_of(WORTHS, deadline_ms=300), explain=True)
+    ranking = await rank(stalling_after(plain, 1), plain, task, "merge2")
+    assert ranking.explanation is not None
+    assert [one.round for one in ranking.explanation.windows] == [0, 0, 0]
+    assert len(ranking.warnings) == 1
 
 
 # Ranks as they are decided.

@@ -64,6 +64,22 @@ async def test_every_path_answers_the_superset(http: httpx.AsyncClient, path: st
     }
 
 
+async def test_an_explanation_comes_where_it_is_asked_for(http: httpx.AsyncClient) -> None:
+    long = [f"passage {number} " + "with many more words " * 50 for number in range(3)]
+    options = {"explain": True, "long_documents": "max_passage"}
+    for body, cut in ((BODY, []), (BODY | {"documents": long}, [0, 1, 2])):
+        reply = (await http.post("/v2/rerank", json=body | {"dear": {"explain": True}})).json()
+        explanation = reply["meta"]["dear"]["explanation"]
+        (window,) = explanation["windows"]
+        assert (window["round"], window["documents"], explanation["cut_documents"]) == (0, [0, 1, 2], cut)
+        assert 0 <= window["start_ms"] <= window["end_ms"] <= explanation["total_ms"]
+    parts = (await http.post("/v2/rerank", json=BODY | {"documents": long, "dear": options})).json()
+    assert parts["meta"]["dear"]["parts"] > 3
+    (window,) = parts["meta"]["dear"]["explanation"]["windows"]
+    assert window["documents"] == [0, 1, 2]
+    assert parts["meta"]["dear"]["explanation"]["cut_documents"] == []
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 20, 21, 25, 100])
 async def test_scores_fall_strictly_within_zero_and_one(http: httpx.AsyncClient, count: int) -> None:
     body = BODY | {"documents": [f"passage {number}" for number in range(count)]}

@@ -69,7 +69,7 @@ def test_an_option_that_is_given_is_sent_and_else_left_out(name: str) -> None:
 
 
 def test_no_other_option_can_hold_for_many_requests() -> None:
-    assert set(HINTS) - set(OFFERED) == {"rank_fields", "request_id", "traceparent"}
+    assert set(HINTS) - set(OFFERED) == {"explain", "rank_fields", "request_id", "traceparent"}
 
 
 @pytest.mark.parametrize(("name", "hint"), HINTS.items())

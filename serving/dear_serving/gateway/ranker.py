@@ -12,7 +12,17 @@ from dear_serving.gateway.window_ranker import OnDecoded, WindowRanker
 from dear_serving.protocol import DecodedWindow
 from dear_serving.ranking.scores import Scores
 from dear_serving.ranking.windows import Batch, Strategy, Window
-from dear_serving.types import Coverage, OnProgress, Order, Ranking, RankTask, Repairs, Usage
+from dear_serving.types import (
+    Coverage,
+    Explanation,
+    OnProgress,
+    Order,
+    Ranking,
+    RankTask,
+    Repairs,
+    Usage,
+    WindowTimes,
+)
 
 # Windows of one task that have a prompt at a time. More wait without one, since prompts take memory.
 _OPEN_WINDOWS = 256
@@ -27,6 +37,7 @@ class Ranker:
         request_id: prefix of the windows' request ids.
         observe: called with the number of windows and the seconds of every round.
         on_progress: called as ranks of a leading window (see Batch.leads) are decided.
+        arrived_s: when the request arrived (time.monotonic), which an explanation counts from; None: now.
     """
 
     def __init__(
@@ -36,12 +47,15 @@ class Ranker:
         request_id: str,
         observe: Callable[[int, float], None] | None = None,
         on_progress: OnProgress | None = None,
+        arrived_s: float | None = None,
     ) -> None:
         self._window_ranker = window_ranker
         self._task = task
         self._request_id = request_id
         self._observe = observe
         self._on_progress = on_progress
+        self._arrived_s = time.monotonic() if arrived_s is None else arrived_s
+        self._times: list[WindowTimes] = []
         self._reported: DecodedWindow | None = None
         self._scores = Scores(len(task.passages))
         self._windows = self._rounds = self._skipped = 0
@@ -83,6 +97,7 @@ class Ranker:
             warnings=self._window_ranker.prompts.warnings() + self._warnings(),
             reasoning=tuple(self._reasoning),
             coverage=Coverage(len(order)),
+            explanation=self._explanation() if task.explain else None,
         )
 
     async def _run_round(self, batch: Batch, ends_s: float) -> list[Order]:
@@ -120,7 +135,15 @@ class Ranker:
 
         async def rank(window: Window, request_id: str) -> DecodedWindow:
             async with places:
-                return await self._window_ranker.rank(window, request_id, ends_s, report)
+                started_ms, queue_ms = self._now_ms(), 0.0
+                try:
+                    decoded = await self._window_ranker.rank(window, request_id, ends_s, report)
+                    queue_ms = decoded.usage.queue_ms
+                    return decoded
+                finally:
+                    if self._task.explain:
+                        times = (started_ms, self._now_ms(), queue_ms)
+                        self._times.append(WindowTimes(self._rounds, *times, window.passages))
 
         report = self._reporter(batch.windows[0]) if batch.leads and self._on_progress is not None else None
         tasks = [
@@ -165,6 +188,12 @@ class Ranker:
             self._scores.observe(window.passages, decoded.log_probs)
         if decoded.reasoning is not None:
             self._reasoning.append(decoded.reasoning)
+
+    def _now_ms(self) -> float:
+        return (time.monotonic() - self._arrived_s) * 1e3
+
+    def _explanation(self) -> Explanation:
+        return Explanation(self._now_ms(), tuple(self._times), self._window_ranker.prompts.cut)
 
     def _warnings(self) -> tuple[str, ...]:
         """What was left out because of the deadline, one sentence each."""

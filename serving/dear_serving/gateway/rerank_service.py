@@ -121,7 +121,9 @@ class RerankService:
         if on_progress is not None:
             on_progress = _timed(on_progress, caller.arrived_s, metrics.first_rank_seconds.observe)
         window_ranker = WindowRanker(engine, builder, model.adapter, task, prompts, runner)
-        ranker = Ranker(window_ranker, task, caller.request_id, latency.observe, on_progress)
+        ranker = Ranker(
+            window_ranker, task, caller.request_id, latency.observe, on_progress, caller.arrived_s
+        )
         ranking = await ranker.rank(plan.start(), plan.strategy, plan.reason, began_s)
         metrics.observe_ranking(caller.tenant.id, model.revision, ranking)
         logs.note(windows=ranking.windows, rounds=ranking.rounds, **ranking.usage.work())

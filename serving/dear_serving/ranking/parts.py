@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dear_serving.types import Coverage, OnProgress, Order, Ranking, RankTask
+from dear_serving.types import Coverage, Explanation, OnProgress, Order, Ranking, RankTask
 
 MOST_PARTS = 10_000
 """Of all documents of a task together; a document has an equal share of them, and one at least."""
@@ -48,6 +48,7 @@ class Parts:
             coverage=Coverage(listwise, read - listwise, self.count - read),
             parts=len(self.owners),
             warnings=(*(warnings if split else ()), *ranking.warnings),
+            explanation=ranking.explanation and self._explained(ranking.explanation),
         )
 
     def on_progress(self, tell: OnProgress) -> OnProgress:
@@ -59,6 +60,15 @@ class Parts:
         for part, score in zip(order, scores, strict=True):
             best.setdefault(self.owners[part], score)
         return tuple(best), tuple(best.values())
+
+    def _explained(self, explanation: Explanation) -> Explanation:
+        """The same, of documents: once for each of a window's, where its first part stands."""
+
+        def owners(parts: Sequence[int]) -> tuple[int, ...]:
+            return tuple(dict.fromkeys(self.owners[part] for part in parts))
+
+        windows = tuple(replace(one, passages=owners(one.passages)) for one in explanation.windows)
+        return replace(explanation, windows=windows, cut=owners(explanation.cut))
 
     def _within(self, order: Order) -> int:
         return len({self.owners[part] for part in order})

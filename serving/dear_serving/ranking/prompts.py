@@ -369,6 +369,11 @@ class TaskPrompts:
         whole = windows * around + shown * self._lengths[slot] // max(1, len(self._passages))
         return min(whole, windows * self._builder.max_model_len)
 
+    @property
+    def cut(self) -> tuple[int, ...]:
+        """Passages that were cut so far, in the caller's order."""
+        return tuple(sorted(self._cut_by_template | self._cut_by_budget))
+
     def warnings(self) -> tuple[str, ...]:
         """Cuts made so far, one sentence per reason."""
         for index in range(len(self._passages)):

@@ -9,8 +9,8 @@ from pydantic import Field, WithJsonSchema, field_validator
 
 from dear_serving.http.dialects.dialect import INSTRUCTION, AtLeastZero, Body, Query
 from dear_serving.http.dialects.passages import Documents, RankFields, each_once, texts_of, with_metadata
-from dear_serving.http.dialects.reply import DearMeta, RerankReply, Result
-from dear_serving.types import Order, Ranking, RankTask
+from dear_serving.http.dialects.reply import DearMeta, ExplanationMeta, RerankReply, Result
+from dear_serving.types import Explanation, Order, Ranking, RankTask
 
 _DOCUMENTS_PER_SEARCH_UNIT = 100
 
@@ -186,6 +186,8 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
         dear["reasoning"] = list(ranking.reasoning)
     if ranking.instruction:
         dear["instruction"] = ranking.instruction
+    if ranking.explanation:
+        dear["explanation"] = _explained(ranking.explanation)
     return {
         "id": request_id,
         "model": ranking.model,
@@ -206,4 +208,21 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
             "warnings": list(ranking.warnings),
             "dear": dear,
         },
+    }
+
+
+def _explained(explanation: Explanation) -> ExplanationMeta:
+    return {
+        "total_ms": round(explanation.total_ms, 3),
+        "windows": [
+            {
+                "round": one.round,
+                "start_ms": round(one.start_ms, 3),
+                "end_ms": round(one.end_ms, 3),
+                "queue_ms": round(one.queue_ms, 3),
+                "documents": list(one.passages),
+            }
+            for one in explanation.windows
+        ],
+        "cut_documents": list(explanation.cut),
     }

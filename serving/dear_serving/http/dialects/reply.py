@@ -46,6 +46,24 @@ class RanksMeta(TypedDict):
     unread: Annotated[int, Field(description="Passages over max_prompt_tokens, in the caller's order.")]
 
 
+class WindowMeta(TypedDict):
+    """When a window ran, in milliseconds after the request arrived."""
+
+    round: Annotated[int, Field(description="From 0; windows of one round run at once.")]
+    start_ms: float
+    end_ms: float
+    queue_ms: Annotated[float, Field(description="How long of it the window waited for its turn.")]
+    documents: Annotated[list[int], Field(description="The documents it showed, in that order.")]
+
+
+class ExplanationMeta(TypedDict):
+    """With `explain`: how the order came about."""
+
+    total_ms: Annotated[float, Field(description="From the request's arrival to its order.")]
+    windows: Annotated[list[WindowMeta], Field(description="In the order they ended.")]
+    cut_documents: Annotated[list[int], Field(description="Those of which a part was not shown.")]
+
+
 class DearMeta(TypedDict):
     """How the order was made."""
 
@@ -70,6 +88,7 @@ class DearMeta(TypedDict):
     instruction: NotRequired[
         Annotated[InstructionPlace, Field(description="Where the prompt has the request's instruction.")]
     ]
+    explanation: NotRequired[ExplanationMeta]
 
 
 class ApiVersion(TypedDict):
