@@ -23,7 +23,7 @@ export const digestOf = (id) => id.slice(id.lastIndexOf("@") + 1);
 export function mountAdapters(list, nothing, swap) {
   const show = keyed(list, (adapter) => adapterCard(adapter, swap));
   return (view) => {
-    nothing.hidden = view.adapters.length > 0;
+    nothing.hidden = view.adapters.length > 0 || !view.known.has("adapters");
     const engines = view.replicas.data.filter((one) => one.role === "engine" && one.state !== "ended").length;
     show(view.adapters.map((adapter) => ({ adapter, engines, last: view.last })), ({ adapter }) => adapter.name);
   };
@@ -36,7 +36,7 @@ function adapterCard({ adapter: first }, swap) {
   const back = h("button", { type: "button", class: "small", onclick: () => swap.rollback(adapter) }, "Roll back…");
   const body = h("tbody", { role: "rowgroup" });
   const more = h("button", { type: "button", class: "small quiet" });
-  const title = h("h3", { tabindex: "-1", class: "mono", "data-adapter": first.name }, first.name);
+  const title = h("h3", { tabindex: "-1", class: "mono" }, first.name);
   back.setAttribute("aria-label", `Roll back ${first.name}…`);
   const table = h(
     "table",
@@ -108,7 +108,9 @@ function revisionRow({ revision: first }, adapterNow, swap) {
       put(template, revision.template);
       put(held, `${Object.keys(revision.replicas).length - failures.length} of ${count(engines, "engine")}`);
       put(requests, last ? rate(last.aMinute("dear_model_requests_total", { revision: revision.id })) : "–");
+      const hadFocus = document.activeElement === button;
       button.hidden = revision.id === adapter.active || revision.state === "registered";
+      if (hadFocus && button.hidden) element.closest(".adapter").querySelector("h3").focus();
     },
   };
 }

@@ -22,8 +22,8 @@ const WORDS = {
 /** The list. Returns `update(view)`. */
 export function mountChanges(list, nothing) {
   const show = keyed(list, entry);
-  return ({ changes }) => {
-    nothing.hidden = changes.length > 0;
+  return ({ changes, known }) => {
+    nothing.hidden = changes.length > 0 || !known.has("changes");
     // Entries have no id: those of one second and subject are told apart by their count.
     const seen = new Map();
     const keys = [...changes].reverse().map((one) => {

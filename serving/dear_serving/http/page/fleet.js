@@ -26,6 +26,7 @@ const view = {
   changes: [],
   history: new History(KEPT_MS, (one, other) => one.sum("dear_gateways_answered") === other.sum("dear_gateways_answered")),
   last: null,
+  known: new Set(), // what came at least once: until then nothing can be said of it
 };
 const swap = swapping(api, () => view, () => poller.resume(), (error) => onState({ is: "refused", error }));
 const parts = [
@@ -61,8 +62,8 @@ async function ask(signal) {
   const refused = [replicas, metrics, changes].find((one) => [401, 403, 429].includes(one.reason?.status));
   if (refused) throw refused.reason;
   if ([replicas, metrics, changes].every((one) => one.status === "rejected")) throw replicas.reason;
-  if (replicas.status === "fulfilled") view.replicas = replicas.value;
-  if (changes.status === "fulfilled") view.changes = changes.value.data;
+  if (replicas.status === "fulfilled") know("replicas", replicas.value);
+  if (changes.status === "fulfilled") know("changes", changes.value.data);
   if (metrics.status === "fulfilled") view.history.add(metrics.value);
   view.last = view.history.last(MINUTE_MS);
 
@@ -73,7 +74,7 @@ async function ask(signal) {
   const asksTenants = isRegular || change !== newestChange;
   try {
     if (asksAdapters && !trouble) setAdapters(await all("/admin/v1/adapters", get), isFirst);
-    if (asksTenants && !trouble) view.tenants = await all("/admin/v1/tenants", get);
+    if (asksTenants && !trouble) know("tenants", await all("/admin/v1/tenants", get));
     if (!trouble) [adoptedVersion, newestChange, turns] = [view.replicas.version, change, turns + 1];
   } catch (error) {
     if (signal.aborted || [401, 403, 429].includes(error.status)) throw error;
@@ -87,6 +88,11 @@ async function ask(signal) {
   const isBehind = view.replicas.data.some((one) => one.state === "starting" || one.current === false);
   if (trouble) return Math.max(CALM_MS * 2, (trouble.retryAfterS ?? 0) * 1000);
   return isMoving(view.adapters) || isBehind ? MOVING_MS : CALM_MS;
+}
+
+function know(name, found) {
+  view[name] = found;
+  view.known.add(name);
 }
 
 async function read(reply) {
@@ -109,7 +115,7 @@ async function all(path, get) {
 
 function setAdapters(adapters, isFirst) {
   const before = new Map(view.adapters.map((one) => [one.name, one]));
-  view.adapters = adapters;
+  know("adapters", adapters);
   if (isFirst) return;
   const said = [];
   for (const one of adapters) {

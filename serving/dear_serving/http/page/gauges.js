@@ -70,18 +70,15 @@ export function mountTiles(list) {
   const queued = tile(list, "Work taken on", { hasMeter: true });
   const refused = tile(list, "Refused");
 
-  return ({ replicas, history, last }) => {
+  return ({ replicas, history, last, known }) => {
     const now = history.now;
     const role = (name) => replicas.data.filter((one) => one.role === name && one.state !== "ended");
     const serving = role("engine").filter((one) => one.state === "serving").length;
     const least = now?.sum("dear_engines_least") ?? 0;
     const all = Math.max(role("engine").length, least);
-    engines.show(
-      `${serving}`,
-      `of ${all} serve`,
-      `${role("gateway").filter((one) => one.state === "serving").length} of ${role("gateway").length} gateways`,
-      serving === 0 ? "bad" : serving < all ? "warn" : "",
-    );
+    const gateways = role("gateway");
+    const answering = gateways.filter((one) => one.state === "serving").length;
+    if (known.has("replicas")) engines.show(`${serving}`, `of ${all} serve`, `${answering} of ${gateways.length} gateways`, serving === 0 ? "bad" : serving < all ? "warn" : "");
     if (!now) return;
     const most = now.sum("dear_queued_tokens_most");
     const waiting = now.sum("dear_queued_tokens");

@@ -25,12 +25,12 @@ export const stateOf = (replica) => STATES[replica.state]?.[0] ?? replica.state;
 export function mountReplicas(gateways, engines, nothing) {
   const showGateways = keyed(gateways, gatewayCard);
   const showEngines = keyed(engines, engineCard);
-  return ({ replicas, history }) => {
+  return ({ replicas, history, known }) => {
     const now = history.now;
     const of = (role) => replicas.data.filter((one) => one.role === role).map((one) => ({ ...one, now }));
     showGateways(of("gateway"), (one) => one.id);
     showEngines(of("engine"), (one) => one.id);
-    nothing.hidden = of("engine").length > 0;
+    nothing.hidden = of("engine").some((one) => one.state !== "ended") || !known.has("replicas");
   };
 }
 

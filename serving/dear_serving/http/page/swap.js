@@ -78,9 +78,7 @@ export function swapping(api, view, done, refused) {
     box.addEventListener("close", () => {
       open = null;
       box.remove();
-      // What opened it may be gone: its revision is the active one now.
-      if (!opener?.isConnected || opener.hidden) document.querySelector(`[data-adapter="${CSS.escape(name)}"]`)?.focus();
-      else opener.focus();
+      opener?.focus();
     });
     open = { update, close: () => box.close() };
     document.body.append(box);

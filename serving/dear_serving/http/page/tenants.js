@@ -31,7 +31,7 @@ export function mountTenants(body, tools, nothing) {
   });
   return (view) => {
     found = load(view);
-    nothing.hidden = found.length > 0;
+    nothing.hidden = found.length > 0 || !view.known.has("tenants");
     body.closest("table").hidden = found.length === 0;
     draw();
   };
