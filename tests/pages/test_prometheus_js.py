@@ -107,7 +107,8 @@ def test_readings_that_other_gateways_answered_are_not_compared(page: Page) -> N
 
 def test_a_reading_from_before_the_newest_is_left_out(page: Page) -> None:
     history = (
-        "(() => { const history = new History(1e9, () => true); [1, 0, 2].forEach((one) => history.add(readings[one]));"
+        "(() => { const history = new History(1e9, () => true);"
+        " [1, 0, 2].forEach((one) => history.add(readings[one]));"
         " return history.within(1e9).map((one) => one.at); })()"
     )
     assert read(page, ["", "", ""], [], history) == [60000, 120000]
