@@ -205,6 +205,25 @@ class Adapter(_Reply):
     revisions: tuple[Revision, ...] = ()
 
 
+class Replica(_Reply):
+    """A gateway or an engine (``role``) that runs, or ran a moment ago.
+
+    ``state`` is one of serving, left_out, silent, starting, ending and ended; ``load`` the requests in flight
+    of a gateway, or the calls in an engine; ``current`` whether it follows the registry's latest version. Of
+    an engine, ``revisions`` says of each revision ``held`` or why it could not be loaded, and ``seen_by``
+    what each gateway sees. None: not known.
+    """
+
+    id: str
+    role: str
+    state: str
+    load: int | None = None
+    queued_tokens: int | None = None
+    current: bool | None = None
+    revisions: dict[str, str] = {}
+    seen_by: dict[str, str] = {}
+
+
 class Change(_Reply):
     """An entry of the audit trail: who changed what, and when (ISO 8601, UTC)."""
 

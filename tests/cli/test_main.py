@@ -60,6 +60,7 @@ def test_it_says_its_version_and_what_it_can_do() -> None:
         "tenants",
         "keys",
         "adapters",
+        "replicas",
         "audit",
     ):
         assert f" {name} " in shown

@@ -19,6 +19,7 @@ from dear_tools.admin.adapters import adapters
 from dear_tools.admin.apply import apply
 from dear_tools.admin.audit import audit
 from dear_tools.admin.keys import keys
+from dear_tools.admin.replicas import replicas
 from dear_tools.admin.tenants import tenants
 from dear_tools.evaluation.command import evaluate
 from dear_tools.exits import FAILED, ToolError
@@ -39,6 +40,7 @@ app.command(rich_help_panel=_OPERATORS)(plan)
 app.add_typer(adapters, name="adapters", rich_help_panel=_ADMINISTRATORS)
 app.add_typer(tenants, name="tenants", rich_help_panel=_ADMINISTRATORS)
 app.add_typer(keys, name="keys", rich_help_panel=_ADMINISTRATORS)
+app.command(rich_help_panel=_ADMINISTRATORS)(replicas)
 app.command(rich_help_panel=_ADMINISTRATORS)(audit)
 app.command(rich_help_panel=_ADMINISTRATORS)(apply)
 

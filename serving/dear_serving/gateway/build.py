@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dear_serving.adapters.configured import open_registry
@@ -19,6 +19,7 @@ from dear_serving.gateway.authenticator import Authenticator
 from dear_serving.gateway.budgets import Budgets
 from dear_serving.gateway.canary import rank_canary
 from dear_serving.gateway.catalog import Catalog, ServedModel
+from dear_serving.gateway.engine_replicas import Seen
 from dear_serving.gateway.fair_queue import FairQueue, Share
 from dear_serving.gateway.fair_threads import FairThreads
 from dear_serving.gateway.grammar_check import GrammarCheck
@@ -28,7 +29,7 @@ from dear_serving.gateway.openai_service import OpenAIService
 from dear_serving.gateway.peers import Peers
 from dear_serving.gateway.request_admission import RequestAdmission
 from dear_serving.gateway.rerank_service import RerankService
-from dear_serving.gateway.state import AskGateways, GatewayState
+from dear_serving.gateway.state import AskGateways, AskReports, GatewayState
 from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.gateway.worker_process import WorkerProcess
@@ -54,7 +55,10 @@ def build_gateway(
     key_digests: Sequence[bytes] = (),
     admin_digests: Sequence[bytes] = (),
     count_engines: Callable[[], int | None] = lambda: None,
+    engines_seen: Callable[[], Mapping[str, Seen]] = dict,
     ask_gateways: AskGateways | None = None,
+    ask_reports: AskReports | None = None,
+    name: str | None = None,
 ) -> GatewayState:
     """Build a gateway and open its registry. Until its catalog is refreshed, it serves only the base model.
 
@@ -66,7 +70,10 @@ def build_gateway(
         key_digests: digests of the default tenant's keys; see gateway.authenticator.hash_keys.
         admin_digests: digests of the admin keys.
         count_engines: how many engines run now; None: as many as the settings say.
+        engines_seen: what this gateway sees of the engines.
         ask_gateways: asks all gateways for their metrics; None: this is the only one.
+        ask_reports: asks them for their reports.
+        name: this gateway's id, never used before; None: one is made up.
 
     Raises:
         SettingsError: the registry, base model, store or a template in the settings cannot be used.
@@ -85,7 +92,7 @@ def build_gateway(
     adapters = Adapters(database, settings.adapters.capacity, cluster=cluster)
     heartbeats = Heartbeats(database, cluster=cluster)
     base = ServedModel(settings.model.id, None, settings.model.template)
-    catalog = Catalog(uuid.uuid4().hex, base, adapters, heartbeats, settings.default_model)
+    catalog = Catalog(name or uuid.uuid4().hex, base, adapters, heartbeats, settings.default_model)
     queue, url = _fair_queue(settings), settings.tenancy.limits_url
     counts = _shared_counts(url, cluster, catalog.gateway) if url is not None else None
 
@@ -149,7 +156,9 @@ def build_gateway(
         metrics=metrics,
         worker=WorkerProcess(),
         admin_digests=tuple(admin_digests),
+        engines_seen=engines_seen,
         ask_gateways=ask_gateways,
+        ask_reports=ask_reports,
         tracer=tracer(settings.tracing, "gateway"),
     )
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from dear_serving import tracing
 from dear_serving.errors import EngineUnavailable, RequestError
-from dear_serving.gateway.engine_replicas import ATTEMPT, REPLICAS, Attempt, EngineReplicas
+from dear_serving.gateway.engine_replicas import ATTEMPT, REPLICAS, Attempt, EngineReplicas, Seen
 from dear_serving.gateway.everyone import ask_everyone
 from dear_serving.gateway.retry_budget import RetryBudget
 from dear_serving.metrics import Metrics, join
@@ -96,6 +96,10 @@ class EngineClient:
     def running(self) -> int | None:
         """How many replicas run; None: not known yet."""
         return self._replicas.running
+
+    def seen(self) -> Mapping[str, Seen]:
+        """What this gateway sees of each replica."""
+        return self._replicas.seen()
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """See the protocol."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,6 +17,7 @@ from dear_serving.adapters.hub_tokens import HubTokens
 from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.engine_client import EngineClient
 from dear_serving.gateway.everyone import ask_everyone
+from dear_serving.gateway.fleet import GatewayReport
 from dear_serving.gateway.retry_budget import RetryBudget
 from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.http.app import create_app
@@ -67,25 +69,32 @@ class Gateway:
             key_digests,
             admin_digests,
             count_engines=lambda: engines.running,
-            ask_gateways=self._ask_gateways,
+            engines_seen=engines.seen,
+            ask_gateways=partial(self._ask_gateways, "metrics"),
+            ask_reports=partial(self._ask_gateways, "report"),
+            name=serve.get_replica_context().replica_tag,
         )
         engines.report_to(state.metrics)
         engines.tell_backlog(lambda: Backlog(state.catalog.gateway, state.queue.cost))
         await self._state.catalog.refresh()
         self._export = asyncio.create_task(MetricsExport(state.metrics.registry.collect).run())
 
-    async def _ask_gateways(self, tenant: str | None) -> tuple[list[Page], int]:
-        """See AskGateways."""
+    async def _ask_gateways(self, method: str, *arguments: Any) -> tuple[list[Any], int]:
+        """What all gateways answer; see AskGateways and AskReports."""
         if self._gateways is None:
             own = serve.get_replica_context()
             # Without a question to Serve's controller, which would block.
             handle = serve.get_deployment_handle(own.deployment, own.app_name, _check_exists=False)
             self._gateways = handle.options(_by_reference=False)
-        return await ask_everyone(self._gateways, "metrics", tenant)
+        return await ask_everyone(self._gateways, method, *arguments)
 
     async def metrics(self, tenant: str | None) -> Page:
         """This gateway's metrics, for the page of all."""
         return await asyncio.to_thread(self._state.metrics.page, tenant)
+
+    async def report(self) -> GatewayReport:
+        """What this gateway says of itself, and of the engines."""
+        return self._state.report()
 
     def drain(self, serve_s: float) -> int:
         """Begin to end (see Drain); returns how many requests are being worked on."""

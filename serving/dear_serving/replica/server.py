@@ -178,7 +178,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         database = await asyncio.to_thread(open_registry, registry)
         database.observe = self._metrics.storage.registry_took
         return AdapterSync(
-            uuid.uuid4().hex,
+            serve.get_replica_context().replica_tag,
             Adapters(database, settings.capacity, cluster=registry.cluster),
             Heartbeats(database, cluster=registry.cluster),
             Store(settings.store, self._metrics.storage.store_took),
