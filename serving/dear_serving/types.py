@@ -45,8 +45,10 @@ vLLM continues choice by choice. ``ordinary``: a request for each choice, the sl
 Scoring = Literal["permutation", "generate", "first_token"]
 """How a window is decoded: identifier by identifier, as free text, or from one forward pass."""
 
-StrategyName = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank", "funnel"]
-"""How a list longer than one window is ranked; ``auto`` chooses by cost and deadline."""
+StrategyName = Literal[
+    "auto", "single", "sliding", "merge2", "joint", "tourrank", "funnel", "blitz", "deepen"
+]
+"""How a list longer than one window is ranked; ``auto`` chooses by cost, deadline and load."""
 
 InstructionPlace = Literal["template", "query"]
 """Where a prompt has the instruction: in the template's place for it, or at the end of the query."""
@@ -78,6 +80,7 @@ class RankTask:
         instruction: what the order is for, in words; None or blank: none.
         max_prompt_tokens: most prompt tokens of all windows; None: the server's limit.
         long_documents: what of passages that are longer than a prompt shows counts.
+        confidence: whether to say how sure each rank is.
     """
 
     query: str
@@ -96,6 +99,7 @@ class RankTask:
     instruction: str | None = None
     max_prompt_tokens: int | None = None
     long_documents: LongDocuments = "cut"
+    confidence: bool = False
 
     @property
     def needed(self) -> int:
@@ -201,6 +205,19 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
+class Sureness:
+    """How sure a rank is; see ranking.confidence.
+
+    Args:
+        confidence: from 0 to 1, that the passage rightly stands before the next one; None: it is the last.
+        certified: whether the windows leave this place alone to the passage.
+    """
+
+    confidence: float | None
+    certified: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """The answer to a RankTask: every passage's index, best first, and how it was computed.
 
@@ -210,6 +227,7 @@ class Ranking:
     reasoning for each window. ``model`` is the public name in the request, ``revision`` the revision that
     answered. ``parts`` counts the parts that long documents were split into, with the documents that were
     not; None: none were to be split. ``instruction`` says where the task's went, if it has one.
+    ``sureness[i]`` is of rank i, if the task asks for it: as many as were needed.
     """
 
     order: Order
@@ -228,3 +246,4 @@ class Ranking:
     instruction: InstructionPlace | None = None
     coverage: Coverage = Coverage(0)
     parts: int | None = None
+    sureness: tuple[Sureness, ...] = ()

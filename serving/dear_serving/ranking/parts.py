@@ -50,6 +50,13 @@ class Parts:
             warnings=(*(warnings if split else ()), *ranking.warnings),
         )
 
+    def best(self, order: Order) -> Order:
+        """The best part of each document, best first."""
+        found: dict[int, int] = {}
+        for part in order:
+            found.setdefault(self.owners[part], part)
+        return tuple(found.values())
+
     def on_progress(self, tell: OnProgress) -> OnProgress:
         """Told of parts, tells of documents."""
         return lambda order, scores: tell(*self._best(order, scores))

@@ -48,6 +48,9 @@ class DearOptions(BaseModel):
         description='Of documents longer than a prompt shows: their beginning ("cut"), or the best of '
         'overlapping parts ("max_passage"); null: "cut".',
     )
+    confidence: bool | None = Field(
+        None, description="Say of each rank how sure it is; where the reply has a `meta`."
+    )
     stream: bool | None = Field(
         None, description="Send server-sent events, one a rank; where the reply has a `meta`."
     )

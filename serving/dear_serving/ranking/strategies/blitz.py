@@ -10,7 +10,7 @@ from dear_serving.ranking.windows import Batch, Sizes, Strategy, Window, moved, 
 from dear_serving.types import Order
 
 
-def blitz(sizes: Sizes, *, looks: int = 2) -> Strategy:
+def blitz(sizes: Sizes, *, looks: int = 2, most: int | None = None) -> Strategy:
     """Take every window's order as wins, carry the wins over, and show only passages that may still belong
     to the first ``top_n``, until these are certain. Then show the head again, and order it by the sum of
     ranks.
@@ -32,6 +32,9 @@ def blitz(sizes: Sizes, *, looks: int = 2) -> Strategy:
             window. In simulation the second look is worth 2 to 3 points of nDCG@10, more than any other
             window.
 
+        most: most windows in all, at least those of the first round and one for each look; None:
+            ``most_calls(sizes)``.
+
     Raises:
         ValueError: illegal sizes or fewer than 1 look.
 
@@ -40,7 +43,8 @@ def blitz(sizes: Sizes, *, looks: int = 2) -> Strategy:
     check_sizes(sizes)
     if looks < 1:
         raise ValueError(f"looks must be at least 1, got {looks}")
-    return _run(sizes, looks)
+    bound = most_calls(sizes, looks)
+    return _run(sizes, looks, bound if most is None else min(most, bound))
 
 
 def most_calls(sizes: Sizes, looks: int = 2) -> int:
@@ -49,13 +53,13 @@ def most_calls(sizes: Sizes, looks: int = 2) -> int:
     return groups if groups < 2 else 4 * groups + 3 + looks
 
 
-def _run(sizes: Sizes, looks: int) -> Strategy:
+def _run(sizes: Sizes, looks: int, most: int) -> Strategy:
     if sizes.count < 2:
         return tuple(range(sizes.count))
     tournament = Tournament(sizes.count)
     size = min(sizes.window, sizes.count, max(2, sizes.top_n + -(-sizes.top_n // 2)))  # of the head
     news = False  # whether any window contradicts the first stage
-    left = most_calls(sizes, looks) - (looks - 1)
+    left = most - (looks - 1)
     shown = _striped(range(sizes.count), -(-sizes.count // sizes.window))
     while shown:
         windows = tuple(Window(group, min(size, len(group))) for group in shown if len(group) > 1)
