@@ -79,6 +79,8 @@ def choose(
         why = "no deadline to keep" if deadline_s is None else "no round timed yet"
         return Choice(name, f"{excess}; {why}, {_words(cost_of(name, sizes, passes))}")
     costs = {name: cost_of(name, sizes, passes) for name in preference}
+    if not is_long and costs["blitz"].shown > costs["sliding"].shown:
+        del costs["blitz"]  # for few passages more than a window holds
     for name, known in costs.items():
         if latency.estimate_s(known) <= deadline_s:
             fit = "1 round fits" if known.rounds == 1 else f"{known.rounds} rounds fit"
