@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -80,11 +80,12 @@ class Calibration:
     certified_right: float | None
 
 
-def calibrate(answers: Sequence[QueryResult], qrels: Qrels) -> Calibration:
+def calibrate(answers: Sequence[QueryResult], qrels: Qrels, group: Callable[[str], str] = str) -> Calibration:
     """Compare confidences with judgements.
 
     Args:
-        answers: with confidences; queries in turn make up the two halves.
+        answers: with confidences.
+        group: of a query; groups in turn make up the two halves, so that no group is in both.
 
     Raises:
         ToolError: no confidences, or too few pairs to say anything.
@@ -92,21 +93,24 @@ def calibrate(answers: Sequence[QueryResult], qrels: Qrels) -> Calibration:
     if not any(answer.confidences for answer in answers):
         raise ToolError("--calibration: the server says of no rank how sure it is")
     found, tied = [], 0
+    halves: dict[str, int] = {}
+    is_second: list[bool] = []
     for answer in answers:
         pairs, of_one_grade = _pairs(answer, qrels.get(answer.query, {}))
         tied += of_one_grade
         if len(pairs):
             found.append(pairs)
+            half = halves.setdefault(group(answer.query), len(halves) % 2)
+            is_second += [half == 1] * len(pairs)
     pairs = np.concatenate([np.empty((0, 3)), *found])
-    if len(pairs) < _LEAST_PAIRS or len(found) < 2:
+    if len(pairs) < _LEAST_PAIRS or len(halves) < 2:
         raise ToolError(
             f"--calibration: {len(pairs)} neighbours have different grades, and at least {_LEAST_PAIRS} of "
             "two queries are needed"
         )
     confidence, is_right, is_certified = pairs[:, 0], pairs[:, 1] == 1, pairs[:, 2] == 1
-    is_second = np.repeat(np.arange(len(found)) % 2 == 1, [len(one) for one in found])
-    mapped = np.empty_like(confidence)
-    for held_out in (is_second, ~is_second):
+    mapped, second = np.empty_like(confidence), np.array(is_second)
+    for held_out in (second, ~second):
         mapped[held_out] = _mapped(confidence[held_out], *_map(confidence[~held_out], is_right[~held_out]))
     slope, intercept = _map(confidence, is_right)
     return Calibration(
