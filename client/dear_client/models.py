@@ -73,7 +73,8 @@ class Details(_Reply):
 
     ``instruction`` is where the prompts have the instruction, if there is one: "template" or "query".
     ``passes`` counts the forward passes that chose passages, ``drafts`` the tokens guessed and verified in
-    them, ``accepted_drafts`` those that held.
+    them, ``accepted_drafts`` those that held. If asked for, ``confidence`` is the mean of the results', and
+    ``certified`` counts the first places that are certified.
     """
 
     strategy: str
@@ -94,17 +95,22 @@ class Details(_Reply):
     reasoning: tuple[str, ...] = ()
     instruction: str | None = None
     explanation: Explanation | None = None
+    confidence: float | None = None
+    certified: int | None = None
 
 
 class RankedDocument(_Reply):
     """One place of a ranking.
 
     ``index`` counts the documents of the request from 0; ``relevance_score`` falls along the ranking;
-    ``document`` is the very object that was given.
+    ``document`` is the very object that was given. If asked for, ``confidence`` says how far it rightly
+    stands before the next one, from 0 to 1, and ``certified`` whether the windows prove this place.
     """
 
     index: int
     relevance_score: FiniteFloat
+    confidence: FiniteFloat | None = None
+    certified: bool | None = None
     document: Any = None
 
     @property

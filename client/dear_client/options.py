@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from dear_client.errors import InvalidCall
 from dear_client.models import Document
 
-Strategy = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank", "funnel"]
+Strategy = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank", "funnel", "blitz", "deepen"]
 LongDocuments = Literal["cut", "max_passage"]
 Scoring = Literal["permutation", "generate", "first_token"]
 
@@ -56,6 +56,7 @@ class RerankOptions(TypedDict, total=False):
     max_prompt_tokens: Annotated[
         int | None, Option("Most prompt tokens of all windows; auto fits itself to it.", at_least=1)
     ]
+    confidence: Annotated[bool | None, Option("Say of each rank how sure it is.")]
     rank_fields: Annotated[
         Sequence[str] | None,
         Option("Fields of object documents that the model reads, instead of text.", on_command_line=False),

@@ -226,13 +226,16 @@ class RankingSettings(_Settings):
     """Defaults for ranking.
 
     ``templates`` is a folder with your own prompt templates. ``max_reasoning_tokens`` bounds the reasoning
-    that a model writes before it ranks, for requests with reasoning.
+    that a model writes before it ranks, for requests with reasoning. While the engines have more than
+    ``busy_s`` seconds of work ahead, and until it is half of that, strategy ``auto`` saves tokens; null: load
+    does not count, and equal requests have equal strategies.
     """
 
     window_size: Annotated[int, Field(ge=2, le=128)] = 20
     step: Annotated[int, Field(ge=1)] = 10
     templates: Path | None = None
     max_reasoning_tokens: Annotated[int, Field(ge=1)] = 512
+    busy_s: Annotated[float, Field(gt=0)] | None = 2.0
 
     @model_validator(mode="after")
     def _step_fits(self) -> Self:

@@ -45,8 +45,10 @@ vLLM continues choice by choice. ``ordinary``: a request for each choice, the sl
 Scoring = Literal["permutation", "generate", "first_token"]
 """How a window is decoded: identifier by identifier, as free text, or from one forward pass."""
 
-StrategyName = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank", "funnel"]
-"""How a list longer than one window is ranked; ``auto`` chooses by cost and deadline."""
+StrategyName = Literal[
+    "auto", "single", "sliding", "merge2", "joint", "tourrank", "funnel", "blitz", "deepen"
+]
+"""How a list longer than one window is ranked; ``auto`` chooses by cost, deadline and load."""
 
 InstructionPlace = Literal["template", "query"]
 """Where a prompt has the instruction: in the template's place for it, or at the end of the query."""
@@ -79,6 +81,7 @@ class RankTask:
         max_prompt_tokens: most prompt tokens of all windows; None: the server's limit.
         long_documents: what of passages that are longer than a prompt shows counts.
         explain: whether the ranking says when each window ran, and what was cut.
+        confidence: whether to say how sure each rank is.
     """
 
     query: str
@@ -98,6 +101,7 @@ class RankTask:
     max_prompt_tokens: int | None = None
     long_documents: LongDocuments = "cut"
     explain: bool = False
+    confidence: bool = False
 
     @property
     def needed(self) -> int:
@@ -227,6 +231,19 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class Sureness:
+    """How sure a rank is; see ranking.confidence.
+
+    Args:
+        confidence: from 0 to 1, that the passage rightly stands before the next one; None: it is the last.
+        certified: whether the windows leave this place alone to the passage.
+    """
+
+    confidence: float | None
+    certified: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """The answer to a RankTask: every passage's index, best first, and how it was computed.
 
@@ -237,6 +254,7 @@ class Ranking:
     answered. ``parts`` counts the parts that long documents were split into, with the documents that were
     not; None: none were to be split. ``instruction`` says where the task's went, if it has one.
     ``explanation`` is there where the task asks for it.
+    ``sureness[i]`` is of rank i, if the task asks for it: as many as were needed.
     """
 
     order: Order
@@ -256,3 +274,4 @@ class Ranking:
     coverage: Coverage = Coverage(0)
     parts: int | None = None
     explanation: Explanation | None = None
+    sureness: tuple[Sureness, ...] = ()

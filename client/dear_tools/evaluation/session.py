@@ -46,6 +46,7 @@ class Request:
     measures: tuple[str, ...] = ()
     out: Path | None = None
     restart: bool = False
+    calibration: bool = False
     concurrency: int = 8
     timeout_s: float = 120.0
     url: str | None = None
@@ -151,6 +152,7 @@ def _evaluation(
         against=against,
         published=() if preset is None else preset.published,
         has_cost=isinstance(ranker, ServerRanker),
+        calibration=request.calibration,
     )
 
 
@@ -173,6 +175,8 @@ def _ranker(request: Request, preset: Preset | None, collection: Collection) -> 
     match request.ranker:
         case "server":
             given = {name: value for name, value in request.options.items() if value is not None}
+            if request.calibration:
+                given["confidence"] = True
             windows = {} if preset is None else preset.windows.model_dump()
             options = cast(RerankOptions, {**windows, **given})
             timeout = Timeout(answer_s=request.timeout_s, total_s=2.5 * request.timeout_s)

@@ -17,6 +17,7 @@ from dear_serving.adapters.store import Store
 from dear_serving.adapters.template_files import load_template
 from dear_serving.gateway.authenticator import Authenticator
 from dear_serving.gateway.budgets import Budgets
+from dear_serving.gateway.busyness import Busyness
 from dear_serving.gateway.canary import rank_canary
 from dear_serving.gateway.catalog import Catalog, ServedModel
 from dear_serving.gateway.engine_replicas import Seen
@@ -119,6 +120,7 @@ def build_gateway(
             settings.limits.max_windows,
             settings.limits.max_prompt_tokens,
             threads,
+            Busyness(lambda: peers.seconds_for(queue.cost + peers.others_cost()), settings.ranking.busy_s),
         ),
         openai=OpenAIService(
             engine,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dear_serving.errors import DeadlineExceeded
 from dear_serving.gateway.window_ranker import OnDecoded, WindowRanker
 from dear_serving.protocol import DecodedWindow
+from dear_serving.ranking.confidence import Evidence
 from dear_serving.ranking.scores import Scores
 from dear_serving.ranking.windows import Batch, Strategy, Window
 from dear_serving.types import (
@@ -38,6 +39,8 @@ class Ranker:
         observe: called with the number of windows and the seconds of every round.
         on_progress: called as ranks of a leading window (see Batch.leads) are decided.
         arrived_s: when the request arrived (time.monotonic), which an explanation counts from; None: now.
+
+    ``evidence`` holds the windows ranked, if the task asks for confidence.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class Ranker:
         self._times: list[WindowTimes] = []
         self._reported: DecodedWindow | None = None
         self._scores = Scores(len(task.passages))
+        self.evidence = Evidence(len(task.passages)) if task.confidence else None
+        self._shown: set[int] = set()
         self._windows = self._rounds = self._skipped = 0
         self._undecided = 0
         self._repairs = Repairs()
@@ -96,13 +101,14 @@ class Ranker:
             usage=self._usage,
             warnings=self._window_ranker.prompts.warnings() + self._warnings(),
             reasoning=tuple(self._reasoning),
-            coverage=Coverage(len(order)),
             explanation=self._explanation() if task.explain else None,
+            coverage=Coverage(len(self._shown), unread=len(order) - len(self._shown)),
         )
 
     async def _run_round(self, batch: Batch, ends_s: float) -> list[Order]:
         """The order of every window; the order shown if it could not be ranked in time."""
         started_s = time.monotonic()
+        self._shown.update(passage for window in batch.windows for passage in window.passages)
         ranked: list[DecodedWindow | None] = [None] * len(batch.windows)
         if started_s < ends_s:
             ranked = await self._rank_all(batch, ends_s)
@@ -186,6 +192,8 @@ class Ranker:
             self._undecided += max(0, window.needed - decoded.decided)
         if decoded.log_probs:
             self._scores.observe(window.passages, decoded.log_probs)
+        if self.evidence is not None:
+            self.evidence.observe(window.passages, decoded.order, decoded.decided, decoded.log_probs)
         if decoded.reasoning is not None:
             self._reasoning.append(decoded.reasoning)
 

@@ -32,6 +32,7 @@ _MOST_MODELS = 1024
 # Smaller tasks run on the event loop, which they block for less than 10 ms: a thread costs 0.15 ms a job.
 # Reading takes 5 ms for these characters, and 32 windows of four times as many take 10 ms.
 _INLINE_CHARS, _INLINE_WINDOWS = 16_384, 32
+_INLINE_PASSAGES = 1000  # planning takes 30 ms at most
 _SAMPLE_CHARS = 20_000  # of the longest document: how many characters a token has
 
 
@@ -49,6 +50,7 @@ class RerankService:
         max_windows: most windows of one request.
         max_prompt_tokens: most prompt tokens of one request; its tenant and itself may say fewer.
         threads: read and rank large tasks, off the event loop.
+        is_busy: whether the engines have more work than they get done soon.
         latencies: recent round times of each model, by its public name.
     """
 
@@ -61,6 +63,7 @@ class RerankService:
     max_windows: int
     max_prompt_tokens: int
     threads: FairThreads
+    is_busy: Callable[[], bool] = lambda: False
     latencies: MutableMapping[str, LatencyModel] = field(default_factory=lambda: LRUCache(_MOST_MODELS))
 
     async def rank(self, task: RankTask, caller: Caller, on_progress: OnProgress | None = None) -> Ranking:
@@ -87,7 +90,8 @@ class RerankService:
         threads = TenantThreads(self.threads, caller.tenant.id)
         parts = await threads.run(_split, task, builder, self.defaults.window_size)
         told = on_progress and parts.on_progress(on_progress)
-        return parts.to_documents(await self._rank(parts.task, caller, told, model, builder, began_s))
+        ranking = await self._rank(parts.task, caller, told, model, builder, began_s, parts.best)
+        return parts.to_documents(ranking)
 
     async def _rank(
         self,
@@ -97,17 +101,28 @@ class RerankService:
         model: ServedModel,
         builder: PromptBuilder,
         began_s: float,
+        best: Callable[[Order], Order] | None = None,
     ) -> Ranking:
-        """Plan, admit, run the windows."""
+        """Plan, admit, run the windows; ``best`` picks the passages whose sureness counts."""
         latency, metrics = self.latencies.setdefault(model.name, LatencyModel()), self.metrics
         asked = (task.max_prompt_tokens, caller.tenant.limits.max_prompt_tokens, self.max_prompt_tokens)
         most_tokens = min(tokens for tokens in asked if tokens is not None)
         preparing = tracing.span("prepare")
-        plan = plan_ranking(task, self.defaults.window_size, self.defaults.step, self.max_windows, latency)
+        inline, threads = Inline(), TenantThreads(self.threads, caller.tenant.id)
+        planner = partial(
+            plan_ranking,
+            task,
+            self.defaults.window_size,
+            self.defaults.step,
+            self.max_windows,
+            latency,
+            is_busy=self.is_busy(),
+        )
+        plan = await (inline if len(task.passages) <= _INLINE_PASSAGES else threads).run(planner)
         least_tokens = builder.least_tokens(plan.widest, plan.cost.calls, reasoning=task.reasoning)
         await self.admission.check(caller, least_tokens)
         prompts = builder.prepare(task)
-        chars, inline, threads = prompts.chars, Inline(), TenantThreads(self.threads, caller.tenant.id)
+        chars = prompts.chars
         reader = inline if chars <= _INLINE_CHARS else threads
         is_small = chars <= 4 * _INLINE_CHARS and plan.cost.calls <= _INLINE_WINDOWS
         runner = inline if is_small else threads
@@ -125,13 +140,17 @@ class RerankService:
             window_ranker, task, caller.request_id, latency.observe, on_progress, caller.arrived_s
         )
         ranking = await ranker.rank(plan.start(), plan.strategy, plan.reason, began_s)
+        if ranker.evidence is not None:
+            heads = ranking.order if best is None else best(ranking.order)
+            along = partial(ranker.evidence.along, heads, task.needed, proved=best is None)
+            ranking = replace(ranking, sureness=await runner.run(along))
         metrics.observe_ranking(caller.tenant.id, model.revision, ranking)
         logs.note(windows=ranking.windows, rounds=ranking.rounds, **ranking.usage.work())
         return replace(
             ranking,
             model=model.name,
             revision=model.revision,
-            coverage=plan.coverage(task),
+            coverage=plan.coverage(task, ranking.coverage.listwise),
             warnings=ranking.warnings + plan.warnings(most_tokens),
             instruction=prompts.instruction_place,
         )

@@ -51,6 +51,13 @@ class Parts:
             explanation=ranking.explanation and self._explained(ranking.explanation),
         )
 
+    def best(self, order: Order) -> Order:
+        """The best part of each document, best first."""
+        found: dict[int, int] = {}
+        for part in order:
+            found.setdefault(self.owners[part], part)
+        return tuple(found.values())
+
     def on_progress(self, tell: OnProgress) -> OnProgress:
         """Told of parts, tells of documents."""
         return lambda order, scores: tell(*self._best(order, scores))

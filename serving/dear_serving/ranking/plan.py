@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from dear_serving.errors import InvalidRequest
 from dear_serving.ranking.strategies.auto import PREFERENCE, choose, cost_of, start
+from dear_serving.ranking.strategies.blitz import most_calls
 from dear_serving.ranking.strategies.cost import Cost
 from dear_serving.ranking.strategies.funnel import head
 from dear_serving.ranking.strategies.latency import LatencyModel
@@ -25,7 +26,8 @@ class RankingPlan:
         sizes: the sizes of list and windows.
         unread: passages at the list's end that are not ranked, and follow in the caller's order.
         passes: how many shuffled orders are ranked in parallel.
-        cost: the cost of all passes together.
+        cost: the cost of all passes together; a forecast where the strategy adapts to the orders.
+        most_calls: most windows of each pass, of a strategy that might take more than the forecast.
     """
 
     strategy: StrategyName
@@ -34,6 +36,7 @@ class RankingPlan:
     passes: int
     cost: Cost
     unread: int = 0
+    most_calls: int | None = None
 
     @property
     def widest(self) -> int:
@@ -42,7 +45,8 @@ class RankingPlan:
 
     def start(self) -> Strategy:
         """A new run of the strategy."""
-        return _then_unread(start(self.strategy, self.sizes, self.passes), self.sizes.count, self.unread)
+        strategy = start(self.strategy, self.sizes, self.passes, self.most_calls)
+        return _then_unread(strategy, self.sizes.count, self.unread)
 
     def warnings(self, most_tokens: int) -> tuple[str, ...]:
         """What was left out to stay within so many prompt tokens, one sentence."""
@@ -51,17 +55,29 @@ class RankingPlan:
         passages = "1 passage was" if self.unread == 1 else f"{self.unread} passages were"
         return (f"max_prompt_tokens {most_tokens}: the last {passages} not read and keep the order they had",)
 
-    def coverage(self, task: RankTask) -> Coverage:
-        """How the ranks will be made; free text and first-token scoring are what the caller asked for."""
-        read = self.sizes.count
+    def coverage(self, task: RankTask, shown: int) -> Coverage:
+        """How the ranks were made; free text and first-token scoring are what the caller asked for.
+
+        Args:
+            task: what the plan was made for.
+            shown: passages that windows showed, or would have but for the deadline; of those planned for, the
+                others are unread.
+        """
+        read = min(self.sizes.count, shown) if self.sizes.count > 1 else self.sizes.count
         listwise = head(self.sizes) if self.strategy == "funnel" else read
         if task.scoring == "first_token":
             listwise = 0
-        return Coverage(listwise, read - listwise, self.unread)
+        return Coverage(listwise, read - listwise, self.unread + self.sizes.count - read)
 
 
 def plan_ranking(
-    task: RankTask, window_size: int, step: int, max_windows: int, latency: LatencyModel
+    task: RankTask,
+    window_size: int,
+    step: int,
+    max_windows: int,
+    latency: LatencyModel,
+    *,
+    is_busy: bool = False,
 ) -> RankingPlan:
     """Plan a task by its sizes; no text is read.
 
@@ -71,6 +87,7 @@ def plan_ranking(
         step: step of the sliding window, if the task gives none.
         max_windows: most windows of all passes together.
         latency: recent round times of the model.
+        is_busy: whether the engines have more work than they get done soon.
 
     Raises:
         InvalidRequest: the task's step is larger than its window, or it needs too many windows.
@@ -78,7 +95,7 @@ def plan_ranking(
     sizes = _sizes_of(task, window_size, step)
     strategy, reason = task.strategy, "asked for"
     if strategy == "auto":
-        strategy, reason = choose(sizes, task.deadline_s, latency, task.passes)
+        strategy, reason = choose(sizes, task.deadline_s, latency, task.passes, is_busy=is_busy)
     cost = cost_of(strategy, sizes, task.passes)
     if cost.calls > max_windows:
         field = "dear.passes" if cost.calls <= max_windows * task.passes else "dear.window_size"
@@ -107,7 +124,7 @@ def within_budget(
     """
     expected = expected_tokens(plan)
     if expected <= most_tokens:
-        return plan
+        return _bounded(plan, most_tokens, expected_tokens)
     if task.strategy != "auto":
         raise InvalidRequest(
             f"dear.max_prompt_tokens: {plan.strategy} takes some {expected} prompt tokens for "
@@ -124,7 +141,7 @@ def within_budget(
     for strategy in (*PREFERENCE, "funnel"):
         reason = f"{whole} passages; {strategy} fits the limit of {most_tokens} prompt tokens"
         if expected_tokens(found := planned(strategy, whole, reason)) <= most_tokens:
-            return found
+            return _bounded(found, most_tokens, expected_tokens)
     # The first counts whose funnel fits; more passages take more tokens, but for rounding of windows.
     fitting = bisect_right(range(2, whole), most_tokens, key=lambda n: expected_tokens(planned("funnel", n)))
     if fitting == 0:
@@ -135,6 +152,24 @@ def within_budget(
         )
     reason = f"the first {fitting + 1} of {whole} passages fit the limit of {most_tokens} prompt tokens"
     return planned("funnel", fitting + 1, reason)
+
+
+def _bounded(
+    plan: RankingPlan, most_tokens: int, expected_tokens: Callable[[RankingPlan], int]
+) -> RankingPlan:
+    """The plan; if it may take more windows than forecast, at most as many as fit ``most_tokens``."""
+    if plan.strategy != "blitz":
+        return plan
+    forecast, each = plan.cost.calls // plan.passes, plan.widest
+
+    def tokens(more: int) -> int:
+        calls = plan.cost.calls + more * plan.passes
+        cost = replace(plan.cost, calls=calls, shown=plan.cost.shown + more * plan.passes * each)
+        return expected_tokens(replace(plan, cost=cost))
+
+    more = range(most_calls(plan.sizes) - forecast)
+    fitting = bisect_right(more, most_tokens, key=tokens)
+    return replace(plan, most_calls=forecast + fitting - 1) if fitting < len(more) else plan
 
 
 def _then_unread(strategy: Strategy, read: int, unread: int) -> Strategy:

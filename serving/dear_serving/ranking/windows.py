@@ -41,6 +41,16 @@ class Batch:
 Strategy = Generator[Batch, Sequence[Order], Order]
 
 
+def moved(window: Window, order: Sequence[int]) -> bool:
+    """Whether the needed ranks differ from the order shown."""
+    return tuple(order[: window.needed]) != tuple(range(window.needed))
+
+
+def places(size: int, needed: int) -> list[float]:
+    """The places of a window's order, from 0; those behind the ``needed`` best are level, at their mean."""
+    return [place if place < needed else (needed + size - 1) / 2 for place in range(size)]
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """The sizes that a strategy is planned for.

@@ -51,6 +51,9 @@ class DearOptions(BaseModel):
     explain: bool | None = Field(
         None, description="meta.dear.explanation says when each window ran and which documents were cut."
     )
+    confidence: bool | None = Field(
+        None, description="Say of each rank how sure it is; where the reply has a `meta`."
+    )
     stream: bool | None = Field(
         None, description="Send server-sent events, one a rank; where the reply has a `meta`."
     )

@@ -18,6 +18,19 @@ class Result(TypedDict):
 
     index: Annotated[int, Field(ge=0, description="The document's place in the request.")]
     relevance_score: Annotated[float, Field(ge=0, le=1, description="Always falls along the results.")]
+    confidence: NotRequired[
+        Annotated[
+            float | None,
+            Field(
+                ge=0,
+                le=1,
+                description="With dear.confidence: it rightly stands before the next; null: none follows.",
+            ),
+        ]
+    ]
+    certified: NotRequired[
+        Annotated[bool, Field(description="With dear.confidence: whether the windows prove this place.")]
+    ]
     document: NotRequired[Annotated[dict[str, Any], Field(description="With return_documents.")]]
 
 
@@ -81,6 +94,12 @@ class DearMeta(TypedDict):
     passes: Annotated[int, Field(description="Forward passes that chose identifiers, of all windows.")]
     drafts: Annotated[int, Field(description="Forced and guessed tokens that these passes verified.")]
     accepted_drafts: Annotated[int, Field(description="Those that held.")]
+    confidence: NotRequired[
+        Annotated[float | None, Field(description="With dear.confidence: the mean of the results'.")]
+    ]
+    certified: NotRequired[
+        Annotated[int, Field(description="With dear.confidence: how many of the first places are certified.")]
+    ]
     parts: NotRequired[
         Annotated[int, Field(description="Of all documents, with long_documents max_passage.")]
     ]

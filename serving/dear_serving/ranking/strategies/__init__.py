@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dear_serving.ranking.strategies.blitz import blitz
+from dear_serving.ranking.strategies.deepen import deepen
 from dear_serving.ranking.strategies.funnel import funnel
 from dear_serving.ranking.strategies.joint import joint
 from dear_serving.ranking.strategies.merge2 import merge2
@@ -18,7 +20,18 @@ from dear_serving.ranking.strategies.sliding import sliding
 from dear_serving.ranking.strategies.tourrank import tourrank
 from dear_serving.ranking.windows import Sizes, Strategy
 
-__all__ = ["STRATEGIES", "funnel", "joint", "merge2", "single", "sliding", "tourrank"]
+__all__ = [
+    "ADAPTIVE",
+    "STRATEGIES",
+    "blitz",
+    "deepen",
+    "funnel",
+    "joint",
+    "merge2",
+    "single",
+    "sliding",
+    "tourrank",
+]
 
 STRATEGIES: dict[str, Callable[[Sizes], Strategy]] = {
     "single": single,
@@ -27,5 +40,10 @@ STRATEGIES: dict[str, Callable[[Sizes], Strategy]] = {
     "joint": joint,
     "tourrank": tourrank,
     "funnel": funnel,
+    "blitz": blitz,
+    "deepen": deepen,
 }
 """Every strategy by its public name."""
+
+ADAPTIVE = frozenset({"blitz", "deepen"})
+"""Strategies whose windows depend on the orders of the windows before; the others are planned ahead."""

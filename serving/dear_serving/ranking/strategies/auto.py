@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from dear_serving.ranking.strategies import STRATEGIES
+from dear_serving.ranking.strategies import STRATEGIES, blitz
 from dear_serving.ranking.strategies.cost import Cost, cost
 from dear_serving.ranking.strategies.latency import LatencyModel
 from dear_serving.ranking.strategies.passes import self_consistent
 from dear_serving.ranking.windows import Sizes, Strategy
 from dear_serving.types import StrategyName
 
-PREFERENCE: tuple[StrategyName, ...] = ("joint", "sliding", "tourrank", "merge2")
+PREFERENCE: tuple[StrategyName, ...] = ("joint", "blitz", "sliding", "tourrank", "merge2")
 """Strategies in order of preference, for more passages than one window holds.
 
 Source: a noisy oracle on TREC DL 2019, as in benchmarks/simulation.py, and publications. Differences are
@@ -30,6 +30,10 @@ errors that are mostly new in every window:
 PREFERENCE_FOR_LONG: tuple[StrategyName, ...] = ("funnel", "merge2")
 """The same for lists of more than LONG windows: strategies that show most passages once."""
 
+SAVING: tuple[StrategyName, ...] = ("blitz", "sliding")
+"""Strategies that read few tokens at sliding's quality or better. While engines are busy, the one of them
+that shows the fewest passages is taken: sliding for little more than a window of passages."""
+
 LONG = 50
 """Windows; 1,000 passages with the default window."""
 
@@ -41,26 +45,42 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(sizes: Sizes, deadline_s: float | None, latency: LatencyModel, passes: int = 1) -> Choice:
-    """Choose ``single`` if the passages fit one window; else the first of PREFERENCE (for long lists,
-    PREFERENCE_FOR_LONG) whose estimated time fits the deadline; if none fits, the one with the shortest
-    estimate.
+def choose(
+    sizes: Sizes, deadline_s: float | None, latency: LatencyModel, passes: int = 1, *, is_busy: bool = False
+) -> Choice:
+    """Choose ``single`` if the passages fit one window; else, while engines are busy, what reads the least
+    of SAVING; else the first of PREFERENCE (for long lists, PREFERENCE_FOR_LONG). The estimated time has to
+    fit the deadline; if none fits, the one with the shortest estimate is taken.
 
     Args:
         sizes: the sizes to plan for; must be legal.
         deadline_s: seconds left for the whole answer, None for no deadline.
         latency: observed round times. Without observations no estimate is made.
         passes: how many passes will run, see self_consistent.
+        is_busy: whether the engines have more work than they get done soon.
     """
     if sizes.count <= sizes.window:
         return Choice("single", f"{sizes.count} passages fit one window of {sizes.window}")
-    preference = PREFERENCE if sizes.count <= LONG * sizes.window else PREFERENCE_FOR_LONG
+    is_long = sizes.count > LONG * sizes.window
+    preference = PREFERENCE_FOR_LONG if is_long else PREFERENCE
     excess = f"{sizes.count} passages over a window of {sizes.window}"
+    if is_busy and not is_long:
+        saving = {name: cost_of(name, sizes, passes) for name in SAVING}
+        fitting = [
+            name
+            for name, cost in saving.items()
+            if deadline_s is None or latency.estimate_s(cost) <= deadline_s
+        ]
+        if fitting:
+            name = min(fitting, key=lambda name: saving[name].shown)
+            return Choice(name, f"{excess}; the engines are busy, {_words(saving[name])} save tokens")
     if deadline_s is None or not latency.known:
         name = preference[0]
         why = "no deadline to keep" if deadline_s is None else "no round timed yet"
         return Choice(name, f"{excess}; {why}, {_words(cost_of(name, sizes, passes))}")
     costs = {name: cost_of(name, sizes, passes) for name in preference}
+    if not is_long and costs["blitz"].shown > costs["sliding"].shown:
+        del costs["blitz"]  # for few passages more than a window holds
     for name, known in costs.items():
         if latency.estimate_s(known) <= deadline_s:
             fit = "1 round fits" if known.rounds == 1 else f"{known.rounds} rounds fit"
@@ -85,9 +105,9 @@ def _cost_of_pass(name: StrategyName, sizes: Sizes) -> Cost:
     return cost(start(name, sizes))
 
 
-def start(name: StrategyName, sizes: Sizes, passes: int = 1) -> Strategy:
-    """A new run of a strategy, repeated over ``passes`` shuffled orders."""
-    make = partial(STRATEGIES[name], sizes)
+def start(name: StrategyName, sizes: Sizes, passes: int = 1, most: int | None = None) -> Strategy:
+    """A new run of a strategy, repeated over ``passes`` shuffled orders; ``most`` is for each, see blitz."""
+    make = partial(STRATEGIES[name], sizes) if most is None else partial(blitz, sizes, most=most)
     return self_consistent(make, sizes.count, passes, top_n=sizes.top_n)
 
 

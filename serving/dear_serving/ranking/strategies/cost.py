@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dear_serving.ranking.windows import Strategy
+from dear_serving.ranking.windows import Strategy, Window
 from dear_serving.types import Order
 
 
@@ -24,7 +24,11 @@ class Cost:
 
 
 def cost(strategy: Strategy) -> Cost:
-    """Run ``strategy`` to its end without a model; its cost does not depend on the orders it receives."""
+    """Run ``strategy`` to its end without a model.
+
+    The last passages are always sent as the best. For strategies that adapt to the orders, this is a
+    forecast: of a first stage that has everything the wrong way round, and a model without contradictions.
+    """
     sizes: list[list[int]] = []
     needed = 0
     orders: Sequence[Order] | None = None
@@ -33,7 +37,7 @@ def cost(strategy: Strategy) -> Cost:
             batch = next(strategy) if orders is None else strategy.send(orders)
             sizes.append([len(window.passages) for window in batch.windows])
             needed += sum(window.needed for window in batch.windows)
-            orders = [tuple(range(size)) for size in sizes[-1]]
+            orders = [_order(window) for window in batch.windows]
     except StopIteration:
         return Cost(
             calls=sum(map(len, sizes)),
@@ -42,3 +46,7 @@ def cost(strategy: Strategy) -> Cost:
             lone_rounds=sum(len(round_) == 1 for round_ in sizes),
             needed=needed,
         )
+
+
+def _order(window: Window) -> Order:
+    return tuple(sorted(range(len(window.passages)), key=lambda place: -window.passages[place]))

@@ -1,0 +1,15 @@
+"""When engines count as busy."""
+
+from __future__ import annotations
+
+from dear_serving.gateway.busyness import Busyness
+
+
+def test_busy_from_the_threshold_until_half_of_it() -> None:
+    ahead = iter([0.0, 1.9, 2.0, 1.5, 1.0, 0.9, 1.5, 2.1])
+    busy = Busyness(lambda: next(ahead), 2.0)
+    assert [busy() for _ in range(8)] == [False, False, True, True, True, False, False, True]
+
+
+def test_no_threshold_is_never_busy() -> None:
+    assert not Busyness(lambda: 1e9, None)()
