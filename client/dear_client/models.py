@@ -40,11 +40,12 @@ class Repairs(_Reply):
 
 class Ranks(_Reply):
     """How many ranks were made how, best ranks first: by listwise windows, by one forward pass of a window,
-    and not at all, for want of ``max_prompt_tokens``.
+    by the first stage alone, and not at all, for want of ``max_prompt_tokens``.
     """
 
     listwise: int
     one_pass: int = 0
+    pointwise: int = 0
     unread: int = 0
 
 
@@ -53,7 +54,8 @@ class Details(_Reply):
 
     ``instruction`` is where the prompts have the instruction, if there is one: "template" or "query".
     ``passes`` counts the forward passes that chose passages, ``drafts`` the tokens guessed and verified in
-    them, ``accepted_drafts`` those that held.
+    them, ``accepted_drafts`` those that held. ``first_stage`` is the revision that scored ``scored``
+    documents one by one.
     """
 
     strategy: str
@@ -71,20 +73,29 @@ class Details(_Reply):
     drafts: int = 0
     accepted_drafts: int = 0
     parts: int | None = None
+    first_stage: str | None = None
+    scored: int | None = None
     reasoning: tuple[str, ...] = ()
     instruction: str | None = None
+
+
+class DocumentDetails(_Reply):
+    """What is known of one document: ``first_stage_score``, from 0 to 1, where a first stage read it."""
+
+    first_stage_score: float | None = None
 
 
 class RankedDocument(_Reply):
     """One place of a ranking.
 
     ``index`` counts the documents of the request from 0; ``relevance_score`` falls along the ranking;
-    ``document`` is the very object that was given.
+    ``document`` is the very object that was given; ``dear`` is None where nothing else is known of it.
     """
 
     index: int
     relevance_score: FiniteFloat
     document: Any = None
+    dear: DocumentDetails | None = None
 
     @property
     def text(self) -> str:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from dear_serving.adapters.base_files import HUB_ID, is_hub_id, is_url, read_config
 from dear_serving.adapters.base_shape import BaseShape
+from dear_serving.adapters.first_stage import check_first_stage
 from dear_serving.adapters.template_files import load_template
 from dear_serving.errors import InvalidAdapterFiles, SettingsError
 from dear_serving.settings import AdapterSettings, Settings
@@ -50,14 +51,18 @@ def check_models(settings: Settings) -> None:
     """Check every folder and template in the settings, before anything starts.
 
     Raises:
-        StartupError: a folder is missing, a template is wrong, or an adapter does not fit the base.
+        StartupError: a folder is missing, a template is wrong, an adapter does not fit the base, or the first
+            stage can be none.
     """
     for name in set(settings.templates().values()):
         load_template(name, settings.ranking.templates)
-    base = base_shape(base_source(settings), settings.adapters.bases)
-    for adapter in settings.adapters.serve:
-        folder = adapter_folder(settings, adapter)
-        check_adapter(adapter.name, folder, base, settings.engine.max_lora_rank)
+    source = base_source(settings)
+    base = base_shape(source, settings.adapters.bases)
+    folders = {adapter.name: adapter_folder(settings, adapter) for adapter in settings.adapters.serve}
+    for name, folder in folders.items():
+        check_adapter(name, folder, base, settings.engine.max_lora_rank)
+    if settings.first_stage is not None:
+        check_first_stage(settings, folders.get(settings.first_stage.model), source)
 
 
 def base_shape(source: str, bases: tuple[str, ...] = ()) -> BaseShape:

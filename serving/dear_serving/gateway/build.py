@@ -15,12 +15,14 @@ from dear_serving.adapters.preflight import base_shape
 from dear_serving.adapters.revisions import Adapters
 from dear_serving.adapters.store import Store
 from dear_serving.adapters.template_files import load_template
+from dear_serving.errors import SettingsError
 from dear_serving.gateway.authenticator import Authenticator
 from dear_serving.gateway.budgets import Budgets
 from dear_serving.gateway.canary import rank_canary
 from dear_serving.gateway.catalog import Catalog, ServedModel
 from dear_serving.gateway.fair_queue import FairQueue, Share
 from dear_serving.gateway.fair_threads import FairThreads
+from dear_serving.gateway.first_stage import FirstStage
 from dear_serving.gateway.grammar_check import GrammarCheck
 from dear_serving.gateway.label_scoring import LabelScoring
 from dear_serving.gateway.lifecycle import Lifecycle
@@ -74,7 +76,9 @@ def build_gateway(
     builders = _prompt_builders(settings, tokenizer)
     for template in set(settings.templates().values()):
         # Find a broken chat template now instead of in the first request.
-        builders(template).layout(settings.ranking.window_size)
+        builder = builders(template)
+        builder.layout(1 if builder.template.is_pointwise else settings.ranking.window_size)
+    first_stage = _first_stage(settings, builders)
     metrics = Metrics()
     store = Store(settings.adapters.store, metrics.storage.store_took)
     adapter_intake = intake(settings, base_shape(base_source, settings.adapters.bases), store)
@@ -112,6 +116,7 @@ def build_gateway(
             settings.limits.max_windows,
             settings.limits.max_prompt_tokens,
             threads,
+            first_stage=first_stage,
         ),
         openai=OpenAIService(
             engine,
@@ -158,15 +163,30 @@ def _prompt_builders(settings: Settings, tokenizer: BaseTokenizer) -> Callable[[
     """A cached function from template name to prompt builder; it raises SettingsError for unknown names."""
 
     @functools.cache
-    def builder(template: str) -> PromptBuilder:
+    def builder(name: str) -> PromptBuilder:
+        template = load_template(name, settings.ranking.templates)
+        if template.labels == ():
+            raise SettingsError(
+                f'template "{name}": it has no labels, and is for a model with a head that scores'
+            )
         return PromptBuilder(
-            load_template(template, settings.ranking.templates),
+            template,
             tokenizer,
             settings.engine.max_model_len,
             settings.ranking.max_reasoning_tokens,
         )
 
     return builder
+
+
+def _first_stage(settings: Settings, builders: Callable[[str], PromptBuilder]) -> FirstStage | None:
+    """The first stage in the settings."""
+    stage, template = settings.first_stage, settings.first_stage_template()
+    if stage is None or template is None:
+        return None
+    builder = builders(template)
+    builder.layout(1)
+    return FirstStage(stage.model, builder, stage.depth)
 
 
 def _shared_counts(url: str, cluster: str, gateway: str) -> SharedCounts:

@@ -13,6 +13,7 @@ from dear_serving.http.dialects.reply import DearMeta, RerankReply, Result
 from dear_serving.types import Order, Ranking, RankTask
 
 _DOCUMENTS_PER_SEARCH_UNIT = 100
+_SCORE_DIGITS = 6
 
 
 class RerankBody(Body):
@@ -180,17 +181,25 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
         "drafts": usage.drafted,
         "accepted_drafts": usage.accepted,
     }
+    if ranking.first_stage:
+        dear["ranks"]["pointwise"] = coverage.pointwise
+        dear["first_stage"] = ranking.first_stage
+        dear["scored"] = ranking.scored
     if ranking.parts is not None:
         dear["parts"] = ranking.parts
     if ranking.reasoning:
         dear["reasoning"] = list(ranking.reasoning)
     if ranking.instruction:
         dear["instruction"] = ranking.instruction
+    results = results_along(body, ranking.order, ranking.scores)
+    for result, score in zip(results, ranking.first_scores, strict=False):
+        if score is not None:
+            result["dear"] = {"first_stage_score": round(score, _SCORE_DIGITS)}
     return {
         "id": request_id,
         "model": ranking.model,
         "object": "list",
-        "results": results_along(body, ranking.order, ranking.scores),
+        "results": results,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dear_serving.ranking.strategies.cascade import cascade, pointwise
 from dear_serving.ranking.strategies.funnel import funnel
 from dear_serving.ranking.strategies.joint import joint
 from dear_serving.ranking.strategies.merge2 import merge2
@@ -18,7 +19,18 @@ from dear_serving.ranking.strategies.sliding import sliding
 from dear_serving.ranking.strategies.tourrank import tourrank
 from dear_serving.ranking.windows import Sizes, Strategy
 
-__all__ = ["STRATEGIES", "funnel", "joint", "merge2", "single", "sliding", "tourrank"]
+__all__ = [
+    "FIRST_STAGE",
+    "STRATEGIES",
+    "cascade",
+    "funnel",
+    "joint",
+    "merge2",
+    "pointwise",
+    "single",
+    "sliding",
+    "tourrank",
+]
 
 STRATEGIES: dict[str, Callable[[Sizes], Strategy]] = {
     "single": single,
@@ -28,4 +40,7 @@ STRATEGIES: dict[str, Callable[[Sizes], Strategy]] = {
     "tourrank": tourrank,
     "funnel": funnel,
 }
-"""Every strategy by its public name."""
+"""The listwise strategies by their public names."""
+
+FIRST_STAGE: dict[str, Callable[[Sizes, int], Strategy]] = {"pointwise": pointwise, "cascade": cascade}
+"""Those that begin with the first stage's scores, by their public names; they take the number of passes."""
