@@ -42,7 +42,8 @@ def test_the_cpu_default_loads() -> None:
     assert settings.model.source == str(CONFIGS / "demo" / "base")
     assert settings.adapters.root == CONFIGS / "demo" / "adapters"
     assert settings.engine.accelerator == "cpu"
-    assert set(settings.templates()) == {"dear-tiny", "legal", "medical"}
+    assert set(settings.templates()) == {"dear-tiny", "legal", "medical", "pointwise"}
+    assert settings.first_stage_template() == "yes-no"
 
 
 def test_defaults_stand_where_the_file_is_silent(tmp_path: Path) -> None:

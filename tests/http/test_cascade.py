@@ -16,7 +16,7 @@ from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.settings import FirstStageSettings, Settings
-from tests.conftest import LEGAL, client_of, settings_in
+from tests.conftest import LEGAL, client_of, settings_in, with_rerank
 from tests.support.fake_engine import FakeEngine
 
 DOCUMENTS = [f"worth {(7 * number) % 30} coins" for number in range(30)]
@@ -166,10 +166,33 @@ async def test_what_does_not_fit_is_a_400_that_names_it(
 
 
 @pytest.mark.parametrize("strategy", ["cascade", "pointwise"])
-async def test_without_a_first_stage_it_is_a_400(http: httpx.AsyncClient, strategy: str) -> None:
-    reply = await http.post("/v2/rerank", json=asking(strategy=strategy))
+async def test_without_a_first_stage_it_is_a_400(gateway: GatewayState, strategy: str) -> None:
+    bare = client_of(with_rerank(gateway, first_stage=None))
+    reply = await bare.post("/v2/rerank", json=asking(strategy=strategy))
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "dear.strategy")
     assert "has none (first_stage in its settings)" in reply.json()["error"]["message"]
+
+
+async def test_the_default_has_a_first_stage_that_needs_no_grant(
+    http: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    data = (await http.post("/v2/rerank", json=asking())).json()
+    assert data["meta"]["dear"]["first_stage"].startswith("pointwise@")
+    assert {request.adapter for request in engine.scored} == {data["meta"]["dear"]["first_stage"]}
+    assert (await http.post("/v2/rerank", json=BODY | {"model": "pointwise"})).status_code == 404
+
+
+async def test_a_model_that_reads_one_passage_ranks_pointwise_without_being_asked(
+    gateway: GatewayState,
+) -> None:
+    gateway.lifecycle.adapters.share("pointwise", True, actor="test")
+    await gateway.catalog.refresh()
+    http = client_of(gateway)
+    body = BODY | {"model": "pointwise"}
+    data = (await http.post("/v2/rerank", json=body)).json()
+    assert (data["model"], data["meta"]["dear"]["strategy"]) == ("pointwise", "pointwise")
+    refused = await http.post("/v2/rerank", json=body | {"dear": {"strategy": "cascade"}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "dear.strategy")
 
 
 async def test_a_first_stage_that_is_not_served_now_is_a_503(
