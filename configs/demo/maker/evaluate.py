@@ -208,7 +208,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(shown) + " |")
     lines += [
         "",
-        "The adapter `pointwise` alone: each passage scored by the log odds of yes after the template yes-no.",
+        "The adapter `pointwise`: each passage scored by the log odds of yes after the template yes-no.",
         "",
         "| words | passages | lists | pairwise | nDCG@10 |",
         "|" + " --- |" * 5,

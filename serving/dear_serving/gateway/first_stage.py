@@ -62,6 +62,7 @@ class PassageScorer:
 
     def __init__(self, builder: PromptBuilder, adapter: str | None, task: RankTask) -> None:
         self._labels = tuple(label for (label,) in builder.answer.identifiers)
+        self._scale = builder.template.label_scale
         self._adapter = adapter
         self._task = task
         self.prompts = builder.prepare(task)
@@ -112,7 +113,7 @@ class PassageScorer:
             if span is not tracing.NO_SPAN:
                 span.set(**usage.work())
         found = {
-            passage: score
+            passage: score / self._scale
             for batch, answer in zip(batches, answers, strict=True)
             if answer is not None
             for passage, score in zip(batch, answer.scores, strict=True)

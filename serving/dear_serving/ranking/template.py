@@ -70,8 +70,8 @@ class Template(_Model):
     there, with the request's text in its own ``{instruction}``, and nothing if the request has none.
 
     With ``labels`` it is pointwise: it shows one passage, without an identifier, and asks for one of them,
-    that of a relevant passage first. Their first tokens tell them apart. No labels, ``[]``: the model scores
-    the prompt with a head of its own.
+    that of a relevant passage first. Their first tokens tell them apart. The score is the log odds of the
+    first one, over ``label_scale``. No labels, ``[]``: the model scores the prompt with a head of its own.
     """
 
     name: str
@@ -87,6 +87,7 @@ class Template(_Model):
     answer: AnswerForm = AnswerForm()
     reasoning: ReasoningForm | None = None
     labels: tuple[str, ...] | None = None
+    label_scale: Annotated[float, Field(gt=0)] = 1.0
 
     @property
     def is_pointwise(self) -> bool:
