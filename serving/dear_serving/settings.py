@@ -246,12 +246,14 @@ class FirstStageSettings(_Settings):
 
     ``model`` names one of adapters.serve, or the base model; it runs in the engines that are there.
     ``template`` is its prompt template, which has ``labels``; default: the one that the model has. A cascade
-    ranks the best ``depth`` listwise, if the request does not say how many.
+    ranks the best ``depth`` listwise, if the request does not say how many. ``max_passage_tokens``: as
+    many of a passage are read at most; default: what fits.
     """
 
     model: Name
     template: TemplateName | None = None
     depth: Annotated[int, Field(ge=1, le=10_000)] = 20
+    max_passage_tokens: Annotated[int, Field(ge=8)] | None = None
 
 
 class LimitSettings(_Settings):

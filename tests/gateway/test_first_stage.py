@@ -13,7 +13,8 @@ import pytest
 from dear_serving.adapters.template_files import load_template
 from dear_serving.errors import DeadlineExceeded, EngineUnavailable
 from dear_serving.gateway.canary import rank_canary
-from dear_serving.gateway.first_stage import PassageScorer
+from dear_serving.gateway.catalog import ServedModel
+from dear_serving.gateway.first_stage import PassageScorer, Scoring
 from dear_serving.gateway.ranker import Ranker
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.gateway.window_ranker import WindowRanker
@@ -59,9 +60,10 @@ async def rank(
     task: RankTask,
     depth: int = 20,
     began_s: float | None = None,
+    cap: int | None = None,
     **options: Any,
 ) -> Ranking:
-    scorer = PassageScorer(builders[1], "point@1", task)
+    scorer = PassageScorer(Scoring(ServedModel("point", "point@1", "yes-no"), builders[1], cap), task)
     scorer.engine = engine
     windows = WindowRanker(engine, builders[0], "legal@1", task)
     sizes = Sizes(len(task.passages), 20, 10, task.needed, depth)
@@ -235,3 +237,17 @@ async def test_cuts_in_the_first_stages_prompts_are_told_apart(
         "first stage: 1 passage cut to fit the model's 128 tokens",
         '1 passage cut to 300 characters by template "plain"',
     )
+
+
+async def test_a_cap_of_the_settings_cuts_what_the_first_stage_reads_without_a_warning(
+    engine: FakeEngine, plain: PromptBuilder, yes_no: PromptBuilder
+) -> None:
+    passages = ["worth 7 " + "many words " * 50, "worth 9"]
+    task = RankTask(QUERY, passages, strategy="pointwise", max_passage_tokens=100)
+    await rank(engine, (plain, yes_no), task)
+    await rank(engine, (plain, yes_no), task, cap=20)
+    whole, capped = (request.prompts for request in engine.scored)
+    assert len(whole[0]) - len(capped[0]) == 80
+    assert whole[1] == capped[1]
+    assert (await rank(engine, (plain, yes_no), task, cap=20)).warnings == ()
+    assert len((await rank(engine, (plain, yes_no), task)).warnings) == 1

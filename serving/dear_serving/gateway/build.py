@@ -186,7 +186,7 @@ def _first_stage(settings: Settings, builders: Callable[[str], PromptBuilder]) -
         return None
     builder = builders(template)
     builder.layout(1)
-    return FirstStage(stage.model, builder, stage.depth)
+    return FirstStage(stage.model, builder, stage.depth, stage.max_passage_tokens)
 
 
 def _shared_counts(url: str, cluster: str, gateway: str) -> SharedCounts:

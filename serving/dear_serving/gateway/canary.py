@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 
-from dear_serving.gateway.first_stage import PassageScorer
+from dear_serving.gateway.catalog import ServedModel
+from dear_serving.gateway.first_stage import PassageScorer, Scoring
 from dear_serving.gateway.ranker import Ranker
 from dear_serving.gateway.window_ranker import WindowRanker
 from dear_serving.protocol import Engine
@@ -39,7 +40,8 @@ async def rank_canary(engine: Engine, builder: PromptBuilder, adapter: str | Non
     window_ranker = WindowRanker(engine, builder, adapter, _TASK)
     request_id = f"canary-{uuid.uuid4().hex}"
     if builder.template.is_pointwise:
-        scorer = PassageScorer(builder, adapter, _TASK)
+        model = ServedModel("canary", adapter, builder.template.name)
+        scorer = PassageScorer(Scoring(model, builder), _TASK)
         scorer.engine = engine
         ranker = Ranker(window_ranker, _TASK, request_id, scorer=scorer)
         return await ranker.rank(pointwise(sizes), "pointwise", "canary")

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dear_serving import tracing
 from dear_serving.errors import EngineUnavailable
@@ -26,6 +26,17 @@ _WAY_BACK_SHARE, _WAY_BACK_S = 0.1, 0.05
 
 
 @dataclass(frozen=True, slots=True)
+class Scoring:
+    """What scores the passages of one request: a model, with prompts of a pointwise template that read at
+    most ``max_passage_tokens`` of a passage (None: what fits).
+    """
+
+    model: ServedModel
+    builder: PromptBuilder
+    max_passage_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FirstStage:
     """The server's first stage.
 
@@ -33,14 +44,16 @@ class FirstStage:
         name: public name of its model.
         builder: builds its prompts, of a pointwise template.
         depth: how many of its best a cascade ranks listwise, if the request does not say.
+        max_passage_tokens: most tokens that it reads of a passage; None: what fits.
     """
 
     name: str
     builder: PromptBuilder
     depth: int
+    max_passage_tokens: int | None = None
 
-    def model(self, caller: Caller) -> ServedModel:
-        """The revision that scores for this caller, who needs no grant for it.
+    def scoring(self, caller: Caller) -> Scoring:
+        """What scores for this caller, who needs no grant for it.
 
         Raises:
             EngineUnavailable: no revision of it is served now.
@@ -48,26 +61,32 @@ class FirstStage:
         served = caller.models.served.get(self.name)
         if served is None:
             raise EngineUnavailable(f"the first stage {self.name} is not served now", retry_after_s=5.0)
-        return served
+        return Scoring(served, self.builder, self.max_passage_tokens)
 
 
 class PassageScorer:
     """Scores the passages of one task.
 
     Args:
-        builder: builds the prompts, of a pointwise template.
-        adapter: as in ScoreRequest.
+        scoring: the model and its prompts.
         task: the task that the passages belong to.
     """
 
-    def __init__(self, builder: PromptBuilder, adapter: str | None, task: RankTask) -> None:
+    def __init__(self, scoring: Scoring, task: RankTask) -> None:
+        builder = scoring.builder
         self._labels = tuple(label for (label,) in builder.answer.identifiers)
         self._scale = builder.template.label_scale
-        self._adapter = adapter
+        self._adapter = scoring.model.adapter
         self._task = task
-        self.prompts = builder.prepare(task)
+        caps = [cap for cap in (task.max_passage_tokens, scoring.max_passage_tokens) if cap is not None]
+        self._is_capped = scoring.max_passage_tokens is not None
+        self.prompts = builder.prepare(replace(task, max_passage_tokens=min(caps, default=None)))
         self.runner: Runner = Inline()
         self.engine: Engine | None = None
+
+    def warnings(self) -> tuple[str, ...]:
+        """What was cut though the settings do not want it, one sentence each."""
+        return () if self._is_capped else tuple(f"first stage: {one}" for one in self.prompts.warnings())
 
     def expected_tokens(self, count: int) -> int:
         """Estimate the prompt tokens of so many passages."""

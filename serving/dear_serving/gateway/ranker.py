@@ -195,7 +195,7 @@ class Ranker:
         """What was cut, and what was left out because of the deadline, one sentence each."""
         warnings = []
         if self._scorer is not None:
-            warnings += [f"first stage: {one}" for one in self._scorer.prompts.warnings()]
+            warnings += self._scorer.warnings()
         if self._scorer is None or self._windows or self._skipped:
             warnings += self._window_ranker.prompts.warnings()
         if self._unscored:

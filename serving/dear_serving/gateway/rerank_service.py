@@ -15,7 +15,7 @@ from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.fair_threads import FairThreads, Inline, TenantThreads
-from dear_serving.gateway.first_stage import FirstStage, PassageScorer
+from dear_serving.gateway.first_stage import FirstStage, PassageScorer, Scoring
 from dear_serving.gateway.ranker import Ranker
 from dear_serving.gateway.tenant_engine import admit
 from dear_serving.gateway.token_admission import TokenAdmission
@@ -92,11 +92,11 @@ class RerankService:
         )
         scoring = None
         if task.strategy in FIRST_STAGE:
-            scoring = model, builder
+            scoring = Scoring(model, builder)
             if self.first_stage is not None and not builder.template.is_pointwise:
-                scoring = self.first_stage.model(caller), self.first_stage.builder
+                scoring = self.first_stage.scoring(caller)
             if task.strategy == "pointwise":
-                model, builder = scoring
+                model, builder = scoring.model, scoring.builder
                 logs.note(revision=model.revision)
         _check_reasoning(task, model, builder)
         if task.long_documents == "cut":
@@ -114,10 +114,10 @@ class RerankService:
         on_progress: OnProgress | None,
         model: ServedModel,
         builder: PromptBuilder,
-        scoring: tuple[ServedModel, PromptBuilder] | None,
+        scoring: Scoring | None,
         began_s: float,
     ) -> Ranking:
-        """Plan, admit, run the windows; ``scoring`` is the model that scores passages first."""
+        """Plan, admit, score and run the windows."""
         latency, metrics = self.latencies.setdefault(model.name, LatencyModel()), self.metrics
         asked = (task.max_prompt_tokens, caller.tenant.limits.max_prompt_tokens, self.max_prompt_tokens)
         most_tokens = min(tokens for tokens in asked if tokens is not None)
@@ -129,9 +129,8 @@ class RerankService:
         least_tokens = builder.least_tokens(plan.widest, plan.cost.calls, reasoning=task.reasoning)
         scorer = None
         if scoring is not None:
-            scoring_model, scoring_builder = scoring
-            least_tokens += scoring_builder.least_tokens(1, plan.cost.scored)
-            scorer = PassageScorer(scoring_builder, scoring_model.adapter, task)
+            least_tokens += scoring.builder.least_tokens(1, plan.cost.scored)
+            scorer = PassageScorer(scoring, task)
         await self.admission.check(caller, least_tokens)
         prompts = builder.prepare(task)
         to_read = [(prompts, plan.widest)] if plan.cost.calls or scorer is None else []
@@ -168,7 +167,7 @@ class RerankService:
             coverage=plan.coverage(task),
             warnings=ranking.warnings + plan.warnings(most_tokens),
             instruction=prompts.instruction_place,
-            first_stage="" if scoring is None else scoring[0].revision,
+            first_stage="" if scoring is None else scoring.model.revision,
         )
 
 
