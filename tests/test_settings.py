@@ -42,7 +42,8 @@ def test_the_cpu_default_loads() -> None:
     assert settings.model.source == str(CONFIGS / "demo" / "base")
     assert settings.adapters.root == CONFIGS / "demo" / "adapters"
     assert settings.engine.accelerator == "cpu"
-    assert set(settings.templates()) == {"dear-tiny", "legal", "medical"}
+    assert set(settings.templates()) == {"dear-tiny", "legal", "medical", "pointwise"}
+    assert settings.first_stage_template() == "yes-no"
 
 
 def test_defaults_stand_where_the_file_is_silent(tmp_path: Path) -> None:
@@ -152,6 +153,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown default model": (
         changed(default_model="leagl"),
         'default_model "leagl" is neither the model nor an adapter',
+    ),
+    "a first stage that nobody serves": (
+        changed(first_stage={"model": "pointwise"}),
+        'first_stage.model "pointwise" is neither the model nor one of adapters.serve',
+    ),
+    "a first stage without a model": (changed(first_stage={"depth": 5}), "first_stage.model: Field required"),
+    "a first stage that keeps nothing": (
+        changed(first_stage={"model": "base", "depth": 0}),
+        "first_stage.depth: Input should be greater than or equal to 1",
     ),
     "more adapters than have room": (
         changed(adapters={"serve": [{"name": "a", "path": "a"}, {"name": "b", "path": "b"}], "capacity": 1}),

@@ -244,6 +244,21 @@ class RankingSettings(_Settings):
         return self
 
 
+class FirstStageSettings(_Settings):
+    """The model that reads passages one by one, for the strategies ``pointwise`` and ``cascade``.
+
+    ``model`` names one of adapters.serve, or the base model; it runs in the engines that are there.
+    ``template`` is its prompt template, which has ``labels``; default: the one that the model has. A cascade
+    ranks the best ``depth`` listwise, if the request does not say how many. ``max_passage_tokens``: as
+    many of a passage are read at most; default: what fits.
+    """
+
+    model: Name
+    template: TemplateName | None = None
+    depth: Annotated[int, Field(ge=1, le=10_000)] = 20
+    max_passage_tokens: Annotated[int, Field(ge=8)] | None = None
+
+
 class LimitSettings(_Settings):
     """Limits for one request, for the requests in one gateway replica (``max_requests_in_flight``, which take
     its memory), and for the tokens of waiting work in all of them (``max_queued_tokens``).
@@ -384,6 +399,7 @@ class Settings(_Settings):
     engine: EngineSettings
     gateway: GatewaySettings = GatewaySettings()
     ranking: RankingSettings = RankingSettings()
+    first_stage: FirstStageSettings | None = None
     limits: LimitSettings = LimitSettings()
     registry: RegistrySettings = RegistrySettings()
     tenancy: TenancySettings = TenancySettings()
@@ -399,6 +415,10 @@ class Settings(_Settings):
             raise ValueError(f'adapter "{self.model.id}" has the base model\'s id')
         if self.default_model is not None and self.default_model not in names:
             raise ValueError(f'default_model "{self.default_model}" is neither the model nor an adapter')
+        if self.first_stage is not None and self.first_stage.model not in names:
+            raise ValueError(
+                f'first_stage.model "{self.first_stage.model}" is neither the model nor one of adapters.serve'
+            )
         if self.model.source is None and not self.adapters.serve:
             raise ValueError("model.source is needed where no adapter names its base model")
         return self
@@ -407,6 +427,11 @@ class Settings(_Settings):
         """Public model name -> name of its prompt template; the base model comes first."""
         adapters = {adapter.name: adapter.template for adapter in self.adapters.serve}
         return {self.model.id: self.model.template} | adapters
+
+    def first_stage_template(self) -> str | None:
+        """Name of the first stage's prompt template; None: there is no first stage."""
+        stage = self.first_stage
+        return None if stage is None else stage.template or self.templates()[stage.model]
 
 
 def check_shared(registry: RegistrySettings, adapters: AdaptersSettings, *, is_elsewhere: bool) -> None:

@@ -46,9 +46,20 @@ Scoring = Literal["permutation", "generate", "first_token"]
 """How a window is decoded: identifier by identifier, as free text, or from one forward pass."""
 
 StrategyName = Literal[
-    "auto", "single", "sliding", "merge2", "joint", "tourrank", "funnel", "blitz", "deepen"
+    "auto",
+    "single",
+    "sliding",
+    "merge2",
+    "joint",
+    "tourrank",
+    "funnel",
+    "blitz",
+    "deepen",
+    "pointwise",
+    "cascade",
 ]
-"""How a list longer than one window is ranked; ``auto`` chooses by cost, deadline and load."""
+"""How a list longer than one window is ranked; ``auto`` chooses by cost, deadline and load. ``pointwise`` and
+``cascade`` take the server's first stage."""
 
 InstructionPlace = Literal["template", "query"]
 """Where a prompt has the instruction: in the template's place for it, or at the end of the query."""
@@ -80,6 +91,8 @@ class RankTask:
         instruction: what the order is for, in words; None or blank: none.
         max_prompt_tokens: most prompt tokens of all windows; None: the server's limit.
         long_documents: what of passages that are longer than a prompt shows counts.
+        cascade_depth: how many of the first stage's best ``cascade`` ranks listwise; None: the server's
+            default.
         explain: whether the ranking says when each window ran, and what was cut.
         confidence: whether to say how sure each rank is.
     """
@@ -100,6 +113,7 @@ class RankTask:
     instruction: str | None = None
     max_prompt_tokens: int | None = None
     long_documents: LongDocuments = "cut"
+    cascade_depth: int | None = None
     explain: bool = False
     confidence: bool = False
 
@@ -198,12 +212,14 @@ class Repairs:
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """How the ranks of an order were made, best ranks first: so many by listwise windows, then so many by one
-    forward pass of a window alone, then so many passages that were not read and keep the caller's order.
+    forward pass of a window alone, then so many by the first stage alone, then so many passages that were not
+    read and keep the caller's order.
     """
 
     listwise: int
     one_pass: int = 0
     unread: int = 0
+    pointwise: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +269,12 @@ class Ranking:
     reasoning for each window. ``model`` is the public name in the request, ``revision`` the revision that
     answered. ``parts`` counts the parts that long documents were split into, with the documents that were
     not; None: none were to be split. ``instruction`` says where the task's went, if it has one.
-    ``explanation`` is there where the task asks for it.
-    ``sureness[i]`` is of rank i, if the task asks for it: as many as were needed.
+    ``explanation`` is there where the task asks for it. ``sureness[i]`` is of rank i, if the task asks for
+    it: as many as were needed.
+
+    ``first_stage`` is the revision that scored ``scored`` passages alone, "" if none did. Then
+    ``first_scores[i]`` belongs to ``order[i]``: the first stage's probability that it is relevant, None if it
+    was not scored in time.
     """
 
     order: Order
@@ -275,3 +295,6 @@ class Ranking:
     parts: int | None = None
     explanation: Explanation | None = None
     sureness: tuple[Sureness, ...] = ()
+    first_stage: str = ""
+    scored: int = 0
+    first_scores: tuple[float | None, ...] = ()

@@ -67,6 +67,13 @@ def evaluate(
         bool,
         typer.Option("--calibration", help="Ask for confidences and compare them with the judgements."),
     ] = False,
+    stages: Annotated[
+        bool,
+        typer.Option(
+            "--stages",
+            help="Compare the listwise ranking with the server's first stage alone and with the cascade.",
+        ),
+    ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Delete the answers that are in --out.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many queries, the first ones.")] = None,
     *,
@@ -95,6 +102,10 @@ def evaluate(
         raise typer.BadParameter("--calibration needs a server: other rankers have no confidence")
     if calibration and importlib.util.find_spec("matplotlib") is None:
         raise ToolError("--calibration needs matplotlib: pip install matplotlib")
+    if stages and (ranker != "server" or against is not None or preset == "card"):
+        raise typer.BadParameter("--stages asks the server three times, and compares the answers by itself")
+    if stages and options.get("strategy") in ("pointwise", "cascade"):
+        raise typer.BadParameter("--stages: --strategy names the listwise one that the others are held to")
     request = Request(
         source=source,
         options=options,
@@ -109,6 +120,7 @@ def evaluate(
         out=out,
         restart=restart,
         calibration=calibration,
+        stages=stages,
         concurrency=concurrency,
         timeout_s=timeout,
         url=url,

@@ -139,6 +139,32 @@ def merge(
     typer.echo(f"{output}: {adapter.resolve().name} merged into its base; serve it with adapters.capacity: 0")
 
 
+@app.command("convert-head", rich_help_panel=_OPERATORS)
+def convert_head(
+    adapter: Annotated[Path, typer.Argument(help="Folder of a LoRA adapter with a scalar head (SEQ_CLS).")],
+    output: Annotated[Path, typer.Argument(help="Folder to make; it may not exist.")],
+    template: Annotated[
+        str, typer.Option(help="Prompt template that it will serve with; it has labels.")
+    ] = "dear-pointwise",
+    templates: Annotated[Path | None, typer.Option(help="Folder with templates of your own.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hugging Face id of the base. [default: what the adapter names]"),
+    ] = None,
+    other_base: Annotated[
+        list[str] | None,
+        typer.Option(help="Another model whose adapters fit the base, by its id; repeatable."),
+    ] = None,
+) -> None:
+    """Turn a scalar head into a label's logit, so that the adapter can be a first stage (first_stage)."""
+    from dear_serving.adapters import scalar_head
+
+    scalar_head.convert_head(
+        adapter, output, template, base, templates=templates, other_bases=other_base or ()
+    )
+    typer.echo(f"{output}: serve it with the template {template}, and name it in first_stage")
+
+
 def main() -> NoReturn:
     """Entry point of the ``dear`` script."""
     try:

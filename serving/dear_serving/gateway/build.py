@@ -15,6 +15,7 @@ from dear_serving.adapters.preflight import base_shape
 from dear_serving.adapters.revisions import Adapters
 from dear_serving.adapters.store import Store
 from dear_serving.adapters.template_files import load_template
+from dear_serving.errors import SettingsError
 from dear_serving.gateway.authenticator import Authenticator
 from dear_serving.gateway.budgets import Budgets
 from dear_serving.gateway.busyness import Busyness
@@ -23,6 +24,7 @@ from dear_serving.gateway.catalog import Catalog, ServedModel
 from dear_serving.gateway.engine_replicas import Seen
 from dear_serving.gateway.fair_queue import FairQueue, Share
 from dear_serving.gateway.fair_threads import FairThreads
+from dear_serving.gateway.first_stage import FirstStage
 from dear_serving.gateway.grammar_check import GrammarCheck
 from dear_serving.gateway.label_scoring import LabelScoring
 from dear_serving.gateway.lifecycle import Lifecycle
@@ -82,7 +84,9 @@ def build_gateway(
     builders = _prompt_builders(settings, tokenizer)
     for template in set(settings.templates().values()):
         # Find a broken chat template now instead of in the first request.
-        builders(template).layout(settings.ranking.window_size)
+        builder = builders(template)
+        builder.layout(1 if builder.template.is_pointwise else settings.ranking.window_size)
+    first_stage = _first_stage(settings, builders)
     metrics = Metrics()
     store = Store(settings.adapters.store, metrics.storage.store_took)
     adapter_intake = intake(settings, base_shape(base_source, settings.adapters.bases), store)
@@ -121,6 +125,7 @@ def build_gateway(
             settings.limits.max_prompt_tokens,
             threads,
             Busyness(lambda: peers.seconds_for(queue.cost + peers.others_cost()), settings.ranking.busy_s),
+            first_stage=first_stage,
         ),
         openai=OpenAIService(
             engine,
@@ -169,15 +174,30 @@ def _prompt_builders(settings: Settings, tokenizer: BaseTokenizer) -> Callable[[
     """A cached function from template name to prompt builder; it raises SettingsError for unknown names."""
 
     @functools.cache
-    def builder(template: str) -> PromptBuilder:
+    def builder(name: str) -> PromptBuilder:
+        template = load_template(name, settings.ranking.templates)
+        if template.labels == ():
+            raise SettingsError(
+                f'template "{name}": it has no labels, and is for a model with a head that scores'
+            )
         return PromptBuilder(
-            load_template(template, settings.ranking.templates),
+            template,
             tokenizer,
             settings.engine.max_model_len,
             settings.ranking.max_reasoning_tokens,
         )
 
     return builder
+
+
+def _first_stage(settings: Settings, builders: Callable[[str], PromptBuilder]) -> FirstStage | None:
+    """The first stage in the settings."""
+    stage, template = settings.first_stage, settings.first_stage_template()
+    if stage is None or template is None:
+        return None
+    builder = builders(template)
+    builder.layout(1)
+    return FirstStage(stage.model, builder, stage.depth, stage.max_passage_tokens)
 
 
 def _shared_counts(url: str, cluster: str, gateway: str) -> SharedCounts:

@@ -28,11 +28,13 @@ from dear_serving.protocol import (
     GenerationRequest,
     OpenAIRequest,
     PermutationRequest,
+    PromptScores,
+    ScoreRequest,
 )
 
 T = TypeVar("T")
 
-_Request = GenerationRequest | PermutationRequest | OpenAIRequest
+_Request = GenerationRequest | PermutationRequest | ScoreRequest | OpenAIRequest
 
 _ATTEMPTS = 3
 _PAUSE_S = 0.05
@@ -116,6 +118,11 @@ class EngineClient:
         async with contextlib.aclosing(self._items(self._stream.permute_stream, request, aiter)) as windows:
             async for window in windows:
                 yield window
+
+    async def score(self, request: ScoreRequest) -> PromptScores:
+        """See the protocol."""
+        scores: PromptScores = await self._first(self._handle.score, request)
+        return scores
 
     async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
@@ -306,7 +313,7 @@ def _again(request: _Request | None, number: int, passed_s: float) -> tuple[_Req
     if number == 1:
         return (request,)
     request = replace(request, request_id=f"{request.request_id}-again{number - 1}")
-    if isinstance(request, PermutationRequest) and request.deadline_s is not None:
+    if isinstance(request, PermutationRequest | ScoreRequest) and request.deadline_s is not None:
         request = replace(request, deadline_s=max(0.0, request.deadline_s - passed_s))
     return (request,)
 

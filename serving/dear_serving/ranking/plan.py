@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dear_serving.errors import InvalidRequest
+from dear_serving.ranking.strategies import FIRST_STAGE
 from dear_serving.ranking.strategies.auto import PREFERENCE, choose, cost_of, start
 from dear_serving.ranking.strategies.blitz import most_calls
 from dear_serving.ranking.strategies.cost import Cost
@@ -41,7 +42,10 @@ class RankingPlan:
     @property
     def widest(self) -> int:
         """Passages of the widest window."""
-        return self.sizes.count if self.strategy == "single" else min(self.sizes.count, self.sizes.window)
+        if self.strategy == "single":
+            return self.sizes.count
+        shown = self.sizes.depth if self.strategy == "cascade" else self.sizes.count
+        return min(shown, self.sizes.window)
 
     def start(self) -> Strategy:
         """A new run of the strategy."""
@@ -61,13 +65,70 @@ class RankingPlan:
         Args:
             task: what the plan was made for.
             shown: passages that windows showed, or would have but for the deadline; of those planned for, the
-                others are unread.
+                others are unread, or have their first stage's score alone.
         """
-        read = min(self.sizes.count, shown) if self.sizes.count > 1 else self.sizes.count
-        listwise = head(self.sizes) if self.strategy == "funnel" else read
+        read = self.sizes.count
+        alone = {"pointwise": read, "cascade": read - self.sizes.depth}.get(self.strategy, 0)
+        planned = read - alone
+        looked_at = min(planned, shown) if read > 1 else planned
+        listwise = head(self.sizes) if self.strategy == "funnel" else looked_at
         if task.scoring == "first_token":
             listwise = 0
-        return Coverage(listwise, read - listwise, self.unread + self.sizes.count - read)
+        left = planned - looked_at
+        if self.strategy == "cascade":
+            alone, left = alone + left, 0
+        return Coverage(listwise, looked_at - listwise, self.unread + left, alone)
+
+
+def check_stages(task: RankTask, *, has_first_stage: bool, is_pointwise: bool = False) -> RankTask:
+    """The task, with strategy ``pointwise`` where its model can do nothing else.
+
+    Args:
+        task: as the caller gave it; its passages are whole documents.
+        has_first_stage: whether the server has a first stage.
+        is_pointwise: whether the task's own model is one that reads a passage alone.
+
+    Raises:
+        InvalidRequest: the strategy needs a first stage that is not there, the model ranks no windows, or an
+            option does not go with the strategy.
+    """
+    strategy = task.strategy
+    if is_pointwise and strategy not in ("auto", "pointwise"):
+        raise InvalidRequest(
+            f"dear.strategy: the model reads one passage at a time, and {strategy} shows several; leave it "
+            'out, or ask another model for "cascade"',
+            param="dear.strategy",
+        )
+    strategy = "pointwise" if is_pointwise else strategy
+    if strategy in FIRST_STAGE and not (has_first_stage or is_pointwise):
+        raise InvalidRequest(
+            f"dear.strategy: {strategy} needs a first stage, and the server has none (first_stage in its "
+            "settings)",
+            param="dear.strategy",
+        )
+    depth = task.cascade_depth
+    if depth is not None and strategy != "cascade":
+        raise InvalidRequest(
+            f'dear.cascade_depth: it goes with the strategy "cascade", not with {strategy}',
+            param="dear.cascade_depth",
+        )
+    if depth is not None and depth > len(task.passages):
+        raise InvalidRequest(
+            f"dear.cascade_depth: {depth} are more than the {len(task.passages)} documents",
+            param="dear.cascade_depth",
+        )
+    if strategy == "pointwise":
+        for name, given in (
+            ("reasoning", task.reasoning),
+            ("passes", task.passes > 1),
+            ("scoring", task.scoring == "generate"),
+        ):
+            if given:
+                raise InvalidRequest(
+                    f"dear.{name}: pointwise ranks no windows; each passage has one score",
+                    param=f"dear.{name}",
+                )
+    return replace(task, strategy=strategy)
 
 
 def plan_ranking(
@@ -76,6 +137,7 @@ def plan_ranking(
     step: int,
     max_windows: int,
     latency: LatencyModel,
+    depth: int = 0,
     *,
     is_busy: bool = False,
 ) -> RankingPlan:
@@ -87,12 +149,13 @@ def plan_ranking(
         step: step of the sliding window, if the task gives none.
         max_windows: most windows of all passes together.
         latency: recent round times of the model.
+        depth: how many passages a cascade ranks listwise, if the task does not say.
         is_busy: whether the engines have more work than they get done soon.
 
     Raises:
         InvalidRequest: the task's step is larger than its window, or it needs too many windows.
     """
-    sizes = _sizes_of(task, window_size, step)
+    sizes = _sizes_of(task, window_size, step, depth)
     strategy, reason = task.strategy, "asked for"
     if strategy == "auto":
         strategy, reason = choose(sizes, task.deadline_s, latency, task.passes, is_busy=is_busy)
@@ -177,7 +240,7 @@ def _then_unread(strategy: Strategy, read: int, unread: int) -> Strategy:
     return order + tuple(range(read, read + unread))
 
 
-def _sizes_of(task: RankTask, window_size: int, step: int) -> Sizes:
+def _sizes_of(task: RankTask, window_size: int, step: int, depth: int) -> Sizes:
     """The task's own sizes, else the defaults; a default step is at most half the window."""
     window = task.window_size or window_size
     if task.step is not None and task.step > window:
@@ -190,4 +253,5 @@ def _sizes_of(task: RankTask, window_size: int, step: int) -> Sizes:
         window=window,
         step=task.step or min(step, max(1, window // 2)),
         top_n=task.needed,
+        depth=min(task.cascade_depth or depth, len(task.passages)),
     )

@@ -31,11 +31,13 @@ class Batch:
     """Windows that may run at the same time.
 
     ``leads``: the order of the only window is the start of the final order, so that its ranks can be
-    streamed to the caller as they are decided.
+    streamed to the caller as they are decided. ``pointwise``: the first stage reads each passage of the only
+    window alone, and its scores are the order; ``needed`` has no meaning then.
     """
 
     windows: tuple[Window, ...]
     leads: bool = False
+    pointwise: bool = False
 
 
 Strategy = Generator[Batch, Sequence[Order], Order]
@@ -61,9 +63,11 @@ class Sizes:
         step: how far a sliding window moves, in ``range(1, window + 1)``.
         top_n: how many of the best passages the caller wants, in ``range(1, count + 1)``; the order of the
             others may be a guess.
+        depth: how many of the first stage's best ``cascade`` ranks listwise; other strategies ignore it.
     """
 
     count: int
     window: int
     step: int
     top_n: int
+    depth: int = 0

@@ -44,11 +44,14 @@ from dear_serving.protocol import (
     GenerationRequest,
     OpenAIRequest,
     PermutationRequest,
+    PromptScores,
+    ScoreRequest,
 )
 from dear_serving.replica.adapter_slots import AdapterSlots
 from dear_serving.replica.adapter_sync import AdapterSync
 from dear_serving.replica.core_watch import leave_with_core
 from dear_serving.replica.kv_admission import KvAdmission
+from dear_serving.replica.prompt_scores import scored
 from dear_serving.replica.self_check import check_burst, small_window
 from dear_serving.replica.start_deadline import start_deadline
 from dear_serving.replica.vllm_openai import from_vllm, vllm_errors, vllm_request
@@ -69,7 +72,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_Request = GenerationRequest | PermutationRequest | OpenAIRequest
+_Request = GenerationRequest | PermutationRequest | ScoreRequest | OpenAIRequest
 
 _COUNTED = ("prompt_tokens", "completion_tokens")
 _RESTART_S = 10.0
@@ -369,6 +372,18 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                 raise _died() from None
             except Undecodable as error:
                 raise EngineUnavailable(str(error), failed=True) from error
+
+    async def score(self, request: ScoreRequest) -> PromptScores:
+        """See the protocol."""
+        with self._work("score", request, request.adapter) as work:
+            asked = replace(request, trace_headers=work.span.headers)
+            scores = await scored(asked, self._score_one)
+            work.facts.update(scores.usage.work())
+            return scores
+
+    async def _score_one(self, prompt: PermutationRequest) -> DecodedWindow:
+        async with contextlib.aclosing(self._decode(prompt)) as windows:
+            return await anext(windows)
 
     async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""

@@ -13,6 +13,7 @@ from dear_serving.http.dialects.reply import DearMeta, ExplanationMeta, RerankRe
 from dear_serving.types import Explanation, Order, Ranking, RankTask, Sureness
 
 _DOCUMENTS_PER_SEARCH_UNIT = 100
+_SCORE_DIGITS = 6
 
 
 class RerankBody(Body):
@@ -190,6 +191,10 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
         "drafts": usage.drafted,
         "accepted_drafts": usage.accepted,
     }
+    if ranking.first_stage:
+        dear["ranks"]["pointwise"] = coverage.pointwise
+        dear["first_stage"] = ranking.first_stage
+        dear["scored"] = ranking.scored
     if ranking.sureness:
         sure = ranking.sureness[: body.top_n or None]
         known = [one.confidence for one in sure if one.confidence is not None]
@@ -201,13 +206,17 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
         dear["reasoning"] = list(ranking.reasoning)
     if ranking.instruction:
         dear["instruction"] = ranking.instruction
+    results = results_along(body, ranking.order, ranking.scores, sureness=ranking.sureness)
+    for result, score in zip(results, ranking.first_scores, strict=False):
+        if score is not None:
+            result["dear"] = {"first_stage_score": round(score, _SCORE_DIGITS)}
     if ranking.explanation:
         dear["explanation"] = _explained(ranking.explanation)
     return {
         "id": request_id,
         "model": ranking.model,
         "object": "list",
-        "results": results_along(body, ranking.order, ranking.scores, sureness=ranking.sureness),
+        "results": results,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,

@@ -48,6 +48,11 @@ class DearOptions(BaseModel):
         description='Of documents longer than a prompt shows: their beginning ("cut"), or the best of '
         'overlapping parts ("max_passage"); null: "cut".',
     )
+    cascade_depth: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="How many of the first stage's best strategy cascade ranks listwise, at most all "
+        "documents; null: the server's setting.",
+    )
     explain: bool | None = Field(
         None, description="meta.dear.explanation says when each window ran and which documents were cut."
     )

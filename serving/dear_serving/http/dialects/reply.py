@@ -13,6 +13,14 @@ from typing_extensions import TypedDict  # pydantic reads typing's from Python 3
 from dear_serving.types import InstructionPlace, Scoring
 
 
+class DearResult(TypedDict):
+    """What is known of one document."""
+
+    first_stage_score: Annotated[
+        float, Field(ge=0, le=1, description="The first stage's probability that it is relevant.")
+    ]
+
+
 class Result(TypedDict):
     """A document's place: results are best first."""
 
@@ -32,6 +40,7 @@ class Result(TypedDict):
         Annotated[bool, Field(description="With dear.confidence: whether the windows prove this place.")]
     ]
     document: NotRequired[Annotated[dict[str, Any], Field(description="With return_documents.")]]
+    dear: NotRequired[Annotated[DearResult, Field(description="With strategies pointwise and cascade.")]]
 
 
 class Usage(TypedDict):
@@ -52,10 +61,12 @@ class Repairs(TypedDict):
 
 
 class RanksMeta(TypedDict):
-    """How ranks were made: by listwise windows, by one forward pass of a window, not at all."""
+    """How ranks were made: by listwise windows, by one forward pass of a window, by the first stage alone,
+    not at all."""
 
     listwise: int
     one_pass: int
+    pointwise: NotRequired[Annotated[int, Field(description="With strategies pointwise and cascade.")]]
     unread: Annotated[int, Field(description="Passages over max_prompt_tokens, in the caller's order.")]
 
 
@@ -87,7 +98,9 @@ class DearMeta(TypedDict):
     windows: int
     rounds: int
     repairs: Repairs
-    score_type: Annotated[str, Field(description="What relevance_score means: first_step or rank.")]
+    score_type: Annotated[
+        str, Field(description="What relevance_score means: first_step, pointwise or rank.")
+    ]
     revision: Annotated[str, Field(description="The adapter revision or base model that answered.")]
     queue_ms: float
     engine_ms: float
@@ -103,6 +116,10 @@ class DearMeta(TypedDict):
     parts: NotRequired[
         Annotated[int, Field(description="Of all documents, with long_documents max_passage.")]
     ]
+    first_stage: NotRequired[
+        Annotated[str, Field(description="The revision or base model that scored the documents one by one.")]
+    ]
+    scored: NotRequired[Annotated[int, Field(description="How many documents, or parts, it scored.")]]
     reasoning: NotRequired[Annotated[list[str], Field(description="One text a window.")]]
     instruction: NotRequired[
         Annotated[InstructionPlace, Field(description="Where the prompt has the request's instruction.")]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dear_serving.ranking.strategies.blitz import blitz
+from dear_serving.ranking.strategies.cascade import cascade, pointwise
 from dear_serving.ranking.strategies.deepen import deepen
 from dear_serving.ranking.strategies.funnel import funnel
 from dear_serving.ranking.strategies.joint import joint
@@ -22,12 +23,15 @@ from dear_serving.ranking.windows import Sizes, Strategy
 
 __all__ = [
     "ADAPTIVE",
+    "FIRST_STAGE",
     "STRATEGIES",
     "blitz",
+    "cascade",
     "deepen",
     "funnel",
     "joint",
     "merge2",
+    "pointwise",
     "single",
     "sliding",
     "tourrank",
@@ -43,7 +47,10 @@ STRATEGIES: dict[str, Callable[[Sizes], Strategy]] = {
     "blitz": blitz,
     "deepen": deepen,
 }
-"""Every strategy by its public name."""
+"""The listwise strategies by their public names."""
 
 ADAPTIVE = frozenset({"blitz", "deepen"})
 """Strategies whose windows depend on the orders of the windows before; the others are planned ahead."""
+
+FIRST_STAGE: dict[str, Callable[[Sizes, int], Strategy]] = {"pointwise": pointwise, "cascade": cascade}
+"""Those that begin with the first stage's scores, by their public names; they take the number of passes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from dear_serving.ranking.strategies import STRATEGIES, blitz
+from dear_serving.ranking.strategies import FIRST_STAGE, STRATEGIES, blitz
 from dear_serving.ranking.strategies.cost import Cost, cost
 from dear_serving.ranking.strategies.latency import LatencyModel
 from dear_serving.ranking.strategies.passes import self_consistent
@@ -94,6 +94,8 @@ def cost_of(name: StrategyName, sizes: Sizes, passes: int = 1) -> Cost:
 
     Only one pass is run: the others have the same rounds with as many windows (see self_consistent).
     """
+    if name in FIRST_STAGE:
+        return cost(start(name, sizes, passes))
     one = _cost_of_pass(name, sizes)
     if passes == 1:
         return one
@@ -107,6 +109,8 @@ def _cost_of_pass(name: StrategyName, sizes: Sizes) -> Cost:
 
 def start(name: StrategyName, sizes: Sizes, passes: int = 1, most: int | None = None) -> Strategy:
     """A new run of a strategy, repeated over ``passes`` shuffled orders; ``most`` is for each, see blitz."""
+    if name in FIRST_STAGE:
+        return FIRST_STAGE[name](sizes, passes)
     make = partial(STRATEGIES[name], sizes) if most is None else partial(blitz, sizes, most=most)
     return self_consistent(make, sizes.count, passes, top_n=sizes.top_n)
 

@@ -13,7 +13,8 @@ from dear_serving.types import Order
 class Cost:
     """Windows ranked (``calls``), sequential ``rounds``, and passages ``shown`` in all windows together.
 
-    ``lone_rounds`` counts the rounds with a single window, ``needed`` the ranks that are decided one by one.
+    ``lone_rounds`` counts the rounds with a single window, ``needed`` the ranks that are decided one by one,
+    ``scored`` the passages that the first stage reads alone: their round counts, and no other figure.
     """
 
     calls: int
@@ -21,6 +22,7 @@ class Cost:
     shown: int
     lone_rounds: int
     needed: int
+    scored: int = 0
 
 
 def cost(strategy: Strategy) -> Cost:
@@ -30,13 +32,15 @@ def cost(strategy: Strategy) -> Cost:
     forecast: of a first stage that has everything the wrong way round, and a model without contradictions.
     """
     sizes: list[list[int]] = []
-    needed = 0
+    needed = scored = 0
     orders: Sequence[Order] | None = None
     try:
         while True:
             batch = next(strategy) if orders is None else strategy.send(orders)
-            sizes.append([len(window.passages) for window in batch.windows])
+            shown = [len(window.passages) for window in batch.windows]
+            sizes.append([] if batch.pointwise else shown)
             needed += sum(window.needed for window in batch.windows)
+            scored += sum(shown) if batch.pointwise else 0
             orders = [_order(window) for window in batch.windows]
     except StopIteration:
         return Cost(
@@ -45,6 +49,7 @@ def cost(strategy: Strategy) -> Cost:
             shown=sum(map(sum, sizes)),
             lone_rounds=sum(len(round_) == 1 for round_ in sizes),
             needed=needed,
+            scored=scored,
         )
 
 
