@@ -93,6 +93,20 @@ async def test_depth_top_n_and_passes(two_stages: httpx.AsyncClient, engine: Fak
     assert len(engine.requests) == 1 + 3 + 6
 
 
+async def test_a_cascade_is_explained_and_says_how_sure_its_ranks_are(
+    two_stages: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    data = (await two_stages.post("/v2/rerank", json=asking(explain=True, confidence=True))).json()
+    first, window = data["meta"]["dear"]["explanation"]["windows"]
+    assert (first["round"], sorted(first["documents"])) == (0, list(range(30)))
+    assert (window["round"], window["documents"]) == (1, BY_WORTH[:5])
+    assert first["end_ms"] <= window["start_ms"]
+    # Of the last ranks only the first stage has read both: their worths are 1 apart, their odds 1 / 5.
+    tail = [one["confidence"] for one in data["results"][5:-1]]
+    assert tail == [pytest.approx(1 / (1 + 2.718281828**-0.2), abs=1e-4)] * 24
+    assert not any(one["certified"] for one in data["results"][5:])
+
+
 async def test_pointwise_is_the_first_stage_alone(two_stages: httpx.AsyncClient, engine: FakeEngine) -> None:
     data = (await two_stages.post("/v2/rerank", json=asking(strategy="pointwise"))).json()
     assert [one["index"] for one in data["results"]] == BY_WORTH

@@ -118,14 +118,20 @@ class Ranker:
         """The order of the only window's passages by score; those without one come last, as shown."""
         assert self._scorer is not None
         (window,) = batch.windows
+        started_ms = self._now_ms()
         found, usage = await self._scorer.score(window.passages, self._request_id, ends_s)
         if not found:
             raise _too_late()
+        self._times.append(
+            WindowTimes(self._rounds, started_ms, self._now_ms(), usage.queue_ms, window.passages)
+        )
         self._rounds += 1
         self._usage += usage
         self._unscored = len(window.passages) - len(found)
         self._probabilities = {passage: probability_of(score) for passage, score in found.items()}
         self._scores.observe_alone(self._probabilities)
+        if self.evidence is not None:
+            self.evidence.observe_alone(found)
         shown = range(len(window.passages))
         worth = [found.get(passage, -math.inf) for passage in window.passages]
         return [tuple(sorted(shown, key=lambda place: (-worth[place], place)))]

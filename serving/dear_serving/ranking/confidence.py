@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from dear_serving.ranking.tournament import Tournament
@@ -20,8 +20,8 @@ class Evidence:
     first rather than the other (by the first step, the sigmoid of the difference of their log
     probabilities), and, where it decided between them, with that decision, half each. The mean of the votes
     counts; so windows that contradict each other (several passes or looks) lower it. If no window showed
-    both, their mean log odds against chance are compared. It is no probability of being right until it is
-    calibrated.
+    both, the log odds that a first stage gave them are compared, or else their mean log odds against
+    chance. It is no probability of being right until it is calibrated.
 
     A place is **certified** if the windows prove it: by decisions alone, each pair by the majority of the
     windows that decided it, and carried over from pair to pair, all before the passage are better and all
@@ -37,6 +37,7 @@ class Evidence:
         self._of_passage: list[list[int]] = [[] for _ in range(count)]
         self._log_odds = [0.0] * count
         self._scored = [0] * count
+        self._alone: dict[int, float] = {}
 
     def observe(
         self, passages: Sequence[int], order: Order, decided: int, log_probs: Sequence[float]
@@ -58,6 +59,10 @@ class Evidence:
             self._scored[passage] += 1
         self._windows.append((ranks, decided, by_passage))
 
+    def observe_alone(self, log_odds: Mapping[int, float]) -> None:
+        """Add what a first stage said of passages, each read alone: the log odds that it is relevant."""
+        self._alone.update(log_odds)
+
     def along(self, order: Sequence[int], needed: int, *, proved: bool = True) -> tuple[Sureness, ...]:
         """The sureness of the first ``needed`` ranks.
 
@@ -73,6 +78,8 @@ class Evidence:
 
     def _before(self, one: int, other: int) -> float:
         votes = [vote for number in self._of_passage[one] for vote in self._votes(number, one, other)]
+        if not votes and one in self._alone and other in self._alone:
+            votes = [_sigmoid(self._alone[one] - self._alone[other])]
         if not votes and self._scored[one] and self._scored[other]:
             odds = [self._log_odds[passage] / self._scored[passage] for passage in (one, other)]
             votes = [_sigmoid(odds[0] - odds[1])]
