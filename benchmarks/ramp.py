@@ -1,6 +1,6 @@
 """Engines that come and go with the work: requests arrive ever faster, then ever slower, then not at all.
 
-Run it with: python -m benchmarks.ramp [--peak 1.5] [--out FOLDER]; some six minutes
+Run it with: python -m benchmarks.ramp [--peak 1.5] [--out FOLDER]; some eight minutes
 
 ``dear serve`` on a free port with the tiny model and ``engine.autoscaling`` from none to two engines.
 Requests (20 passages each, the adapter "legal") arrive at an even rate that rises to ``peak`` times what
@@ -41,7 +41,7 @@ SCALING = {
 }
 DOCUMENTS = [f"passage {number} of a list about parking permits" for number in range(20)]
 CALLERS, CALLING_S = 3, 10.0  # what they have in progress is one engine's tokens: no second one is asked for
-RISE_S, TOP_S, FALL_S = 60.0, 60.0, 40.0
+RISE_S, TOP_S, FALL_S = 60.0, 120.0, 40.0
 _PATIENCE_S = 300.0
 
 
