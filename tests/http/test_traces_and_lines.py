@@ -102,11 +102,11 @@ async def test_a_fault_is_logged_without_its_message_and_counts_as_500(
     assert broken.metrics.registry.get_sample_value("dear_requests_total", labels) == 1.0
 
 
-async def test_probes_that_go_well_have_no_line(
+async def test_probes_and_files_of_a_page_that_go_well_have_no_line(
     gateway: GatewayState, engine: FakeEngine, written: Written
 ) -> None:
     async with client_of(gateway) as http:
-        for path in ("/health", "/ready", "/metrics"):
+        for path in ("/health", "/ready", "/metrics", "/page/0123456789abcdef/base.css"):
             assert (await http.get(path)).status_code == 200
         assert written.lines() == []
         engine.dead = True

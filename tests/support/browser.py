@@ -22,9 +22,10 @@ document.addEventListener("securitypolicyviolation", (event) => {
 _WIDEST_RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A browser; without one the test is skipped."""
+    """A browser for the tests of one file; without one they are skipped. Its driver runs an event loop in
+    this thread, in which no test on asyncio could run beside it."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser")
     chromium = shutil.which("chromium")
     if chromium is None:

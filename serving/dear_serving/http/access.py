@@ -15,6 +15,7 @@ VLLM_PATHS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 
 FLEET_PATH = "/fleet"
 ASSETS_PATH = "/page"
+ASSETS_ROUTE = f"{ASSETS_PATH}/{{digest}}/{{name}}"
 
 _OPEN_PATHS = ("/", FLEET_PATH, "/health", "/ready", "/openapi.json", "/docs", "/redoc")
 _OPEN_FOLDERS = (f"{ASSETS_PATH}/", "/docs/", "/redoc/")

@@ -16,13 +16,13 @@ from dear_serving import logs, tracing
 from dear_serving.errors import RequestError, UnknownRoute
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http.access import REQUEST_ID, authorization_of, is_on_port, key_for
+from dear_serving.http.access import ASSETS_ROUTE, REQUEST_ID, authorization_of, is_on_port, key_for
 from dear_serving.http.arrival import receive_body
 from dear_serving.http.errors import InternalError, error_reply
 
 logger = logging.getLogger(__name__)
 
-_PROBES = ("/health", "/ready", "/metrics")
+_OF_NO_NOTE = ("/health", "/ready", "/metrics", ASSETS_ROUTE)
 
 
 class RequestMiddleware:
@@ -97,9 +97,9 @@ class RequestMiddleware:
             metrics.request_seconds.labels(route, _outcome(status)).observe(took_s)
 
     def _span(self, facts: logs.Facts, headers: Headers) -> tracing.NoSpan:
-        """The request's span; probes and scrapes have none."""
+        """The request's span; probes, scrapes and files of a page have none."""
         tracer = self._gateway.tracer
-        if tracer is None or facts["route"] in _PROBES:
+        if tracer is None or facts["route"] in _OF_NO_NOTE:
             return tracing.NO_SPAN
         return tracer.begin(f"{facts['method']} {facts['route']}", headers)
 
@@ -113,7 +113,7 @@ class RequestMiddleware:
             span.set(**facts)
             if status >= 500:
                 span.fail(str(facts.get("error", status)))
-        if facts["route"] not in _PROBES or status >= 400:
+        if facts["route"] not in _OF_NO_NOTE or status >= 400:
             facts["trace_id"] = span.trace_id or tracing.trace_id_in(headers)
             logs.write("request", facts)
 

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dear_serving import __version__
-from dear_serving.http.access import ASSETS_PATH, FLEET_PATH
+from dear_serving.http.access import ASSETS_PATH, ASSETS_ROUTE, FLEET_PATH
 from dear_serving.settings import Settings
 
 _FOLDER = Path(__file__).parent / "page"
@@ -85,7 +85,7 @@ def page_routes(settings: Settings) -> list[Route]:
     pages = [
         Route(path, _answer(_File.of(name, _render(name, digest, settings)))) for path, name in _PAGES.items()
     ]
-    return [*pages, Route(f"{ASSETS_PATH}/{{digest}}/{{name}}", asset)]
+    return [*pages, Route(ASSETS_ROUTE, asset)]
 
 
 def _answer(page: _File) -> Callable[[Request], Awaitable[Response]]:

@@ -138,6 +138,9 @@ def _start(settings: Settings, progress: _Progress) -> None:
         deployments = serve.status().applications[APP_NAME].deployments.values()
         raise StartupError(_reason(str(error), [one.message for one in deployments])) from None
     where = f"http://{settings.http.host}:{settings.http.port}"
+    if settings.http.page:
+        admin = f"http://{settings.http.host}:{settings.http.admin_port or settings.http.port}"
+        say(f"in a browser: {where}/ to try it, {admin}/fleet to watch it")
     say(f"[{progress.elapsed_s():3.0f} s] ready at {where}, models: {', '.join(settings.templates())}")
     if exported is not None:
         say(f"metrics of every replica at {exported}")

@@ -13,7 +13,10 @@ export class ApiError extends Error {
   }
 }
 
-const LOST = "The server does not answer. It may be restarting.";
+const LOST = "The server may be restarting.";
+
+/** Of errors in a stream, whose status was sent before them. */
+const STATUS_OF = { overloaded: 429, rate_limit_exceeded: 429, deadline_exceeded: 504, shutting_down: 503 };
 
 /** Calls with one kind of key; `slot` is its name in session storage. */
 export class Api {
@@ -74,7 +77,7 @@ export class Api {
           const text = line.slice(5).trim();
           if (text === "[DONE]") return;
           const data = JSON.parse(text);
-          if (name === "error") throw errorOf(data, 200, reply.headers);
+          if (name === "error") throw errorOf(data, statusOf(data.error?.code ?? ""), reply.headers);
           yield { name, data };
         }
       }
@@ -102,6 +105,10 @@ async function refusal(reply) {
     // A proxy's own page: the status has to do.
   }
   return errorOf(body, reply.status, reply.headers);
+}
+
+function statusOf(code) {
+  return STATUS_OF[code] ?? (code.endsWith("_unavailable") ? 503 : 500);
 }
 
 function errorOf(body, status, headers) {

@@ -111,7 +111,7 @@ export class Column {
     const total = this.#documents.length;
     const hidden = this.order.length - this.#shown;
     this.more.hidden = hidden <= 0;
-    this.more.textContent = `Show ${Math.min(hidden, SHOWN)} more of ${hidden.toLocaleString("en")}`;
+    this.more.textContent = hidden > 0 ? `Show ${Math.min(hidden, SHOWN)} more of ${hidden.toLocaleString("en")}` : "";
     if (this.reply) this.state.textContent = "";
     else if (this.error) this.state.textContent = `${this.order.length} of ${total}`;
     else this.state.textContent = this.order.length ? `${this.order.length} of ${total} …` : "ranking …";

@@ -10,6 +10,7 @@ const MOST_TYPED = 1_000_000; // characters; more would make the text field slow
 export class Form {
   #held = null; // {name, text} of a file that is too large for the field
   #models = []; // of the server
+  #wanted = [null]; // models to choose once they are known; null: the base model
   #read = { documents: [], query: null, form: "", note: "" };
   #wrong = null;
 
@@ -20,7 +21,9 @@ export class Form {
       onGo();
     });
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) onGo();
+      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || document.querySelector("dialog[open]")) return;
+      event.preventDefault();
+      onGo();
     });
     the("share").addEventListener("click", onShare);
     the("passages").addEventListener("input", () => this.#readPassages());
@@ -49,16 +52,11 @@ export class Form {
   setModels(models) {
     const chosen = this.#selects().map((one) => one.value).filter(Boolean);
     this.#models = models;
-    this.#chooseModels(chosen);
+    this.#chooseModels(chosen.length ? chosen : this.#wanted);
   }
 
   setExample(example) {
-    const base = this.#models.find((one) => one.parent === null)?.id;
-    this.#fill({
-      query: example.query,
-      passages: example.passages.join("\n"),
-      models: example.models.map((one) => one ?? base ?? ""),
-    });
+    this.#fill({ ...example, passages: example.passages.join("\n") });
   }
 
   /** Everything a link holds. */
@@ -98,12 +96,7 @@ export class Form {
     the("mode-help").textContent = judges
       ? "Two models rank the list; you see both orders without their names and say which is better, or make your own."
       : "The model reads the passages together and puts the best first.";
-    if (judges) {
-      const ids = this.#models.map((one) => one.id);
-      while (this.#selects().length > 2) this.#selects().at(-1).closest(".model").remove();
-      if (this.#selects().length < 2) this.#addModel(ids.find((id) => id !== this.#selects()[0]?.value));
-    }
-    this.#showModels();
+    this.#fitModels();
     this.setBusy(false);
     this.onMode(mode, isAsked);
   }
@@ -241,11 +234,23 @@ export class Form {
   }
 
   #chooseModels(wanted) {
+    this.#wanted = wanted;
     const ids = this.#models.map((one) => one.id);
-    const known = [...new Set(wanted)].filter((one) => ids.includes(one));
+    const base = this.#models.find((one) => one.parent === null)?.id;
+    const known = [...new Set(wanted.map((one) => one ?? base))].filter((one) => ids.includes(one));
     the("model-list").replaceChildren();
     for (const id of known.length ? known : [ids[0]]) this.#addModel(id);
-    if (this.mode === "judge") this.setMode("judge");
+    this.#fitModels();
+  }
+
+  /** Two models where they are judged. */
+  #fitModels() {
+    if (this.mode === "judge" && this.#models.length) {
+      while (this.#selects().length > 2) this.#selects().at(-1).closest(".model").remove();
+      const first = this.#selects()[0].value;
+      if (this.#selects().length < 2) this.#addModel(this.#models.map((one) => one.id).find((id) => id !== first));
+    }
+    this.#showModels();
   }
 
   #addModel(id) {

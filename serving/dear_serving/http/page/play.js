@@ -3,7 +3,7 @@ import { ApiError } from "./api.js";
 import { mountBar } from "./bar.js";
 import { announceRanks, Results } from "./results.js";
 import { Column } from "./column.js";
-import { announce, h, the } from "./dom.js";
+import { announce, h, sentence, the } from "./dom.js";
 import { examples } from "./examples.js";
 import { Form } from "./form.js";
 import { askWhich, showJudged } from "./judge.js";
@@ -40,7 +40,7 @@ async function loadModels() {
   } catch (error) {
     notice.dataset.of = "models";
     showTrouble(notice, error, { retry: loadModels, askKey: () => askKey() });
-    if (error.status === 401) askKey(api.key ? "This key is not, or no longer, valid." : ""); // its change loads again
+    if (error.status === 401) askKey(api.key ? sentence(error.message) : ""); // its change loads again
   }
 }
 
@@ -49,7 +49,8 @@ async function loadFragment() {
   try {
     const state = await fromFragment(location.hash);
     if (state) form.state = state;
-    else if (!form.state.query && !form.state.passages) form.setExample(examples[0]);
+    else if (form.state.query || form.state.passages) return; // a place on the page, as of the link that skips the bar
+    else form.setExample(examples[0]);
   } catch (error) {
     form.setExample(examples[0]);
     notice.dataset.of = "link";

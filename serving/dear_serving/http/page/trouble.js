@@ -1,5 +1,5 @@
 // Says what went wrong, and offers what can be done: wait and try again, or another key.
-import { announce, h } from "./dom.js";
+import { announce, h, sentence } from "./dom.js";
 
 /** Show an ApiError in `place`, instead of what is there. `retry` is offered where it can help; where the server
  *  says when, after a countdown. `askKey` is offered for a 401. Returns the element. */
@@ -8,7 +8,7 @@ export function showTrouble(place, error, { retry, askKey, kept = "" } = {}) {
   const box = h(
     "div",
     { class: "trouble", role: "alert" },
-    h("p", {}, h("strong", {}, titleOf(error)), " ", error.message, kept && ` ${kept}`),
+    h("p", {}, h("strong", {}, titleOf(error)), " ", sentence(error.message), kept && ` ${kept}`),
     h("p", { class: "faint" }, [error.param && `Field: ${error.param}.`, error.requestId && `Request ${error.requestId}.`].filter(Boolean).join(" ")),
     actions,
   );
