@@ -81,6 +81,7 @@ class RankTask:
         max_prompt_tokens: most prompt tokens of all windows; None: the server's limit.
         long_documents: what of passages that are longer than a prompt shows counts.
         confidence: whether to say how sure each rank is.
+        looks: how often ``joint`` shows each passage, and ``blitz`` the head; None: 3 and 2.
     """
 
     query: str
@@ -100,6 +101,7 @@ class RankTask:
     max_prompt_tokens: int | None = None
     long_documents: LongDocuments = "cut"
     confidence: bool = False
+    looks: int | None = None
 
     @property
     def needed(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -101,6 +102,23 @@ def test_a_forecast_that_was_too_low_keeps_the_budget(seed: int) -> None:
     _, batches = play(planned(task, forecast).start(), noisy(seed))
     assert sum(len(batch.windows) for batch in batches) <= 7
     assert planned(task, 1_000_000).most_calls is None
+
+
+@pytest.mark.parametrize(("strategy", "calls"), [("joint", 25), ("blitz", 10)])
+def test_looks_are_the_strategys(strategy: StrategyName, calls: int) -> None:
+    task = replace(task_of(100, strategy=strategy), looks=5)
+    plan = plan_ranking(task, 20, 10, 2500, LatencyModel())
+    _, batches = play(plan.start(), as_shown)
+    assert plan.cost.calls == sum(len(batch.windows) for batch in batches) == calls
+
+
+@pytest.mark.parametrize("strategy", ["auto", "sliding", "deepen"])
+def test_looks_of_a_strategy_that_has_none_are_refused(strategy: StrategyName) -> None:
+    task = replace(task_of(100, strategy=strategy), looks=2)
+    message = f"dear.looks: blitz and joint have looks, not {strategy}"
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        plan_ranking(task, 20, 10, 2500, LatencyModel())
+    assert caught.value.param == "dear.looks"
 
 
 def test_passages_that_no_window_showed_are_unread() -> None:

@@ -48,6 +48,9 @@ class DearOptions(BaseModel):
         description='Of documents longer than a prompt shows: their beginning ("cut"), or the best of '
         'overlapping parts ("max_passage"); null: "cut".',
     )
+    looks: Annotated[int, Field(ge=1, le=8)] | None = Field(
+        None, description="How often joint shows each passage (null: 3), and blitz the head (null: 2)."
+    )
     confidence: bool | None = Field(
         None, description="Say of each rank how sure it is; where the reply has a `meta`."
     )

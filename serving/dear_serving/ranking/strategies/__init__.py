@@ -33,7 +33,7 @@ __all__ = [
     "tourrank",
 ]
 
-STRATEGIES: dict[str, Callable[[Sizes], Strategy]] = {
+STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "single": single,
     "sliding": sliding,
     "merge2": merge2,
@@ -43,7 +43,7 @@ STRATEGIES: dict[str, Callable[[Sizes], Strategy]] = {
     "blitz": blitz,
     "deepen": deepen,
 }
-"""Every strategy by its public name."""
+"""Every strategy by its public name; called with Sizes, and joint and blitz with options of their own."""
 
 ADAPTIVE = frozenset({"blitz", "deepen"})
 """Strategies whose windows depend on the orders of the windows before; the others are planned ahead."""
