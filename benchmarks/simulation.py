@@ -35,7 +35,7 @@ PASSAGES, WINDOW, STEP, TOP_N = 100, 20, 10, 10
 SHAPE = Sizes(PASSAGES, WINDOW, STEP, TOP_N)
 REFERENCE = "sliding"
 IDLE = "joint, 3 looks"
-"""What ``auto`` takes while engines are idle; arms are compared with it as well."""
+"""What ``auto`` takes while engines are idle: arms are compared with it as well."""
 PIVOT_GRADE = 1.5
 """How relevant a written pivot is: between what is related and what is relevant."""
 
