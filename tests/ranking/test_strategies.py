@@ -51,7 +51,7 @@ def test_strategies_are_found_by_their_public_names() -> None:
         ("merge2", Cost(calls=6, rounds=2, shown=120, lone_rounds=1, needed=30)),
         ("joint", Cost(calls=15, rounds=1, shown=300, lone_rounds=0, needed=150)),
         ("tourrank", Cost(calls=13, rounds=5, shown=185, lone_rounds=3, needed=95)),
-        ("blitz", Cost(calls=7, rounds=3, shown=135, lone_rounds=2, needed=70)),
+        ("blitz", Cost(calls=7, rounds=3, shown=135, lone_rounds=2, needed=75)),
         ("deepen", Cost(calls=9, rounds=9, shown=180, lone_rounds=9, needed=90)),
     ],
 )
@@ -481,6 +481,22 @@ def test_blitz_ends_where_orders_go_in_circles() -> None:
         order, batches = play(blitz(sizes), decide)
         assert sorted(order) == list(range(sizes.count))
         assert spent(batches)[0] <= most_calls(sizes)
+
+
+def test_blitz_decides_what_is_asked_for_of_a_list_that_fits_one_window() -> None:
+    _, (batch,) = play(blitz(Sizes(20, 20, 10, 5)), as_shown)
+    assert batch.leads
+    assert [window.needed for window in batch.windows] == [5]
+
+
+@pytest.mark.parametrize("most", [7, 8, 9])
+def test_blitz_stops_where_it_may_take_no_more_windows(most: int) -> None:
+    # The best ten are of one group, so that many windows are needed.
+    truth = [*range(0, 100, 5), *(one for one in range(100) if one % 5)]
+    free = play(blitz(Sizes(100, 20, 10, 10)), by(truth))[1]
+    order, batches = play(blitz(Sizes(100, 20, 10, 10), most=most), by(truth))
+    assert sorted(order) == list(range(100))
+    assert spent(batches)[0] == min(most, spent(free)[0])
 
 
 def test_blitz_refuses_no_look() -> None:
