@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dear_serving.errors import InvalidRequest
 from dear_serving.ranking.plan import RankingPlan, plan_ranking, within_budget
+from dear_serving.ranking.strategies.blitz import most_calls
 from dear_serving.ranking.strategies.latency import LatencyModel
 from dear_serving.types import Coverage, RankTask, StrategyName
 from tests.ranking.oracles import as_shown, by, noisy, play
@@ -101,7 +102,8 @@ def test_a_forecast_that_was_too_low_keeps_the_budget(seed: int) -> None:
     assert plan.most_calls == 10
     _, batches = play(planned(task, forecast).start(), noisy(seed))
     assert sum(len(batch.windows) for batch in batches) <= 7
-    assert planned(task, 1_000_000).most_calls is None
+    assert planned(task, 1_000_000).most_calls == most_calls(plan.sizes) - 1
+    assert plan_ranking(task, 20, 10, 7, LatencyModel()).most_calls == 7
 
 
 @pytest.mark.parametrize(("strategy", "calls"), [("joint", 25), ("blitz", 10)])

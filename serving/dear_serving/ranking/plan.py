@@ -110,7 +110,8 @@ def plan_ranking(
             f"{max_windows}; choose fewer passes, larger windows or another strategy",
             param=field,
         )
-    return RankingPlan(strategy, reason, sizes, task.passes, cost, looks=looks)
+    most = max_windows // task.passes if strategy == "blitz" else None
+    return RankingPlan(strategy, reason, sizes, task.passes, cost, looks=looks, most_calls=most)
 
 
 def within_budget(
@@ -175,8 +176,8 @@ def _bounded(
 
     looks = {} if plan.looks is None else {"looks": plan.looks}
     more = range(most_calls(plan.sizes, **looks) - forecast)
-    fitting = bisect_right(more, most_tokens, key=tokens)
-    return replace(plan, most_calls=forecast + fitting - 1) if fitting < len(more) else plan
+    most = forecast + bisect_right(more, most_tokens, key=tokens) - 1
+    return replace(plan, most_calls=most if plan.most_calls is None else min(most, plan.most_calls))
 
 
 def _then_unread(strategy: Strategy, read: int, unread: int) -> Strategy:
