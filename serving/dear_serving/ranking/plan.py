@@ -175,7 +175,7 @@ def _bounded(
         return expected_tokens(replace(plan, cost=cost))
 
     looks = {} if plan.looks is None else {"looks": plan.looks}
-    more = range(most_calls(plan.sizes, **looks) - forecast)
+    more = range(most_calls(plan.sizes, **looks) - forecast + 1)
     most = forecast + bisect_right(more, most_tokens, key=tokens) - 1
     return replace(plan, most_calls=most if plan.most_calls is None else min(most, plan.most_calls))
 
