@@ -135,7 +135,7 @@ def test_a_tournament_settles_the_head_and_says_how_sure_it_is(http: httpx.Clien
 def test_going_down_the_list_ends_when_nothing_new_comes_up(http: httpx.Client) -> None:
     reply = rerank(http, "dear-tiny", HUNDRED, top_n=5, dear={"strategy": "deepen"})
     dear = reply["meta"]["dear"]  # type: ignore[index]
-    assert 3 <= dear["windows"] == dear["rounds"] <= 9
+    assert 4 <= dear["windows"] == dear["rounds"] <= 10
     assert dear["ranks"]["listwise"] + dear["ranks"]["unread"] == 100
 
 
