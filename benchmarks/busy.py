@@ -40,8 +40,8 @@ def _run(callers: int, busy_s: float | None) -> dict[str, Any]:
     done, chosen, now_s = 0, {"joint": 0, "blitz": 0}, 0.0
     while now_s < _END_S:
         while len(left) < callers:
-            name = choose(SHAPE, None, LatencyModel(), is_busy=busy()).name
-            cost = cost_of(name, SHAPE)
+            name, _, looks = choose(SHAPE, None, LatencyModel(), is_busy=busy())
+            cost = cost_of(name, SHAPE, looks=looks)
             left.append(WINDOW_TOKENS * cost.calls + PASSAGE_TOKENS * cost.shown)
             least.append(now_s + _ROUND_S * cost.rounds)
             chosen[name] += 1

@@ -35,7 +35,7 @@ PASSAGES, WINDOW, STEP, TOP_N = 100, 20, 10, 10
 SHAPE = Sizes(PASSAGES, WINDOW, STEP, TOP_N)
 REFERENCE = "sliding"
 IDLE = "joint, 3 looks"
-"""What ``auto`` takes while engines are idle; arms are compared with it as well."""
+"""What ``auto`` takes while engines are idle: arms are compared with it as well."""
 PIVOT_GRADE = 1.5
 """How relevant a written pivot is: between what is related and what is relevant."""
 
@@ -49,7 +49,7 @@ VARIANCE = STICKING_SD**2 + GUMBEL_SCALE**2 * GUMBEL_VARIANCE
 MAIN_SHARE = GUMBEL_SCALE**2 * GUMBEL_VARIANCE / VARIANCE
 SHARES = (0.25, MAIN_SHARE, 0.9)
 
-RUNS, QUICK_RUNS = 60, 4
+RUNS, QUICK_RUNS = 30, 4
 
 _DISCOUNTS = 1 / np.log2(np.arange(2, TOP_N + 2))
 

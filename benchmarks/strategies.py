@@ -50,7 +50,7 @@ CELLS = (
 QUICK_CELLS = (Cell(20, 2, CELLS[0].strategies), Cell(100, 2, _ALL))
 
 # Under load: callers that send lists of 100 one after another, in blocks, with joint and auto in turn.
-CALLERS, LISTS, BLOCKS = 8, 24, 4
+CALLERS, LISTS, BLOCKS = 8, 16, 3
 QUICK_LISTS, QUICK_BLOCKS = 8, 1
 
 

@@ -71,6 +71,9 @@ class RerankOptions(TypedDict, total=False):
     max_prompt_tokens: Annotated[
         int | None, Option("Most prompt tokens of all windows; auto fits itself to it.", at_least=1)
     ]
+    looks: Annotated[
+        int | None, Option("How often joint shows each passage, and blitz the head.", at_least=1)
+    ]
     confidence: Annotated[bool | None, Option("Say of each rank how sure it is.")]
     rank_fields: Annotated[
         Sequence[str] | None,

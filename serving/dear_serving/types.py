@@ -95,6 +95,7 @@ class RankTask:
             default.
         explain: whether the ranking says when each window ran, and what was cut.
         confidence: whether to say how sure each rank is.
+        looks: how often ``joint`` shows each passage, and ``blitz`` the head; None: 3 and 2.
     """
 
     query: str
@@ -116,6 +117,7 @@ class RankTask:
     cascade_depth: int | None = None
     explain: bool = False
     confidence: bool = False
+    looks: int | None = None
 
     @property
     def needed(self) -> int:

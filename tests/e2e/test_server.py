@@ -120,6 +120,25 @@ def test_hundred_passages_bring_the_last_one_up(
     assert scores == sorted(set(scores), reverse=True)
 
 
+def test_a_tournament_settles_the_head_and_says_how_sure_it_is(http: httpx.Client) -> None:
+    options = {"strategy": "blitz", "confidence": True}
+    reply = rerank(http, "dear-tiny", HUNDRED, top_n=5, dear=options)
+    dear = reply["meta"]["dear"]  # type: ignore[index]
+    assert 7 <= dear["windows"] <= 25
+    assert order_of(reply)[0] == 99
+    first, *others = reply["results"]  # type: ignore[misc]
+    assert first["confidence"] > 0.8  # it alone shares a word with the query
+    assert first["certified"]
+    assert all(0 <= other["confidence"] <= 1 for other in others)
+
+
+def test_going_down_the_list_ends_when_nothing_new_comes_up(http: httpx.Client) -> None:
+    reply = rerank(http, "dear-tiny", HUNDRED, top_n=5, dear={"strategy": "deepen"})
+    dear = reply["meta"]["dear"]  # type: ignore[index]
+    assert 4 <= dear["windows"] == dear["rounds"] <= 10
+    assert dear["ranks"]["listwise"] + dear["ranks"]["unread"] == 100
+
+
 def test_auto_says_what_it_chose_and_why(http: httpx.Client) -> None:
     few = rerank(http, "dear-tiny", LIGHT_BULB)["meta"]["dear"]  # type: ignore[index]
     assert (few["strategy"], few["strategy_reason"]) == ("single", "5 passages fit one window of 20")

@@ -223,7 +223,9 @@ async def test_more_documents_than_a_window_are_ranked_in_several(
         ({"strategy": "joint"}, 6, 1),
         ({"strategy": "tourrank"}, 5, 4),
         ({"strategy": "blitz"}, 6, 4),
-        ({"strategy": "deepen"}, 2, 2),
+        ({"strategy": "deepen"}, 3, 3),
+        ({"strategy": "blitz", "looks": 4}, 8, 6),
+        ({"strategy": "joint", "looks": 2}, 4, 1),
         ({"strategy": "auto", "window_size": 25}, 1, 1),
         ({"window_size": 128}, 1, 1),
         ({"window_size": 2, "step": 2, "strategy": "sliding"}, 13, 13),
@@ -380,7 +382,7 @@ async def test_busy_engines_are_spared_until_the_load_is_off(gateway: GatewaySta
         idle = (await http.post("/v2/rerank", json=many(100) | {"top_n": 10})).json()["meta"]["dear"]
     assert under_load["strategy"] == "blitz"
     assert under_load["strategy_reason"] == (
-        "100 passages over a window of 20; the engines are busy, 7 windows in 3 rounds save tokens"
+        "100 passages over a window of 20; the engines are busy, 8 windows in 4 rounds save tokens"
     )
     assert (idle["strategy"], idle["windows"]) == ("joint", 15)
     assert 2 * under_load["windows"] < idle["windows"] + 2
@@ -392,7 +394,7 @@ async def test_passages_that_were_not_worth_a_window_are_unread(
     engine.prefer = lambda request: range(len(request.identifiers))
     reply = await http.post("/v2/rerank", json=many(100) | {"top_n": 10, "dear": {"strategy": "deepen"}})
     meta = reply.json()["meta"]["dear"]
-    assert (meta["windows"], meta["rounds"]) == (3, 3)
+    assert (meta["windows"], meta["rounds"]) == (4, 4)
     assert meta["ranks"] == {"listwise": 40, "one_pass": 0, "unread": 60}
 
 

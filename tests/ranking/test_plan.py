@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from dear_serving.errors import InvalidRequest
 from dear_serving.ranking.plan import RankingPlan, plan_ranking, within_budget
+from dear_serving.ranking.strategies.blitz import most_calls
 from dear_serving.ranking.strategies.latency import LatencyModel
 from dear_serving.types import Coverage, RankTask, StrategyName
 from tests.ranking.oracles import as_shown, by, noisy, play
@@ -100,7 +102,25 @@ def test_a_forecast_that_was_too_low_keeps_the_budget(seed: int) -> None:
     assert plan.most_calls == 10
     _, batches = play(planned(task, forecast).start(), noisy(seed))
     assert sum(len(batch.windows) for batch in batches) <= 7
-    assert planned(task, 1_000_000).most_calls is None
+    assert planned(task, 1_000_000).most_calls == most_calls(plan.sizes)
+    assert plan_ranking(task, 20, 10, 7, LatencyModel()).most_calls == 7
+
+
+@pytest.mark.parametrize(("strategy", "calls"), [("joint", 25), ("blitz", 10)])
+def test_looks_are_the_strategys(strategy: StrategyName, calls: int) -> None:
+    task = replace(task_of(100, strategy=strategy), looks=5)
+    plan = plan_ranking(task, 20, 10, 2500, LatencyModel())
+    _, batches = play(plan.start(), as_shown)
+    assert plan.cost.calls == sum(len(batch.windows) for batch in batches) == calls
+
+
+@pytest.mark.parametrize("strategy", ["auto", "sliding", "deepen"])
+def test_looks_of_a_strategy_that_has_none_are_refused(strategy: StrategyName) -> None:
+    task = replace(task_of(100, strategy=strategy), looks=2)
+    message = f"dear.looks: blitz and joint have looks, not {strategy}"
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        plan_ranking(task, 20, 10, 2500, LatencyModel())
+    assert caught.value.param == "dear.looks"
 
 
 def test_passages_that_no_window_showed_are_unread() -> None:

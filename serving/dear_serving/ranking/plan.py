@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from dear_serving.errors import InvalidRequest
 from dear_serving.ranking.strategies import FIRST_STAGE
-from dear_serving.ranking.strategies.auto import PREFERENCE, choose, cost_of, start
+from dear_serving.ranking.strategies.auto import PREFERENCE, WITH_LOOKS, choose, cost_of, start
 from dear_serving.ranking.strategies.blitz import most_calls
 from dear_serving.ranking.strategies.cost import Cost
 from dear_serving.ranking.strategies.funnel import head
@@ -28,6 +28,7 @@ class RankingPlan:
         unread: passages at the list's end that are not ranked, and follow in the caller's order.
         passes: how many shuffled orders are ranked in parallel.
         cost: the cost of all passes together; a forecast where the strategy adapts to the orders.
+        looks: how often it looks; None: the strategy's own number.
         most_calls: most windows of each pass, of a strategy that might take more than the forecast.
     """
 
@@ -37,6 +38,7 @@ class RankingPlan:
     passes: int
     cost: Cost
     unread: int = 0
+    looks: int | None = None
     most_calls: int | None = None
 
     @property
@@ -49,7 +51,7 @@ class RankingPlan:
 
     def start(self) -> Strategy:
         """A new run of the strategy."""
-        strategy = start(self.strategy, self.sizes, self.passes, self.most_calls)
+        strategy = start(self.strategy, self.sizes, self.passes, self.looks, self.most_calls)
         return _then_unread(strategy, self.sizes.count, self.unread)
 
     def warnings(self, most_tokens: int) -> tuple[str, ...]:
@@ -153,13 +155,17 @@ def plan_ranking(
         is_busy: whether the engines have more work than they get done soon.
 
     Raises:
-        InvalidRequest: the task's step is larger than its window, or it needs too many windows.
+        InvalidRequest: the task's step is larger than its window, its strategy has no looks, or it needs too
+            many windows.
     """
     sizes = _sizes_of(task, window_size, step, depth)
-    strategy, reason = task.strategy, "asked for"
+    strategy, reason, looks = task.strategy, "asked for", task.looks
+    if looks is not None and strategy not in WITH_LOOKS:
+        names = " and ".join(sorted(WITH_LOOKS))
+        raise InvalidRequest(f"dear.looks: {names} have looks, not {strategy}", param="dear.looks")
     if strategy == "auto":
-        strategy, reason = choose(sizes, task.deadline_s, latency, task.passes, is_busy=is_busy)
-    cost = cost_of(strategy, sizes, task.passes)
+        strategy, reason, looks = choose(sizes, task.deadline_s, latency, task.passes, is_busy=is_busy)
+    cost = cost_of(strategy, sizes, task.passes, looks)
     if cost.calls > max_windows:
         field = "dear.passes" if cost.calls <= max_windows * task.passes else "dear.window_size"
         raise InvalidRequest(
@@ -167,7 +173,8 @@ def plan_ranking(
             f"{max_windows}; choose fewer passes, larger windows or another strategy",
             param=field,
         )
-    return RankingPlan(strategy, reason, sizes, task.passes, cost)
+    most = max_windows // task.passes if strategy == "blitz" else None
+    return RankingPlan(strategy, reason, sizes, task.passes, cost, looks=looks, most_calls=most)
 
 
 def within_budget(
@@ -230,9 +237,10 @@ def _bounded(
         cost = replace(plan.cost, calls=calls, shown=plan.cost.shown + more * plan.passes * each)
         return expected_tokens(replace(plan, cost=cost))
 
-    more = range(most_calls(plan.sizes) - forecast)
-    fitting = bisect_right(more, most_tokens, key=tokens)
-    return replace(plan, most_calls=forecast + fitting - 1) if fitting < len(more) else plan
+    looks = {} if plan.looks is None else {"looks": plan.looks}
+    more = range(most_calls(plan.sizes, **looks) - forecast + 1)
+    most = forecast + bisect_right(more, most_tokens, key=tokens) - 1
+    return replace(plan, most_calls=most if plan.most_calls is None else min(most, plan.most_calls))
 
 
 def _then_unread(strategy: Strategy, read: int, unread: int) -> Strategy:

@@ -48,6 +48,9 @@ class DearOptions(BaseModel):
         description='Of documents longer than a prompt shows: their beginning ("cut"), or the best of '
         'overlapping parts ("max_passage"); null: "cut".',
     )
+    looks: Annotated[int, Field(ge=1, le=8)] | None = Field(
+        None, description="How often joint shows each passage (null: 3), and blitz the head (null: 2)."
+    )
     cascade_depth: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description="How many of the first stage's best strategy cascade ranks listwise, at most all "

@@ -19,7 +19,7 @@ from dear_serving.ranking.strategies.merge2 import merge2
 from dear_serving.ranking.strategies.single import single
 from dear_serving.ranking.strategies.sliding import sliding
 from dear_serving.ranking.strategies.tourrank import tourrank
-from dear_serving.ranking.windows import Sizes, Strategy
+from dear_serving.ranking.windows import Strategy
 
 __all__ = [
     "ADAPTIVE",
@@ -37,7 +37,7 @@ __all__ = [
     "tourrank",
 ]
 
-STRATEGIES: dict[str, Callable[[Sizes], Strategy]] = {
+STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "single": single,
     "sliding": sliding,
     "merge2": merge2,
@@ -47,7 +47,8 @@ STRATEGIES: dict[str, Callable[[Sizes], Strategy]] = {
     "blitz": blitz,
     "deepen": deepen,
 }
-"""The listwise strategies by their public names."""
+"""The listwise strategies by their public names; called with Sizes, and joint and blitz with options of their
+own."""
 
 ADAPTIVE = frozenset({"blitz", "deepen"})
 """Strategies whose windows depend on the orders of the windows before; the others are planned ahead."""
