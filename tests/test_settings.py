@@ -158,6 +158,42 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         changed(first_stage={"model": "pointwise"}),
         'first_stage.model "pointwise" is neither the model nor one of adapters.serve',
     ),
+    "a first stage's source without engines": (
+        changed(first_stage={"model": "own", "source": "./own", "template": "yes-no"}),
+        "first_stage: source and engine go together",
+    ),
+    "a first stage's source without a template": (
+        changed(
+            first_stage={
+                "model": "own",
+                "source": "./own",
+                "engine": {"engine_kwargs": {"max_model_len": 4096}},
+            }
+        ),
+        "first_stage: template is needed with source",
+    ),
+    "a first stage's source with a name that is taken": (
+        changed(
+            first_stage={
+                "model": "base",
+                "source": "x/y",
+                "template": "yes-no",
+                "engine": {"engine_kwargs": {"max_model_len": 4096}},
+            }
+        ),
+        'first_stage.model "base" is taken',
+    ),
+    "a first stage that scales": (
+        changed(
+            first_stage={
+                "model": "own",
+                "source": "x/y",
+                "template": "yes-no",
+                "engine": {"engine_kwargs": {"max_model_len": 4096}, "autoscaling": {"max_replicas": 2}},
+            }
+        ),
+        "first_stage: engine.autoscaling: engines of a first stage do not scale",
+    ),
     "a first stage without a model": (changed(first_stage={"depth": 5}), "first_stage.model: Field required"),
     "a first stage that keeps nothing": (
         changed(first_stage={"model": "base", "depth": 0}),

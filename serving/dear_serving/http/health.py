@@ -61,7 +61,10 @@ async def metrics(request: Request) -> PlainTextResponse:
     caller: Caller | None = getattr(request.state, "caller", None)
     if caller is not None:
         return PlainTextResponse(await _of_gateways(gateway, caller.tenant.id))
-    return PlainTextResponse(join(await asyncio.gather(_of_gateways(gateway), gateway.engine.metrics())))
+    asking = [_of_gateways(gateway), gateway.engine.metrics()]
+    if gateway.rerank.first_stage is not None and gateway.rerank.first_stage.own is not None:
+        asking.append(gateway.rerank.first_stage.own.client.metrics())
+    return PlainTextResponse(join(await asyncio.gather(*asking)))
 
 
 async def _of_gateways(gateway: GatewayState, tenant: str | None = None) -> str:

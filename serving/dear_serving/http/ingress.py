@@ -17,6 +17,7 @@ from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.engine_client import EngineClient
 from dear_serving.gateway.everyone import ask_everyone
 from dear_serving.gateway.retry_budget import RetryBudget
+from dear_serving.gateway.score_client import ScoreClient
 from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.http.app import create_app
 from dear_serving.loopback import keep_on_loopback
@@ -41,6 +42,7 @@ class Gateway:
         admin_digests: tuple[bytes, ...],
         hub_tokens: HubTokens,
         home: str | None,
+        scorer: DeploymentHandle[Any] | None = None,
     ) -> None:
         hub_tokens.use()
         keep_on_loopback()
@@ -59,6 +61,12 @@ class Gateway:
         self._gateways: DeploymentHandle[Any] | None = None
         with local_files(base_source) as files:
             tokenizer = load_tokenizer(files, settings.model.chat_template)
+        scores, stage = None, settings.first_stage
+        if scorer is not None and stage is not None and stage.source is not None and stage.engine is not None:
+            with local_files(stage.source) as files:
+                own_tokenizer = load_tokenizer(files)
+            client = ScoreClient(scorer.options(_by_reference=False), stage.engine.stall_timeout_s)
+            scores = client, own_tokenizer
         self._state = state = build_gateway(
             settings,
             engines,
@@ -68,6 +76,7 @@ class Gateway:
             admin_digests,
             count_engines=lambda: engines.running,
             ask_gateways=self._ask_gateways,
+            scores=scores,
         )
         engines.report_to(state.metrics)
         engines.tell_backlog(lambda: Backlog(state.catalog.gateway, state.queue.cost))
