@@ -22,7 +22,7 @@ from dear_serving.gateway.canary import rank_canary
 from dear_serving.gateway.catalog import Catalog, ServedModel
 from dear_serving.gateway.fair_queue import FairQueue, Share
 from dear_serving.gateway.fair_threads import FairThreads
-from dear_serving.gateway.first_stage import FirstStage, OwnEngines
+from dear_serving.gateway.first_stage import FirstStage, OwnEngines, ScoreEngines
 from dear_serving.gateway.grammar_check import GrammarCheck
 from dear_serving.gateway.label_scoring import LabelScoring
 from dear_serving.gateway.lifecycle import Lifecycle
@@ -30,7 +30,6 @@ from dear_serving.gateway.openai_service import OpenAIService
 from dear_serving.gateway.peers import Peers
 from dear_serving.gateway.request_admission import RequestAdmission
 from dear_serving.gateway.rerank_service import RerankService
-from dear_serving.gateway.score_client import ScoreClient
 from dear_serving.gateway.state import AskGateways, GatewayState
 from dear_serving.gateway.token_admission import TokenAdmission
 from dear_serving.gateway.tokenizer import BaseTokenizer
@@ -45,7 +44,7 @@ from dear_serving.tracing import tracer
 if TYPE_CHECKING:
     from dear_serving.gateway.shared_counts import SharedCounts
 
-Scores = tuple[ScoreClient, BaseTokenizer]
+Scores = tuple[ScoreEngines, BaseTokenizer]
 """Engines that run a first stage alone, and its tokenizer."""
 
 # Two, because cleaning text holds Python's lock while encoding it does not.

@@ -15,7 +15,6 @@ from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.fair_threads import Inline, Runner
-from dear_serving.gateway.score_client import ScoreClient
 from dear_serving.protocol import PromptScores, ScoreRequest
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.types import RankTask, Usage
@@ -36,11 +35,19 @@ class Scorer(Protocol):
         ...
 
 
+class ScoreEngines(Scorer, Protocol):
+    """Engines that run a first stage alone; see gateway.score_client."""
+
+    async def metrics(self) -> str:
+        """See protocol.Engine."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class OwnEngines:
     """Engines that run the first stage alone, and this gateway's queue before them."""
 
-    client: ScoreClient
+    client: ScoreEngines
     queue: FairQueue
 
 
