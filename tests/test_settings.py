@@ -42,8 +42,18 @@ def test_the_cpu_default_loads() -> None:
     assert settings.model.source == str(CONFIGS / "demo" / "base")
     assert settings.adapters.root == CONFIGS / "demo" / "adapters"
     assert settings.engine.accelerator == "cpu"
-    assert set(settings.templates()) == {"dear-tiny", "legal", "medical", "pointwise"}
-    assert settings.first_stage_template() == "yes-no"
+    assert set(settings.templates()) == {"dear-tiny", "legal", "medical"}
+    assert settings.first_stage_template() is None
+
+
+def test_the_settings_with_a_first_stage_are_the_default_and_no_more() -> None:
+    default, staged = (load_settings(CONFIGS / name).model_dump() for name in ("cpu.yaml", "cascade.yaml"))
+    stage, adapters = staged.pop("first_stage"), staged["adapters"]
+    assert (stage["model"], stage["depth"]) == ("pointwise", 20)
+    *others, own = adapters["serve"]
+    assert (own["name"], own["template"], own["shared"]) == ("pointwise", "yes-no", False)
+    assert default.pop("first_stage") is None
+    assert staged | {"adapters": adapters | {"serve": tuple(others)}} == default
 
 
 def test_defaults_stand_where_the_file_is_silent(tmp_path: Path) -> None:
