@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks import cascade_simulation
 from benchmarks.cascade_report import claims, plot, tables
 from benchmarks.context import Context, Skipped
+from benchmarks.server import CPU_CONFIG
 from configs.demo.maker.lists import ListShape, RankingList, ranking_lists
 from configs.demo.maker.metrics import ndcg_at_10
 from configs.demo.maker.relevance import BASE
@@ -44,7 +45,7 @@ def steps(quick: bool) -> int:
 
 def run(context: Context) -> dict[str, Any]:
     """Rank generated lists with every arm in turn on the server; then simulate."""
-    server = context.server()
+    server = context.server(CPU_CONFIG.with_name("cascade.yaml"))
     shape = ListShape(PASSAGES, PASSAGES, max_query_words=12, max_passage_words=50)
     count = QUICK_LISTS if context.quick else LISTS
     # The first list warms up, and is not counted.

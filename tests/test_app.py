@@ -78,7 +78,7 @@ def test_the_cpu_application_needs_no_gpu(tmp_path: Path) -> None:
     built = build_app(build({"config": str(tmp_path / "cpu.yaml")}), name="dear")
     # What the settings name is in the registry before anything starts.
     database = open_database(f"sqlite:///{tmp_path}/.dear/registry.db")
-    assert set(Adapters(database, 64).pointers().active) == {"legal", "medical", "pointwise"}
+    assert set(Adapters(database, 64).pointers().active) == {"legal", "medical"}
     database.close()
     deployment = next(one for one in built.deployments if one.name == "Engine")
     bundles = deployment._replica_config.placement_group_bundles

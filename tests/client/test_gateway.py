@@ -282,7 +282,7 @@ async def test_an_adapters_life(connect: Connect, served: GatewayState) -> None:
     assert {one.id for one in found.revisions} == {first.id, second.id}
     assert (await client("admin.share_adapter", "new")).shared
     assert not (await client("admin.share_adapter", "new", False)).shared
-    assert [one.name for one in await client("admin.adapters")] == ["legal", "medical", "new", "pointwise"]
+    assert [one.name for one in await client("admin.adapters")] == ["legal", "medical", "new"]
     await client("admin.retire_adapter", "new", second.id)
     assert (await client("admin.retire_adapter", "new")).active is None
     with pytest.raises(InvalidRequest) as caught:
@@ -336,7 +336,7 @@ async def test_all_tenants_come_however_many_pages_it_takes(
     for size in (1, 2, 3, 7, 8):
         monkeypatch.setattr(administration, "_PAGE", size)
         assert [tenant.id for tenant in await client("admin.tenants")] == names
-        assert [one.name for one in await client("admin.adapters")] == ["legal", "medical", "pointwise"]
+        assert [one.name for one in await client("admin.adapters")] == ["legal", "medical"]
 
 
 # Both clients.

@@ -12,11 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
+from dear_serving.adapters.configured import register_configured
 from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import BaseTokenizer
-from dear_serving.settings import FirstStageSettings, Settings
-from tests.conftest import LEGAL, client_of, settings_in, with_rerank
+from dear_serving.settings import FirstStageSettings, Settings, load_settings
+from tests.conftest import CPU_CONFIG, LEGAL, client_of, settings_in
 from tests.support.fake_engine import FakeEngine
 
 DOCUMENTS = [f"worth {(7 * number) % 30} coins" for number in range(30)]
@@ -180,16 +181,29 @@ async def test_what_does_not_fit_is_a_400_that_names_it(
 
 
 @pytest.mark.parametrize("strategy", ["cascade", "pointwise"])
-async def test_without_a_first_stage_it_is_a_400(gateway: GatewayState, strategy: str) -> None:
-    bare = client_of(with_rerank(gateway, first_stage=None))
-    reply = await bare.post("/v2/rerank", json=asking(strategy=strategy))
+async def test_without_a_first_stage_it_is_a_400(http: httpx.AsyncClient, strategy: str) -> None:
+    reply = await http.post("/v2/rerank", json=asking(strategy=strategy))
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "dear.strategy")
     assert "has none (first_stage in its settings)" in reply.json()["error"]["message"]
 
 
-async def test_the_default_has_a_first_stage_that_needs_no_grant(
-    http: httpx.AsyncClient, engine: FakeEngine
-) -> None:
+@pytest.fixture
+async def with_adapter(
+    engine: FakeEngine, tokenizer: BaseTokenizer, tmp_path: Path
+) -> AsyncIterator[GatewayState]:
+    """A gateway of configs/cascade.yaml, whose first stage is an adapter that no tenant has a grant for."""
+    own = settings_in(tmp_path, load_settings(CPU_CONFIG.with_name("cascade.yaml")))
+    register_configured(own)
+    assert own.model.source is not None
+    state = build_gateway(own, engine, tokenizer, own.model.source)
+    await state.catalog.refresh()
+    yield state
+    state.close()
+    state.database.close()
+
+
+async def test_a_first_stage_needs_no_grant(with_adapter: GatewayState, engine: FakeEngine) -> None:
+    http = client_of(with_adapter)
     data = (await http.post("/v2/rerank", json=asking())).json()
     assert data["meta"]["dear"]["first_stage"].startswith("pointwise@")
     assert {request.adapter for request in engine.scored} == {data["meta"]["dear"]["first_stage"]}
@@ -197,11 +211,11 @@ async def test_the_default_has_a_first_stage_that_needs_no_grant(
 
 
 async def test_a_model_that_reads_one_passage_ranks_pointwise_without_being_asked(
-    gateway: GatewayState,
+    with_adapter: GatewayState,
 ) -> None:
-    gateway.lifecycle.adapters.share("pointwise", True, actor="test")
-    await gateway.catalog.refresh()
-    http = client_of(gateway)
+    with_adapter.lifecycle.adapters.share("pointwise", True, actor="test")
+    await with_adapter.catalog.refresh()
+    http = client_of(with_adapter)
     body = BODY | {"model": "pointwise"}
     data = (await http.post("/v2/rerank", json=body)).json()
     assert (data["model"], data["meta"]["dear"]["strategy"]) == ("pointwise", "pointwise")

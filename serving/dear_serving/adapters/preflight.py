@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from dear_serving.adapters.base_files import HUB_ID, is_hub_id, is_url, read_config
+from dear_serving.adapters.base_files import HUB_ID, is_hub_id, model_config
 from dear_serving.adapters.base_shape import BaseShape
 from dear_serving.adapters.first_stage import check_first_stage
 from dear_serving.adapters.template_files import load_template
@@ -76,34 +76,11 @@ def base_shape(source: str, bases: tuple[str, ...] = ()) -> BaseShape:
         SettingsError: the model's config cannot be read, or it is not Llama-like.
     """
     try:
-        return BaseShape.from_config(_base_config(source), (source, *bases) if is_hub_id(source) else ())
+        return BaseShape.from_config(model_config(source), (source, *bases) if is_hub_id(source) else ())
     except KeyError as error:
         raise SettingsError(f"model.source: the config of {source} has no {error}") from None
     except (TypeError, AttributeError):
         raise SettingsError(f"model.source: the config of {source} is not a model's") from None
-
-
-def _base_config(source: str) -> dict[str, Any]:
-    """The base model's config.json, from its folder or URL, the Hugging Face cache or the hub."""
-    if is_url(source):
-        return read_config(source)
-    if source.startswith(("/", ".")) and not Path(source).is_dir():
-        raise SettingsError(f"model.source: no such folder {source}")
-    if Path(source).is_dir():
-        try:
-            config: dict[str, Any] = json.loads((Path(source) / "config.json").read_bytes())
-            return config
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"model.source: no readable config.json in {source}: {error}") from None
-    from transformers import AutoConfig
-
-    try:
-        return dict(AutoConfig.from_pretrained(source).to_dict())
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise SettingsError(
-            f"model.source: {source} is no folder here, and as a Hugging Face model: {reason}"
-        ) from None
 
 
 def base_source(settings: Settings) -> str:

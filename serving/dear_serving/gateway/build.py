@@ -24,7 +24,7 @@ from dear_serving.gateway.catalog import Catalog, ServedModel
 from dear_serving.gateway.engine_replicas import Seen
 from dear_serving.gateway.fair_queue import FairQueue, Share
 from dear_serving.gateway.fair_threads import FairThreads
-from dear_serving.gateway.first_stage import FirstStage
+from dear_serving.gateway.first_stage import FirstStage, OwnEngines, ScoreEngines
 from dear_serving.gateway.grammar_check import GrammarCheck
 from dear_serving.gateway.label_scoring import LabelScoring
 from dear_serving.gateway.lifecycle import Lifecycle
@@ -39,12 +39,15 @@ from dear_serving.gateway.worker_process import WorkerProcess
 from dear_serving.metrics import Metrics
 from dear_serving.protocol import Engine
 from dear_serving.ranking.prompts import PromptBuilder
-from dear_serving.settings import Settings
+from dear_serving.settings import EngineSettings, Settings
 from dear_serving.tenancy.tenants import Tenants
 from dear_serving.tracing import tracer
 
 if TYPE_CHECKING:
     from dear_serving.gateway.shared_counts import SharedCounts
+
+Scores = tuple[ScoreEngines, BaseTokenizer]
+"""Engines that run a first stage alone, and its tokenizer."""
 
 # Two, because cleaning text holds Python's lock while encoding it does not.
 _THREADS = 2
@@ -61,6 +64,7 @@ def build_gateway(
     engines_seen: Callable[[], Mapping[str, Seen]] = dict,
     ask_gateways: AskGateways | None = None,
     ask_reports: AskReports | None = None,
+    scores: Scores | None = None,
     name: str | None = None,
 ) -> GatewayState:
     """Build a gateway and open its registry. Until its catalog is refreshed, it serves only the base model.
@@ -76,6 +80,7 @@ def build_gateway(
         engines_seen: what this gateway sees of the engines.
         ask_gateways: asks all gateways for their metrics; None: this is the only one.
         ask_reports: asks them for their reports.
+        scores: the first stage's own engines, if the settings want some, and its tokenizer.
         name: this gateway's id, never used before; None: one is made up.
 
     Raises:
@@ -86,7 +91,7 @@ def build_gateway(
         # Find a broken chat template now instead of in the first request.
         builder = builders(template)
         builder.layout(1 if builder.template.is_pointwise else settings.ranking.window_size)
-    first_stage = _first_stage(settings, builders)
+    first_stage = _first_stage(settings, builders, scores)
     metrics = Metrics()
     store = Store(settings.adapters.store, metrics.storage.store_took)
     adapter_intake = intake(settings, base_shape(base_source, settings.adapters.bases), store)
@@ -98,7 +103,8 @@ def build_gateway(
     heartbeats = Heartbeats(database, cluster=cluster)
     base = ServedModel(settings.model.id, None, settings.model.template)
     catalog = Catalog(name or uuid.uuid4().hex, base, adapters, heartbeats, settings.default_model)
-    queue, url = _fair_queue(settings), settings.tenancy.limits_url
+    queue = _fair_queue(settings.engine, settings.gateway.replicas)
+    url = settings.tenancy.limits_url
     counts = _shared_counts(url, cluster, catalog.gateway) if url is not None else None
 
     async def count_gateways() -> int:
@@ -190,14 +196,25 @@ def _prompt_builders(settings: Settings, tokenizer: BaseTokenizer) -> Callable[[
     return builder
 
 
-def _first_stage(settings: Settings, builders: Callable[[str], PromptBuilder]) -> FirstStage | None:
-    """The first stage in the settings."""
+def _first_stage(
+    settings: Settings, builders: Callable[[str], PromptBuilder], scores: Scores | None
+) -> FirstStage | None:
+    """The first stage in the settings; one of its own where there are engines for it."""
     stage, template = settings.first_stage, settings.first_stage_template()
-    if stage is None or template is None:
+    if stage is None or template is None or (stage.source is not None and scores is None):
         return None
-    builder = builders(template)
+    own = None
+    if stage.engine is not None and scores is not None:
+        client, tokenizer = scores
+        own = OwnEngines(client, _fair_queue(stage.engine, settings.gateway.replicas))
+        loaded = load_template(template, settings.ranking.templates)
+        # The head answers, with a number, and not a label.
+        loaded = loaded.model_copy(update={"labels": (), "label_scale": 1.0})
+        builder = PromptBuilder(loaded, tokenizer, stage.engine.max_model_len)
+    else:
+        builder = builders(template)
     builder.layout(1)
-    return FirstStage(stage.model, builder, stage.depth, stage.max_passage_tokens)
+    return FirstStage(stage.model, builder, stage.depth, stage.max_passage_tokens, own)
 
 
 def _shared_counts(url: str, cluster: str, gateway: str) -> SharedCounts:
@@ -206,9 +223,9 @@ def _shared_counts(url: str, cluster: str, gateway: str) -> SharedCounts:
     return SharedCounts(url, cluster, gateway)
 
 
-def _fair_queue(settings: Settings) -> FairQueue:
-    """This gateway replica's fair queue."""
-    queue = FairQueue(settings.engine.max_tokens, settings.engine.max_shared_tokens)
-    queue.engines = settings.engine.replicas
-    queue.share = Share.equal(settings.gateway.replicas)
+def _fair_queue(engine: EngineSettings, gateways: int) -> FairQueue:
+    """This gateway replica's fair queue before some engines."""
+    queue = FairQueue(engine.max_tokens, engine.max_shared_tokens)
+    queue.engines = engine.replicas
+    queue.share = Share.equal(gateways)
     return queue

@@ -157,7 +157,7 @@ class EngineClient:
                         break
                 if not self._replicas.others(tried):
                     break
-            raise _unavailable()
+            raise unavailable()
         finally:
             for one in waiting:
                 one.cancel()
@@ -189,7 +189,7 @@ class EngineClient:
                 attempt = Attempt(tried)
                 token = ATTEMPT.set(attempt)
                 try:
-                    response = method.remote(*_again(request, number, time.monotonic() - began_s))
+                    response = method.remote(*again(request, number, time.monotonic() - began_s))
                 finally:
                     ATTEMPT.reset(token)
                 has_begun = False
@@ -210,7 +210,7 @@ class EngineClient:
                 except Exception as error:
                     if isinstance(error, _Lost | _Down):
                         response.cancel()
-                    found, reason = _understood(error)
+                    found, reason = understood(error)
                     if has_begun or number == _ATTEMPTS or not self._may_repeat(attempt, reason, call):
                         raise found from error
                     if attempt.replica is not None and reason != "unavailable":
@@ -245,7 +245,7 @@ class EngineClient:
         if self._replicas.running != 0 or (wakes and self._wake_s):
             return
         if not self._wakes or not wakes:
-            raise _unavailable()
+            raise unavailable()
         if self._waking is None:
             self._waking_since_s = time.monotonic()
             self._waking = asyncio.create_task(self._wake())
@@ -306,7 +306,7 @@ async def _alone(response: Any) -> AsyncGenerator[Any, None]:
     yield await response
 
 
-def _again(request: _Request | None, number: int, passed_s: float) -> tuple[_Request, ...]:
+def again(request: _Request | None, number: int, passed_s: float) -> tuple[_Request, ...]:
     """The arguments of an attempt: later ones have an id of their own, and less time."""
     if request is None:
         return ()
@@ -318,11 +318,12 @@ def _again(request: _Request | None, number: int, passed_s: float) -> tuple[_Req
     return (request,)
 
 
-def _unavailable() -> EngineUnavailable:
+def unavailable() -> EngineUnavailable:
+    """What a caller is told where no engine can answer."""
     return EngineUnavailable("no engine can answer now", retry_after_s=_RETRY_AFTER_S)
 
 
-def _understood(error: Exception) -> tuple[Exception, str | None]:
+def understood(error: Exception) -> tuple[Exception, str | None]:
     """What a caller is told, and why another replica may do better; None where it would not.
 
     A replica's own RequestError stays as it is; failures of the replica or of Serve are EngineUnavailable.
@@ -330,15 +331,15 @@ def _understood(error: Exception) -> tuple[Exception, str | None]:
     if isinstance(error, RayTaskError):
         error = error.cause if isinstance(error.cause, Exception) else error
     elif isinstance(error, RuntimeError) and str(error).startswith("Unexpected error ("):
-        return _unavailable(), "died"  # Ray's words for a stream whose replica died before it accepted
+        return unavailable(), "died"  # Ray's words for a stream whose replica died before it accepted
     if isinstance(error, EngineUnavailable):
         return error, "failed" if error.failed else "unavailable"
     if isinstance(error, RequestError):
         return error, None
     if isinstance(error, _Lost):
-        return _unavailable(), "silent"
+        return unavailable(), "silent"
     if isinstance(error, RayActorError | grpc.RpcError | ConnectionError):
-        return _unavailable(), "died"
+        return unavailable(), "died"
     if isinstance(error, _Down | RayError | RayServeException | BackPressureError | RequestCancelledError):
-        return _unavailable(), None
+        return unavailable(), None
     return error, None

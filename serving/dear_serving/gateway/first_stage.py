@@ -7,13 +7,15 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from dear_serving import tracing
 from dear_serving.errors import EngineUnavailable
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
+from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.fair_threads import Inline, Runner
-from dear_serving.protocol import Engine, PromptScores, ScoreRequest
+from dear_serving.protocol import PromptScores, ScoreRequest
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.types import RankTask, Usage
 
@@ -25,15 +27,40 @@ _OPEN_REQUESTS = 16
 _WAY_BACK_SHARE, _WAY_BACK_S = 0.1, 0.05
 
 
+class Scorer(Protocol):
+    """The part of protocol.Engine that scores."""
+
+    async def score(self, request: ScoreRequest) -> PromptScores:
+        """See protocol.Engine."""
+        ...
+
+
+class ScoreEngines(Scorer, Protocol):
+    """Engines that run a first stage alone; see gateway.score_client."""
+
+    async def metrics(self) -> str:
+        """See protocol.Engine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OwnEngines:
+    """Engines that run the first stage alone, and this gateway's queue before them."""
+
+    client: ScoreEngines
+    queue: FairQueue
+
+
 @dataclass(frozen=True, slots=True)
 class Scoring:
     """What scores the passages of one request: a model, with prompts of a pointwise template that read at
-    most ``max_passage_tokens`` of a passage (None: what fits).
+    most ``max_passage_tokens`` of a passage (None: what fits). ``own`` are its engines, None: the base's.
     """
 
     model: ServedModel
     builder: PromptBuilder
     max_passage_tokens: int | None = None
+    own: OwnEngines | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +72,14 @@ class FirstStage:
         builder: builds its prompts, of a pointwise template.
         depth: how many of its best a cascade ranks listwise, if the request does not say.
         max_passage_tokens: most tokens that it reads of a passage; None: what fits.
+        own: its engines, if they are its own; None: the base model's.
     """
 
     name: str
     builder: PromptBuilder
     depth: int
     max_passage_tokens: int | None = None
+    own: OwnEngines | None = None
 
     def scoring(self, caller: Caller) -> Scoring:
         """What scores for this caller, who needs no grant for it.
@@ -58,6 +87,9 @@ class FirstStage:
         Raises:
             EngineUnavailable: no revision of it is served now.
         """
+        if self.own is not None:
+            model = ServedModel(self.name, None, self.builder.template.name)
+            return Scoring(model, self.builder, self.max_passage_tokens, self.own)
         served = caller.models.served.get(self.name)
         if served is None:
             raise EngineUnavailable(f"the first stage {self.name} is not served now", retry_after_s=5.0)
@@ -82,7 +114,7 @@ class PassageScorer:
         self._is_capped = scoring.max_passage_tokens is not None
         self.prompts = builder.prepare(replace(task, max_passage_tokens=min(caps, default=None)))
         self.runner: Runner = Inline()
-        self.engine: Engine | None = None
+        self.engine: Scorer | None = None
 
     def warnings(self) -> tuple[str, ...]:
         """What was cut though the settings do not want it, one sentence each."""

@@ -165,7 +165,9 @@ class RerankService:
         if on_progress is not None:
             on_progress = _timed(on_progress, caller.arrived_s, metrics.first_rank_seconds.observe)
         if scorer is not None:
-            scorer.engine, scorer.runner = engine, runner
+            own = None if scoring is None else scoring.own
+            scorer.engine = engine if own is None else engine.elsewhere(own.client, own.queue)
+            scorer.runner = runner
         window_ranker = WindowRanker(engine, builder, model.adapter, task, prompts, runner)
         ranker = Ranker(
             window_ranker, task, caller.request_id, latency.observe, on_progress, caller.arrived_s, scorer

@@ -82,6 +82,10 @@ class TenantEngine:
         self._tenant = tenant
         self._on_turn = on_turn
 
+    def elsewhere(self, engine: Any, queue: FairQueue) -> TenantEngine:
+        """The same tenant's turns at other engines."""
+        return TenantEngine(engine, queue, self._tenant, self._on_turn)
+
     async def generate(self, request: GenerationRequest) -> Generation:
         """See the protocol; ``queue_ms`` includes the wait in the fair queue."""
         request = self._own(request)

@@ -70,7 +70,10 @@ async def metrics(request: Request) -> PlainTextResponse:
 
 async def all_metrics(gateway: GatewayState) -> str:
     """The metrics of all gateways, added up, and of each engine."""
-    return join(await asyncio.gather(_of_gateways(gateway), gateway.engine.metrics()))
+    asking = [_of_gateways(gateway), gateway.engine.metrics()]
+    if gateway.rerank.first_stage is not None and gateway.rerank.first_stage.own is not None:
+        asking.append(gateway.rerank.first_stage.own.client.metrics())
+    return join(await asyncio.gather(*asking))
 
 
 async def _of_gateways(gateway: GatewayState, tenant: str | None = None) -> str:

@@ -19,6 +19,7 @@ from dear_serving.gateway.engine_client import EngineClient
 from dear_serving.gateway.everyone import ask_everyone
 from dear_serving.gateway.fleet import GatewayReport
 from dear_serving.gateway.retry_budget import RetryBudget
+from dear_serving.gateway.score_client import ScoreClient
 from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.http.app import create_app
 from dear_serving.loopback import keep_on_loopback
@@ -43,6 +44,7 @@ class Gateway:
         admin_digests: tuple[bytes, ...],
         hub_tokens: HubTokens,
         home: str | None,
+        scorer: DeploymentHandle[Any] | None = None,
     ) -> None:
         hub_tokens.use()
         keep_on_loopback()
@@ -61,6 +63,12 @@ class Gateway:
         self._gateways: DeploymentHandle[Any] | None = None
         with local_files(base_source) as files:
             tokenizer = load_tokenizer(files, settings.model.chat_template)
+        scores, stage = None, settings.first_stage
+        if scorer is not None and stage is not None and stage.source is not None and stage.engine is not None:
+            with local_files(stage.source) as files:
+                own_tokenizer = load_tokenizer(files)
+            client = ScoreClient(scorer.options(_by_reference=False), stage.engine.stall_timeout_s)
+            scores = client, own_tokenizer
         self._state = state = build_gateway(
             settings,
             engines,
@@ -72,6 +80,7 @@ class Gateway:
             engines_seen=engines.seen,
             ask_gateways=partial(self._ask_gateways, "metrics"),
             ask_reports=partial(self._ask_gateways, "report"),
+            scores=scores,
             name=serve.get_replica_context().replica_tag,
         )
         engines.report_to(state.metrics)

@@ -19,7 +19,7 @@ from dear_serving.ranking.strategies.merge2 import merge2
 from dear_serving.ranking.strategies.single import single
 from dear_serving.ranking.strategies.sliding import sliding
 from dear_serving.ranking.strategies.tourrank import tourrank
-from dear_serving.ranking.windows import Strategy
+from dear_serving.ranking.windows import Sizes, Strategy
 
 __all__ = [
     "ADAPTIVE",
