@@ -29,8 +29,10 @@ def written_pivot(sizes: Sizes) -> Strategy:
 def stride_by_pivot(sizes: Sizes) -> Strategy:
     """PSI-Rank's sliding window with a written pivot: only passages before the pivot are carried on, so that
     a window moves the further the fewer they are."""
-    pivot, room = sizes.count, sizes.window - 1
-    left, carried, behind = list(range(sizes.count)), [], []
+    pivot = sizes.count
+    left, room = list(range(sizes.count)), sizes.window - 1
+    carried: list[int] = []
+    behind: list[int] = []
     while left:
         new = left[-(room - len(carried)) :]
         del left[-len(new) :]

@@ -67,7 +67,7 @@ def _simulated_claims(simulated: dict[str, Any]) -> list[Claim]:
 
     def worst(name: str, key: str = "difference", over: str | None = None) -> float:
         arms = [setting["arms"][name] for setting in simulated["settings"]]
-        return min(arm[key] / (arm[over] if over else 1.0) for arm in arms)
+        return float(min(arm[key] / (arm[over] if over else 1.0) for arm in arms))
 
     blitz, deepen = (costs[name]["tokens"] / costs[REFERENCE]["tokens"] for name in ("blitz", "deepen"))
     busy = f"nDCG@10 of blitz with three looks, for busy engines, against {IDLE}, simulated"

@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import cohere
 import httpx
@@ -126,7 +127,8 @@ def test_a_tournament_settles_the_head_and_says_how_sure_it_is(http: httpx.Clien
     dear = reply["meta"]["dear"]  # type: ignore[index]
     assert 7 <= dear["windows"] <= 25
     assert order_of(reply)[0] == 99
-    first, *others = reply["results"]  # type: ignore[misc]
+    results: list[dict[str, Any]] = reply["results"]  # type: ignore[assignment]
+    first, *others = results
     assert first["confidence"] > 0.8  # it alone shares a word with the query
     assert first["certified"]
     assert all(0 <= other["confidence"] <= 1 for other in others)

@@ -89,8 +89,8 @@ def test_every_rank_has_its_sureness_whatever_windows_say(sizes: Sizes, name: st
     evidence = Evidence(sizes.count)
     for batch in batches:
         for window in batch.windows:
-            found = tuple(decide(window))
-            evidence.observe(window.passages, found, window.needed, [-1.0] * len(found))
+            ranked = tuple(decide(window))
+            evidence.observe(window.passages, ranked, window.needed, [-1.0] * len(ranked))
     found = evidence.along(order, sizes.top_n)
     assert len(found) == min(sizes.top_n, sizes.count)
     assert all(one.confidence is not None and 0 <= one.confidence <= 1 for one in found[:-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_too_little_to_say_anything_is_an_error() -> None:
 def sure(talk: Talk) -> None:
     """Ranks by shared words, sure of every rank."""
     count = len(talk.body["documents"])
-    results = [
+    results: list[dict[str, Any]] = [
         {"index": place, "relevance_score": 1 - place / 100, "confidence": 0.9, "certified": False}
         for place in range(count)
     ]

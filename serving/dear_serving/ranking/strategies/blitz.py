@@ -74,7 +74,8 @@ def _run(sizes: Sizes, looks: int, most: int) -> Strategy:
         left, needed = left - len(windows), size
         shown = _undecided(tournament, sizes)[: max(0, left)]
     order = tuple(tournament.best_first()) if news else everything
-    head, ranks = order[:size], dict(zip(order, range(size), strict=False))
+    head = order[:size]
+    ranks = {passage: float(rank) for rank, passage in enumerate(head)}
     for _ in range(looks - 1):
         again = tuple(sorted(head, key=ranks.__getitem__))
         window = Window(again, min(sizes.top_n, size))
