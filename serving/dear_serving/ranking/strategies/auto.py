@@ -19,13 +19,13 @@ Source: a noisy oracle on TREC DL 2019, as in benchmarks/simulation.py, and publ
 nDCG@10 points against sliding; the first value is for errors that mostly stick to passages, the second for
 errors that are mostly new in every window:
 
-- joint: -0.4 to +2.4 points for 100 passages, +0.8 to +3.7 for 50, more for a smaller top_n. It needs one
+- joint: -0.2 to +2.4 points for 100 passages, +0.8 to +3.7 for 50, more for a smaller top_n. It needs one
   round instead of nine (100 passages) or four (50), but 15 windows instead of 9, or 9 instead of 4.
-- blitz: +0.7 to +0.6 points for 100 passages, in 7 windows and three rounds. It is left out where it shows
-  more passages than sliding, for less than three windows of them.
+- blitz: 0.0 to +0.3 points for 100 passages, in some 7 windows and three rounds. It is left out where it
+  shows more passages than sliding, for less than three windows of them.
 - sliding: listwise models were published with it.
-- tourrank: -0.5 to +1.3 for 100 passages, in 13 windows and five rounds; equal to sliding in its paper.
-- merge2: -1.4 to -3.5 for 100 passages, -0.5 to -0.7 for 50, and -1 even for top_n 1 of 100. So it comes
+- tourrank: -0.6 to +1.3 for 100 passages, in 13 windows and five rounds; equal to sliding in its paper.
+- merge2: -1.5 to -3.4 for 100 passages, -0.5 to -0.7 for 50, and -1 even for top_n 1 of 100. So it comes
   last: its two rounds with the fewest windows are for deadlines that no other strategy can keep.
 """
 
@@ -37,7 +37,7 @@ SAVING: tuple[StrategyName, ...] = ("blitz", "sliding")
 that shows the fewest passages is taken: sliding for little more than a window of passages."""
 
 BUSY_LOOKS = 3
-"""Looks of blitz while engines are busy. Source: the same oracle: 0.8, -0.1 and -0.3 points of nDCG@10
+"""Looks of blitz while engines are busy. Source: the same oracle: +0.8, +0.4 and -0.5 points of nDCG@10
 against joint (standard error 0.3) for 100 passages where 25, 58 and 90% of the error is new in every window,
 with half of joint's passages shown."""
 
