@@ -80,7 +80,8 @@ def _simulation(context: Context) -> dict[str, Any]:
 
 def _rank(client: Client, options: RerankOptions, one: RankingList) -> dict[str, Any]:
     started_s = time.perf_counter()
-    ranking = client.rerank(one.query, one.passages, model=MODEL, top_n=TOP_N, **options)
+    asked: RerankOptions = {"model": MODEL, "top_n": TOP_N, **options}
+    ranking = client.rerank(one.query, one.passages, **asked)
     wall_ms = (time.perf_counter() - started_s) * 1e3
     # Only the top n come back; nDCG@10 wants no more, but the gold ones must all be there to divide by.
     rest = [index for index in range(len(one.passages)) if index not in set(ranking.order)]

@@ -193,7 +193,7 @@ class Ranker:
 
     def _warnings(self) -> tuple[str, ...]:
         """What was cut, and what was left out because of the deadline, one sentence each."""
-        warnings = []
+        warnings: list[str] = []
         if self._scorer is not None:
             warnings += self._scorer.warnings()
         if self._scorer is None or self._windows or self._skipped:

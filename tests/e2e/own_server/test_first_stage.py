@@ -169,8 +169,8 @@ def test_a_classifier_of_its_own_scores_in_engines_of_its_own(
     data = yaml.safe_load(CPU_CONFIG.read_text())
     data["model"]["source"] = str(BASE)
     data["adapters"]["root"] = str(DEMO / "adapters")
-    engine = {"accelerator": "cpu", "engine_kwargs": {"dtype": "float32", "max_model_len": 1024}}
-    engine["engine_kwargs"]["enforce_eager"] = True
+    kwargs = {"dtype": "float32", "max_model_len": 1024, "enforce_eager": True}
+    engine = {"accelerator": "cpu", "engine_kwargs": kwargs}
     data["first_stage"] = {
         "model": "classifier",
         "source": str(tmp_path / "classifier"),
