@@ -46,7 +46,8 @@ def steps(quick: bool) -> int:
 def run(context: Context) -> dict[str, Any]:
     """Rank generated lists with every arm in turn on the server; then simulate."""
     server = context.server(CPU_CONFIG.with_name("cascade.yaml"))
-    shape = ListShape(PASSAGES, PASSAGES, max_query_words=12, max_passage_words=50)
+    # As long as MS MARCO's passages.
+    shape = ListShape(PASSAGES, PASSAGES, max_passage_words=90, mean_passage_words=60)
     count = QUICK_LISTS if context.quick else LISTS
     # The first list warms up, and is not counted.
     lists = list(islice(ranking_lists(context.seed, shape, held_out=True, notion=BASE), count + 1))
