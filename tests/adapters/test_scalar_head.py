@@ -66,7 +66,7 @@ def test_the_log_odds_of_the_label_are_the_heads_score(
 
 def test_dears_prompt_is_the_pair_of_its_own_code(tokenizer: BaseTokenizer) -> None:
     builder = PromptBuilder(load_template("dear-pointwise", None), tokenizer, 4096)
-    text = builder.tokenizer.decode(builder.prepare(TASK).window((0,)))  # type: ignore[attr-defined]
+    text = builder.tokenizer.decode(builder.prepare(TASK).window((0,)))
     query, passage = f"query: {TASK.query}", f"document: {''} {TASK.passages[0]}"
     assert text == f"<|begin_of_text|>{query}<|begin_of_text|>{passage}"
 
@@ -101,7 +101,7 @@ def config_of(folder: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no sequence classifier": (
         lambda folder: config_of(folder, task_type="CAUSAL_LM"),
         "task_type is 'CAUSAL_LM', it is no sequence classifier",
@@ -137,7 +137,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize(("breaks", "said"), BROKEN.values(), ids=BROKEN.keys())
 def test_what_cannot_be_converted_is_named_and_nothing_is_written(
-    classifier: Path, tmp_path: Path, breaks: Callable[[Path], None], said: str
+    classifier: Path, tmp_path: Path, breaks: Callable[[Path], object], said: str
 ) -> None:
     folder = Path(shutil.copytree(classifier, tmp_path / "broken"))
     breaks(folder)

@@ -27,7 +27,7 @@ class ServesOwn(Handle):
 
 
 def client(handle: Handle, patience_s: float = 60.0) -> ScoreClient:
-    return ScoreClient(handle, patience_s)  # type: ignore[arg-type]
+    return ScoreClient(handle, patience_s)
 
 
 async def test_an_answer_is_given_on() -> None:

@@ -80,6 +80,7 @@ async def test_scores_wait_for_their_turn_with_all_their_tokens(engine: FakeEngi
     assert scores.usage.queue_ms >= 190
     (request,) = engine.scored
     assert (request.cache_salt, request.tokens) == ("salt", 7)
+    assert request.deadline_s is not None
     assert 9.0 < request.deadline_s <= 9.81
     assert queue.cost == 0
 

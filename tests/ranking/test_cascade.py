@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dear_serving.errors import InvalidRequest
-from dear_serving.ranking.plan import check_stages, plan_ranking, within_budget
+from dear_serving.ranking.plan import RankingPlan, check_stages, plan_ranking, within_budget
 from dear_serving.ranking.strategies import cascade, joint, pointwise
 from dear_serving.ranking.strategies.auto import cost_of
 from dear_serving.ranking.strategies.cost import Cost, cost
 from dear_serving.ranking.strategies.latency import LatencyModel
 from dear_serving.ranking.windows import Sizes, Window
 from dear_serving.types import Coverage, RankTask
-from tests.ranking.oracles import as_shown, by, noisy, play
+from tests.ranking.oracles import Decide, as_shown, by, noisy, play
 
 SEEDS = st.integers(0, 1000)
 
@@ -29,7 +29,7 @@ def cascades(draw: st.DrawFn) -> Sizes:
     return Sizes(count, window, draw(st.integers(1, window)), top_n, depth)
 
 
-def by_stage(first: Callable[[Window], Sequence[int]], second: Callable[[Window], Sequence[int]]):
+def by_stage(first: Decide, second: Decide) -> Decide:
     """Decides the first stage's window with one, the listwise ones with the other."""
     return lambda window: (first if window.needed == 0 else second)(window)
 
@@ -108,7 +108,7 @@ def test_pointwise_takes_one_round_of_scores_and_a_lone_passage_too() -> None:
     assert play(cascade(Sizes(0, 20, 10, 0)), as_shown) == ((), [])
 
 
-def plan(count: int, depth: int = 20, **options: object):
+def plan(count: int, depth: int = 20, **options: Any) -> tuple[RankTask, RankingPlan]:
     task = RankTask("query", ["text"] * count, **options)
     return task, plan_ranking(task, 20, 10, 2500, LatencyModel(), depth)
 
@@ -149,7 +149,7 @@ BAD = [
 
 @pytest.mark.parametrize(("options", "has_first_stage", "is_pointwise", "param", "said"), BAD)
 def test_options_that_do_not_go_together_are_refused(
-    options: dict[str, object], has_first_stage: bool, is_pointwise: bool, param: str, said: str
+    options: dict[str, Any], has_first_stage: bool, is_pointwise: bool, param: str, said: str
 ) -> None:
     task = RankTask("query", ["text"] * 5, **options)
     with pytest.raises(InvalidRequest, match=said) as refused:
