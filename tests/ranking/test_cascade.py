@@ -121,11 +121,11 @@ def test_the_plan_has_the_servers_depth_or_the_requests_and_at_most_all() -> Non
 
 def test_coverage_says_what_only_the_first_stage_read() -> None:
     task, cascaded = plan(100, strategy="cascade")
-    assert cascaded.coverage(task) == Coverage(listwise=20, one_pass=0, unread=0, pointwise=80)
+    assert cascaded.coverage(task, 20) == Coverage(listwise=20, one_pass=0, unread=0, pointwise=80)
     task, quick = plan(100, strategy="cascade", scoring="first_token")
-    assert quick.coverage(task) == Coverage(listwise=0, one_pass=20, unread=0, pointwise=80)
+    assert quick.coverage(task, 20) == Coverage(listwise=0, one_pass=20, unread=0, pointwise=80)
     task, alone = plan(100, strategy="pointwise")
-    assert alone.coverage(task) == Coverage(listwise=0, one_pass=0, unread=0, pointwise=100)
+    assert alone.coverage(task, 0) == Coverage(listwise=0, one_pass=0, unread=0, pointwise=100)
 
 
 def test_a_cascade_over_the_budget_is_refused_and_names_it() -> None:
