@@ -43,11 +43,11 @@ def new_page(browser: Browser) -> Iterator[NewPage]:
 
         def make(url: str, **options: Any) -> Page:
             page = opened.enter_context(open_page(browser, **options))
-            page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
-            here = (url.partition("#")[0].rstrip("/"), "blob:", "about:")
+            origin = url.partition("#")[0].rstrip("/")
+            page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=origin)
 
             def note(request: Request) -> None:
-                if not request.url.startswith(here):
+                if not request.url.startswith((origin, "blob:", "about:")):
                     elsewhere.append(request.url)
 
             page.on("request", note)
