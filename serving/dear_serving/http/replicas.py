@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
 from dear_serving.gateway.engine_replicas import Sight
-from dear_serving.gateway.fleet import Replica, ReplicaState, replicas_of
+from dear_serving.gateway.fleet import GatewayReport, Replica, ReplicaState, replicas_of
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http.access import ADMIN_PATH
 from dear_serving.http.admin import require_admin
@@ -88,7 +88,7 @@ async def find_replicas(gateway: GatewayState) -> ReplicaList:
     """Ask the gateways and the registry."""
     # First: nobody can be behind a version that was read before he said which one he follows.
     version = await asyncio.to_thread(gateway.lifecycle.adapters.version)
-    reports = []
+    reports: list[GatewayReport] = []
     if gateway.ask_reports is not None:
         reports, _ = await gateway.ask_reports()
     if all(report.id != gateway.catalog.gateway for report in reports):  # Serve may not know of it yet
