@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dear_serving.gateway.busyness import Busyness
+from dear_serving.gateway.state import GatewayState
 
 
 def test_busy_from_the_threshold_until_half_of_it() -> None:
@@ -13,3 +14,14 @@ def test_busy_from_the_threshold_until_half_of_it() -> None:
 
 def test_no_threshold_is_never_busy() -> None:
     assert not Busyness(lambda: 1e9, None)()
+
+
+async def test_a_gateway_is_busy_while_its_engines_have_seconds_of_work_ahead(gateway: GatewayState) -> None:
+    assert not gateway.rerank.is_busy()
+    gateway.queue.rate = 1000.0  # tokens a second
+    async with gateway.queue.turn("acme", 1.0, cost=1900):
+        assert not gateway.rerank.is_busy()
+        async with gateway.queue.turn("acme", 1.0, cost=200):
+            assert gateway.rerank.is_busy()
+        assert gateway.rerank.is_busy()  # until it is half
+    assert not gateway.rerank.is_busy()
