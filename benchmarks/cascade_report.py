@@ -158,8 +158,8 @@ def _quality(simulated: dict[str, Any]) -> Table:
         f"correlates with the listwise one's sticking error by {simulated['shared_error']}; nDCG@10 alone: "
         + ", ".join(f"{name} {value:.1f}" for name, value in alone.items())
         + ". Differences are paired, topic by topic, with their standard error over topics. The mean of both "
-        "stages' ranks was tried and is no strategy of the server: it gains where their errors are unlike, as "
-        "here, and no real model was at hand to say how unlike they are."
+        "stages' ranks was tried and is no strategy of the server: it gains where their errors are unlike, "
+        "as here, and no real model was at hand to say how unlike they are."
     )
     columns = ["strategy"]
     for stage in simulated["stages"]:
