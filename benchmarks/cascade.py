@@ -26,7 +26,7 @@ TITLE = "Two stages beside listwise over all"
 
 MODEL = "dear-tiny"
 PASSAGES, TOP_N = 100, 10
-LISTS, QUICK_LISTS = 16, 2
+LISTS, QUICK_LISTS = 8, 2
 _TIMEOUT = Timeout(answer_s=300.0)
 
 ARMS: dict[str, RerankOptions] = {

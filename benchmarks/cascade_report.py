@@ -14,8 +14,8 @@ MOST_TOKENS = 0.5  # of listwise over all, at equal nDCG@10
 MIDDLE = "as published"
 ENGINE_LISTWISE, LISTWISE = ("sliding", "auto"), ("sliding", "joint")
 
-_MARKERS = "osD^vPX*h"
-_COLOURS = (*COLOURS, "#000000", "#888888")
+_MARKERS = "osD^vPX*hd"
+_COLOURS = (*COLOURS, "#000000", "#888888", "#663300")
 
 Arms = dict[str, dict[str, Any]]
 
@@ -157,7 +157,9 @@ def _quality(simulated: dict[str, Any]) -> Table:
         "are oracles that see judged relevance plus an error. The first stage's sticks to the passage, and "
         f"correlates with the listwise one's sticking error by {simulated['shared_error']}; nDCG@10 alone: "
         + ", ".join(f"{name} {value:.1f}" for name, value in alone.items())
-        + ". Differences are paired, topic by topic, with their standard error over topics."
+        + ". Differences are paired, topic by topic, with their standard error over topics. The mean of both "
+        "stages' ranks was tried and is no strategy of the server: it gains where their errors are unlike, "
+        "as here, and no real model was at hand to say how unlike they are."
     )
     columns = ["strategy"]
     for stage in simulated["stages"]:

@@ -52,6 +52,21 @@ def _cascade(depth: int, passes: int = 1) -> Callable[[], Strategy]:
     return partial(cascade, Sizes(PASSAGES, WINDOW, STEP, TOP_N, depth), passes)
 
 
+def _by_both(depth: int) -> Strategy:
+    """A cascade whose head is ordered by the mean of both stages' ranks: tried, no strategy of the server."""
+    strategy = _cascade(depth)()
+    orders = yield next(strategy)
+    first = {passage: rank for rank, passage in enumerate(orders[0])}
+    try:
+        while True:
+            orders = yield strategy.send(orders)
+    except StopIteration as done:
+        order: tuple[int, ...] = done.value
+    listwise = {passage: rank for rank, passage in enumerate(order)}
+    head = sorted(order[:depth], key=lambda passage: first[passage] + listwise[passage])
+    return tuple(head) + order[depth:]
+
+
 ARMS: dict[str, Callable[[], Strategy]] = {
     **{name: partial(STRATEGIES[name], SHAPE) for name in LISTWISE},
     "merge2": partial(STRATEGIES["merge2"], SHAPE),  # the fewest windows without a first stage
@@ -61,6 +76,7 @@ ARMS: dict[str, Callable[[], Strategy]] = {
     "cascade, best 20": _cascade(20),
     "cascade, best 20, 2 passes": _cascade(20, 2),
     "cascade, best 30": _cascade(30),
+    "tried: best 20 by both ranks": partial(_by_both, 20),
 }
 
 _PIECE = re.compile(r"<\|\w+\|>|\w+|[^\w\s]")
