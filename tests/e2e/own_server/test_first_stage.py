@@ -107,7 +107,8 @@ def test_the_scores_are_those_of_the_same_weights_in_transformers(staged: Server
     wanted = torch.sigmoid(torch.tensor(odds)).tolist()
     found = scores_of(staged.url, query=one.query, documents=one.passages, dear={"strategy": "pointwise"})
     # The numbers are of bfloat16, and a batch adds them up in another order.
-    assert max(abs(found[place] - wanted[place]) for place in found) < 0.1
+    apart = [abs(found[place] - wanted[place]) for place in found]
+    assert sum(apart) / len(apart) < 0.05, (found, wanted)
     order = sorted(found, key=lambda place: -found[place])
     right, pairs = pair_counts(order, one.relevance)
     assert right / pairs > 0.95
