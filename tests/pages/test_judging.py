@@ -57,7 +57,6 @@ def test_neither_models_nor_scores_are_seen_before_the_judgement(judging: Page) 
         expect(results).not_to_contain_text(name)
     assert results.locator(".score").count() == 0
     judging.get_by_role("button", name="Order 1").click()
-    expect(results.locator(".column")).not_to_contain_text(["dear-tiny", "legal"])
     judging.get_by_role("button", name="Save this judgement").click()
     expect(judging.get_by_text("Saved. Order 1 was")).to_contain_text("dear-tiny")
 

@@ -40,7 +40,7 @@ def test_ranks_appear_as_they_are_decided(server: PageServer, page: Page) -> Non
     server.engine.holds_at = None
     wait_until_whole(page)
     assert ranked(page) == [4, 3, 2, 1, 0]
-    expect(page.locator(".score").first).to_have_text("score 0.98")
+    expect(page.locator(".score").first).to_have_text("score 0.72")
     expect(page.get_by_role("status")).to_contain_text("dear-tiny ranked 5 passages. 1: [4] Thomas Edison")
 
 

@@ -144,7 +144,7 @@ export class Form {
 
   /** Say in the form that the server refused a field of the request. Returns whether it has one. */
   markRefused(param, sentence) {
-    const field = { query: "query", documents: "passages", top_n: "top-n", "dear.instruction": "instruction", "dear.deadline_ms": "deadline" }[param?.replace(/\.\d+.*$/, "")];
+    const field = { query: "query", documents: "passages", top_n: "top-n", instruction: "instruction", "dear.instruction": "instruction", "dear.deadline_ms": "deadline" }[param?.replace(/\.\d+.*$/, "")];
     if (field) this.#mark(field, sentence);
     return Boolean(field);
   }
