@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,9 +145,10 @@ def test_what_was_judged_is_what_the_commands_read(judging: Page, tmp_path: Path
         "q1 0 q1-3 0",
     ]
     candidates = download(judging, "Candidates", tmp_path)
-    command = ["eval", "--candidates", str(candidates), "--qrels", str(qrels), "--out", str(tmp_path / "out")]
-    done = CliRunner().invoke(app, [*command, "--ranker", "oracle", "--json"])
-    assert done.exit_code == 0, done.output
+    command = [sys.executable, "-m", "dear_serving", "eval", "--ranker", "oracle", "--json"]
+    command += ["--candidates", str(candidates), "--qrels", str(qrels), "--out", str(tmp_path / "out")]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
     report = (tmp_path / "out" / "run.trec").read_text().split("\n")
     assert [line.split()[2] for line in report[:2]] == ["q1-4", "q1-0"]
 
