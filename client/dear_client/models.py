@@ -40,7 +40,7 @@ class Repairs(_Reply):
 
 class Ranks(_Reply):
     """How many ranks were made how, best ranks first: by listwise windows, by one forward pass of a window,
-    by the first stage alone, and not at all, for want of ``max_prompt_tokens``.
+    by the first stage alone, and not at all, for want of ``max_prompt_tokens`` or by strategy deepen.
     """
 
     listwise: int

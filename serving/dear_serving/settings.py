@@ -235,7 +235,7 @@ class RankingSettings(_Settings):
     step: Annotated[int, Field(ge=1)] = 10
     templates: Path | None = None
     max_reasoning_tokens: Annotated[int, Field(ge=1)] = 512
-    busy_s: Annotated[float, Field(gt=0)] | None = 2.0
+    busy_s: Annotated[float, Field(gt=0)] | None = 1.0
 
     @model_validator(mode="after")
     def _step_fits(self) -> Self:

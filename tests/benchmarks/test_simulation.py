@@ -106,6 +106,7 @@ def test_topic_holds_relevance_in_first_stage_order() -> None:
 def test_load_saves_tokens_and_idle_engines_do_not() -> None:
     found = {one["callers"]: one for one in busy.simulate()["callers"]}
     assert found[1]["by_load"] == found[1]["today"]
+    assert found[2]["by_load"]["blitz"] < 0.05
     assert found[16]["by_load"]["blitz"] > 0.9
     assert found[16]["by_load"]["lists_a_second"] > 1.3 * found[16]["today"]["lists_a_second"]
 

@@ -19,9 +19,9 @@ def test_no_threshold_is_never_busy() -> None:
 async def test_a_gateway_is_busy_while_its_engines_have_seconds_of_work_ahead(gateway: GatewayState) -> None:
     assert not gateway.rerank.is_busy()
     gateway.queue.rate = 1000.0  # tokens a second
-    async with gateway.queue.turn("acme", 1.0, cost=1900):
+    async with gateway.queue.turn("acme", 1.0, cost=900):
         assert not gateway.rerank.is_busy()
-        async with gateway.queue.turn("acme", 1.0, cost=200):
+        async with gateway.queue.turn("acme", 1.0, cost=150):
             assert gateway.rerank.is_busy()
         assert gateway.rerank.is_busy()  # until it is half
     assert not gateway.rerank.is_busy()

@@ -67,7 +67,7 @@ class RanksMeta(TypedDict):
     listwise: int
     one_pass: int
     pointwise: NotRequired[Annotated[int, Field(description="With strategies pointwise and cascade.")]]
-    unread: Annotated[int, Field(description="Passages over max_prompt_tokens, in the caller's order.")]
+    unread: Annotated[int, Field(description="Over max_prompt_tokens, or left out by deepen; as they came.")]
 
 
 class WindowMeta(TypedDict):
