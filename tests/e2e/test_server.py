@@ -7,7 +7,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import cohere
 import httpx
@@ -20,6 +20,7 @@ from configs.demo.maker.metrics import pair_counts
 from configs.demo.maker.relevance import NOTIONS
 from dear_serving.cli.demo import EXAMPLES, Example
 from tests.e2e.conftest import HUB_TOKEN, Server
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -46,15 +47,6 @@ def metric(http: httpx.Client, pattern: str) -> float:
     text = http.get("/metrics").text
     samples = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(pattern, line)]
     return sum(samples) if samples else math.nan
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 # --- orders -------------------------------------------------------------------------------------

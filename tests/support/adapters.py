@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import shutil
@@ -138,13 +137,6 @@ def away(database: Database, tmp_path: Path) -> Iterator[None]:
     shutil.rmtree(tmp_path / "registry.db")
     for file in files:
         (tmp_path / f"away-{file.name}").rename(file)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return when it holds; it is to within five seconds."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - of any kind, and in other threads too
-            await asyncio.sleep(0.002)
 
 
 def now(adapters: Adapters, revision: Revision) -> Revision:
