@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import shutil
 import signal
 import sys
@@ -40,6 +41,7 @@ T = TypeVar("T")
 ADMIN_KEY = "the-administrators"
 QUERY = "When did Thomas Edison invent the light bulb?"
 TURN_S = 2.0
+SETTLE_S = 1.0  # what a browser does when it is let go on
 CALLERS = 16
 
 CLICK_TO_RANK = """() => new Promise((resolve) => {
@@ -132,20 +134,34 @@ def measure_open_pages(path: str, pages: int, rounds: int) -> None:
             processes = [one for one in psutil.Process().children(recursive=True) if _is_browser(one)]
             rates: dict[bool, list[float]] = {True: [], False: []}
             costs: dict[bool, list[float]] = {True: [], False: []}
+            sent, shares = requests_but(url, load), []
             for number in range(2 * rounds + 2):
                 are_open = number % 2 == 0
                 _signal(processes, signal.SIGCONT if are_open else signal.SIGSTOP)
+                time.sleep(SETTLE_S)
+                before_s = _cpu_s(processes)
                 rate, cost = in_thread(turn(url, load, bodies))
                 if number > 1:  # the first two warm up
                     rates[are_open].append(rate)
                     costs[are_open].append(cost)
+                    shares.append((_cpu_s(processes) - before_s) / TURN_S)
+            sent = requests_but(url, load) - sent
             _signal(processes, signal.SIGCONT)
     change = median(a / b for a, b in zip(rates[True], rates[False], strict=True)) - 1
     say(
         f"{pages} open pages at {path}, {rounds} rounds, medians: {median(rates[True]):.0f} requests/s and "
         f"{median(costs[True]):.2f} ms of processor time a request; without {median(rates[False]):.0f} and "
-        f"{median(costs[False]):.2f}; requests/s {change:+.1%}"
+        f"{median(costs[False]):.2f}; requests/s {change:+.1%}. The pages sent {sent} requests, and their "
+        f"browser took {max(shares):.0%} of a core at most"
     )
+
+
+def requests_but(url: str, path: str) -> int:
+    """Requests that the server has had, but for those of the load and of this question."""
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    text = httpx.get(f"{url}/metrics", headers=headers).text
+    counted = re.findall(r'^dear_requests_total{route="([^"]+)".*} ([\d.e+]+)$', text, re.MULTILINE)
+    return int(sum(float(number) for route, number in counted if route not in (path, "/metrics")))
 
 
 async def turn(url: str, path: str, bodies: list[bytes]) -> tuple[float, float]:
@@ -169,6 +185,16 @@ def _is_browser(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         return "chrom" in process.name()
     return False
+
+
+def _cpu_s(processes: list[psutil.Process]) -> float:
+    """Seconds of processor time so far."""
+    used = 0.0
+    for process in processes:
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            used += times.user + times.system
+    return used
 
 
 def _signal(processes: list[psutil.Process], number: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
 from tests.support.browser import browser, open_page
 from tests.support.page_server import PageServer, page_server
@@ -43,9 +43,14 @@ def new_page(browser: Browser) -> Iterator[NewPage]:
 
         def make(url: str, **options: Any) -> Page:
             page = opened.enter_context(open_page(browser, **options))
-            page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
-            here = (url.partition("#")[0].rstrip("/"), "blob:", "about:")
-            page.on("request", lambda one: one.url.startswith(here) or elsewhere.append(one.url))
+            origin = url.partition("#")[0].rstrip("/")
+            page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=origin)
+
+            def note(request: Request) -> None:
+                if not request.url.startswith((origin, "blob:", "about:")):
+                    elsewhere.append(request.url)
+
+            page.on("request", note)
             page.goto(url)
             return page
 

@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
-@dataclass(slots=True)
+@dataclass
 class Faults:
     """What went wrong in a page; replies with an error are none."""
 

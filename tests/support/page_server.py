@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ import uvicorn
 
 from dear_serving.adapters.configured import register_configured
 from dear_serving.errors import EngineUnavailable
-from dear_serving.gateway.authenticator import hash_keys
+from dear_serving.gateway.authenticator import Authenticator, hash_keys
 from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import load_tokenizer
@@ -60,6 +61,7 @@ class PageServer:
     """
 
     def __init__(self, folder: Path, settings: Settings | None = None, *, is_open: bool = True) -> None:
+        self._is_open = is_open
         settings = settings_in(folder, settings or load_settings(CPU_CONFIG))
         tenancy = settings.tenancy.model_copy(update={"open": is_open, "open_metrics": is_open})
         self._settings = settings.model_copy(update={"tenancy": tenancy})
@@ -86,9 +88,10 @@ class PageServer:
         source = self._settings.model.source
         assert source is not None
         digests = hash_keys([ADMIN_KEY])
-        self.gateway = gateway = build_gateway(
-            self._settings, self.engine, self._tokenizer, source, admin_digests=digests
-        )
+        gateway = build_gateway(self._settings, self.engine, self._tokenizer, source, admin_digests=digests)
+        # A key that is revoked, or whose limits change, is known at once.
+        authenticator = Authenticator(gateway.tenants, open_access=self._is_open, fresh_s=0.0)
+        self.gateway = gateway = dataclasses.replace(gateway, authenticator=authenticator)
         listener = socket.create_server(("127.0.0.1", self._port))
         config = uvicorn.Config(create_app(self.gateway), log_level="critical", timeout_graceful_shutdown=1)
         self._server = server = uvicorn.Server(config)

@@ -4,6 +4,7 @@ import { examples } from "./examples.js";
 import { readPassages } from "./passages.js";
 
 const MOST_MODELS = 3;
+const MOST_PASTED = 20_000; // characters; a browser pastes longer texts line by line, for minutes
 const MOST_TYPED = 1_000_000; // characters; more would make the text field slow, and is kept beside it
 
 /** The form of the page. `onGo` is called with nothing when the reader asks for a ranking. */
@@ -27,7 +28,7 @@ export class Form {
     });
     the("share").addEventListener("click", onShare);
     the("passages").addEventListener("input", () => this.#readPassages());
-    the("passages").addEventListener("paste", () => setTimeout(() => this.#takeQuery()));
+    the("passages").addEventListener("paste", (event) => this.#paste(event));
     the("query").addEventListener("input", () => this.#mark("query", ""));
     the("file").addEventListener("change", () => {
       if (the("file").files.length) this.#open(the("file").files[0]);
@@ -93,9 +94,10 @@ export class Form {
   setMode(mode, isAsked = false) {
     for (const one of ["rank", "judge"]) the(`mode-${one}`).setAttribute("aria-pressed", String(one === mode));
     const judges = mode === "judge";
+    the("title").textContent = judges ? "Judge two orders" : "Rank a list";
     the("mode-help").textContent = judges
-      ? "Two models rank the list; you see both orders without their names and say which is better, or make your own."
-      : "The model reads the passages together and puts the best first.";
+      ? "Two models rank the list. Say which order is better without knowing whose it is, and make your own."
+      : "The model reads all passages and puts the best first.";
     this.#fitModels();
     this.setBusy(false);
     this.onMode(mode, isAsked);
@@ -144,7 +146,7 @@ export class Form {
 
   /** Say in the form that the server refused a field of the request. Returns whether it has one. */
   markRefused(param, sentence) {
-    const field = { query: "query", documents: "passages", top_n: "top-n", "dear.instruction": "instruction", "dear.deadline_ms": "deadline" }[param?.replace(/\.\d+.*$/, "")];
+    const field = { query: "query", documents: "passages", top_n: "top-n", instruction: "instruction", "dear.instruction": "instruction", "dear.deadline_ms": "deadline" }[param?.replace(/\.\d+.*$/, "")];
     if (field) this.#mark(field, sentence);
     return Boolean(field);
   }
@@ -183,6 +185,16 @@ export class Form {
     the("passages-help").textContent = documents.length
       ? [`${count(documents.length, "passage")}, ${form}.`, note].filter(Boolean).join(" ")
       : "One a line, JSON or JSONL; or drop a file here.";
+  }
+
+  #paste(event) {
+    const text = event.clipboardData.getData("text/plain");
+    if (text.length > MOST_PASTED) {
+      event.preventDefault();
+      const { value, selectionStart, selectionEnd } = the("passages");
+      this.#setText(value.slice(0, selectionStart) + text + value.slice(selectionEnd), "The pasted list");
+    }
+    setTimeout(() => this.#takeQuery());
   }
 
   /** A pasted or opened list may bring its query. */

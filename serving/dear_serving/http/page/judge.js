@@ -130,8 +130,6 @@ class Editor {
   #drag(event, item) {
     if (event.button !== 0) return;
     event.preventDefault();
-    const grip = event.currentTarget;
-    grip.setPointerCapture(event.pointerId);
     item.classList.add("dragged");
     const follow = ({ clientY }) => {
       const others = [...this.element.children].filter((one) => one !== item);
@@ -142,12 +140,14 @@ class Editor {
       if (below === (item.nextElementSibling ?? undefined)) return;
       this.#gliding(() => (below ? below.before(item) : this.element.append(item)), item);
     };
+    // Of the window: an element that moves in the document loses the pointer that it captured.
+    const over = new AbortController();
     const end = () => {
-      grip.removeEventListener("pointermove", follow);
+      over.abort();
       item.classList.remove("dragged");
     };
-    grip.addEventListener("pointermove", follow);
-    grip.addEventListener("lostpointercapture", end, { once: true });
+    addEventListener("pointermove", follow, { signal: over.signal });
+    for (const name of ["pointerup", "pointercancel"]) addEventListener(name, end, { signal: over.signal });
   }
 
   #gliding(change, except = null) {

@@ -14,8 +14,7 @@ import { showTrouble } from "./trouble.js";
 const LETTERS = "ABC";
 const { api, askKey, onKey } = mountBar("dear.key", "key");
 const place = the("results");
-const notice = h("div");
-place.before(notice);
+const notice = the("notice");
 let running = null; // the AbortController of the run in progress
 let written = null; // the fragment that this page wrote itself
 

@@ -153,7 +153,7 @@ function agreementOf([a, b]) {
       : h(
           "span",
           {},
-          h("strong", { class: "number" }, `Kendall’s τ ${tau.toFixed(2)}`),
+          h("strong", { class: "number" }, `Kendall’s τ ${tau.toFixed(2).replace("-", "−")}`),
           `: ${same.toLocaleString("en")} of ${pairs.toLocaleString("en")} pairs of ${both === a.order.length && both === b.order.length ? "passages" : `the ${both} shared passages`} in the same order. ${first}`,
         ),
   );

@@ -12,7 +12,7 @@ export function timeSplit(reply, wallMs) {
   const parts = [
     ["queue", queue, "waiting for its turn"],
     ["engine", engine, "in the engine"],
-    ["gateway", total - queue - engine, "in the gateway"],
+    ["gateway", Math.max(0, total - queue - engine), "in the gateway"],
     ["network", Math.max(0, wallMs - total), "on the way"],
   ];
   const all = parts.reduce((sum, [, ms]) => sum + ms, 0);
