@@ -3,7 +3,8 @@ import { count, h, isCalm } from "./dom.js";
 import { textOf } from "./passages.js";
 import { showTrouble } from "./trouble.js";
 
-const SHOWN = 100; // at first, and more at a time; a list of thousands would make the page slow
+const SHOWN = 25; // at first: how a list came about stands below it
+const MORE = 100; // at a time; a list of thousands would make the page slow
 const MOVED = 200; // passages on the page, above which nothing is animated
 const LONG = 320; // characters, from which a passage is shown in part
 
@@ -111,7 +112,7 @@ export class Column {
     const total = this.#documents.length;
     const hidden = this.order.length - this.#shown;
     this.more.hidden = hidden <= 0;
-    this.more.textContent = hidden > 0 ? `Show ${Math.min(hidden, SHOWN)} more of ${hidden.toLocaleString("en")}` : "";
+    this.more.textContent = hidden > 0 ? `Show ${Math.min(hidden, MORE)} more of ${hidden.toLocaleString("en")}` : "";
     if (this.reply) this.state.textContent = "";
     else if (this.error) this.state.textContent = `${this.order.length} of ${total}`;
     else this.state.textContent = this.order.length ? `${this.order.length} of ${total} …` : "ranking …";
@@ -119,7 +120,7 @@ export class Column {
 
   #showMore() {
     const first = this.#shown;
-    this.#shown += SHOWN;
+    this.#shown += MORE;
     const added = this.order.slice(first, this.#shown).map((index, place) => this.#decided(index, first + place + 1));
     this.ranked.append(...added);
     this.#showState();

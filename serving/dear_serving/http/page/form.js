@@ -94,9 +94,10 @@ export class Form {
   setMode(mode, isAsked = false) {
     for (const one of ["rank", "judge"]) the(`mode-${one}`).setAttribute("aria-pressed", String(one === mode));
     const judges = mode === "judge";
+    the("title").textContent = judges ? "Judge two orders" : "Rank a list";
     the("mode-help").textContent = judges
-      ? "Two models rank the list; you see both orders without their names and say which is better, or make your own."
-      : "The model reads the passages together and puts the best first.";
+      ? "Two models rank the list. Say which order is better without knowing whose it is, and make your own."
+      : "The model reads all passages and puts the best first.";
     this.#fitModels();
     this.setBusy(false);
     this.onMode(mode, isAsked);
