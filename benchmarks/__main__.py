@@ -34,8 +34,18 @@ from benchmarks.report import Outcome, write_report
 from benchmarks.server import ROOT
 
 # In the order they run: those on the default server follow each other and share it.
-MODULES = ("decode", "growth", "strategies", "serving", "adapters", "step_model", "host_cost", "decoders")
-USUAL = MODULES[:6]
+MODULES = (
+    "decode",
+    "growth",
+    "strategies",
+    "serving",
+    "adapters",
+    "cascade",
+    "step_model",
+    "host_cost",
+    "decoders",
+)
+USUAL = MODULES[:7]
 
 console = Console()
 

@@ -1,11 +1,12 @@
 """Engines that come and go with the work: requests arrive ever faster, then ever slower, then not at all.
 
-Run it with: python -m benchmarks.ramp [--peak 12] [--out FOLDER]; some six minutes
+Run it with: python -m benchmarks.ramp [--peak 1.5] [--out FOLDER]; some eight minutes
 
 ``dear serve`` on a free port with the tiny model and ``engine.autoscaling`` from none to two engines.
-Requests (20 passages each, the adapter "legal") arrive at an even rate that rises to ``peak`` a second, stays
-there, and falls; none waits for another. Every second it notes arrivals, answers, and the engines that run.
-Writes ``ramp.json`` and ``ramp.png``; exit code 1: a request was lost, or the engines did not follow.
+Requests (20 passages each, the adapter "legal") arrive at an even rate that rises to ``peak`` times what
+three callers got from one engine, stays there, and falls; none waits for another. Every second it notes
+arrivals, answers, and the engines that run. Writes ``ramp.json`` and ``ramp.png``; exit code 1: a request was
+lost, or the engines did not follow.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ SCALING = {
     "to_zero_delay_s": 10,
 }
 DOCUMENTS = [f"passage {number} of a list about parking permits" for number in range(20)]
-RISE_S, TOP_S, FALL_S = 60.0, 60.0, 40.0
+CALLERS, CALLING_S = 3, 10.0  # what they have in progress is one engine's tokens: no second one is asked for
+RISE_S, TOP_S, FALL_S = 60.0, 120.0, 40.0
 _PATIENCE_S = 300.0
 
 
@@ -57,11 +59,14 @@ class Second:
 class Ramp:
     """A whole run. Times are seconds from its first request.
 
-    ``wake_s`` is how long the request took that found no engine; ``outcomes`` counts ``answered`` and errors
-    by their class; ``idle_s`` and ``none_s`` say when the last engine was gone, before the ramp and after it.
+    ``one_per_s`` is what CALLERS got from one engine, requests a second; the ramp's top is ``peak`` times
+    that. ``wake_s`` is how long the request took that found no engine; ``outcomes`` counts ``answered`` and
+    errors by their class; ``idle_s`` and ``none_s`` say when the last engine was gone, before the ramp and
+    after it.
     """
 
-    peak_s: float
+    peak: float
+    one_per_s: float = 0.0
     seconds: list[Second] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
     idle_s: float = 0.0
@@ -77,7 +82,7 @@ class Ramp:
     def write(self, folder: Path) -> None:
         """``ramp.json`` and ``ramp.png``."""
         folder.mkdir(parents=True, exist_ok=True)
-        facts = environment() | {"command": f"python -m benchmarks.ramp --peak {self.peak_s:g}"}
+        facts = environment() | {"command": f"python -m benchmarks.ramp --peak {self.peak:g}"}
         # asdict counts the pairs of a Counter anew.
         found = facts | asdict(self) | {"outcomes": dict(self.outcomes)}
         (folder / "ramp.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -95,13 +100,13 @@ class Ramp:
         save(figure, folder / "ramp.png")
 
 
-async def ramp(server: Server, peak_s: float) -> Ramp:
+async def ramp(server: Server, peak: float) -> Ramp:
     """Run it on a server whose engines scale by SCALING.
 
     Raises:
         TimeoutError: the engines did not follow.
     """
-    result = Ramp(peak_s)
+    result = Ramp(peak)
     arrived = answered = 0
     began_s = time.monotonic()
 
@@ -115,10 +120,13 @@ async def ramp(server: Server, peak_s: float) -> Ramp:
                 result.seconds.append(row)
                 await asyncio.sleep(1)
 
-    async def reach(count: int) -> float:
-        async with asyncio.timeout(_PATIENCE_S):
-            while not result.seconds or result.seconds[-1].engines != count:  # noqa: ASYNC110 - nobody is told
-                await asyncio.sleep(0.5)
+    async def reach(count: int, when: str) -> float:
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while not result.seconds or result.seconds[-1].engines != count:  # noqa: ASYNC110
+                    await asyncio.sleep(0.5)
+        except TimeoutError:
+            raise TimeoutError(f"the engines were never {count} {when}") from None
         return time.monotonic() - began_s
 
     async def call(client: AsyncClient) -> None:
@@ -138,19 +146,27 @@ async def ramp(server: Server, peak_s: float) -> Ramp:
     ):
         watching = group.create_task(watch())
         await call(client)
-        await reach(1)  # a gateway counts none before it has asked
-        result.idle_s = await reach(0)
+        await reach(1, "at the start")  # a gateway counts none before it has asked
+        result.idle_s = await reach(0, "before the ramp")
         since_s = time.monotonic()
         await call(client)
         result.wake_s = time.monotonic() - since_s
+        before, since_s = answered, time.monotonic()
+
+        async def repeat() -> None:
+            while time.monotonic() < since_s + CALLING_S:
+                await call(client)
+
+        await asyncio.gather(*(repeat() for _ in range(CALLERS)))
+        result.one_per_s = (answered - before) / (time.monotonic() - since_s)
         calls, start_s = [], time.monotonic()
-        reached = group.create_task(reach(2))
-        while (pause_s := _pause_s(time.monotonic() - start_s, peak_s)) is not None:
+        reached = group.create_task(reach(2, "on the ramp"))
+        while (pause_s := _pause_s(time.monotonic() - start_s, peak * result.one_per_s)) is not None:
             calls.append(group.create_task(call(client)))
             await asyncio.sleep(pause_s)
         await asyncio.gather(*calls)
         result.two_s = await reached
-        result.none_s = await reach(0)
+        result.none_s = await reach(0, "after the ramp")
         watching.cancel()
     return result
 
@@ -188,21 +204,22 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--peak", type=float, default=12.0, help="requests a second at the top")
+    parser.add_argument("--peak", type=float, default=1.5, help="top, in rates of one engine")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ramp"))
     arguments = parser.parse_args()
     result: Ramp | None = None
     with tempfile.TemporaryDirectory() as scratch, server(Path(scratch)) as running:
         try:
             result = asyncio.run(ramp(running, arguments.peak))
-        except* TimeoutError:
-            sys.stderr.write("the engines did not follow the work\n")
+        except* TimeoutError as late:
+            sys.stderr.write("".join(f"{one}\n" for one in late.exceptions))
     if result is None:
         return 1
     result.write(arguments.out)
     sys.stdout.write(
-        f"{dict(result.outcomes)}; from no engine the first request took {result.wake_s:.0f} s; two engines "
-        f"at {result.two_s:.0f} s, none at {result.none_s:.0f} s\nwritten: {arguments.out}\n"
+        f"{dict(result.outcomes)}; from no engine the first request took {result.wake_s:.0f} s; the top was "
+        f"{result.peak * result.one_per_s:.0f} requests/s, two engines at {result.two_s:.0f} s, none at "
+        f"{result.none_s:.0f} s\nwritten: {arguments.out}\n"
     )
     return 1 if result.lost else 0
 

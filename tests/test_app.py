@@ -20,8 +20,9 @@ from dear_serving.autoscaling import EngineScaling
 from dear_serving.errors import InvalidAdapterFiles, SettingsError
 from dear_serving.inside_vllm.drafts import DraftPolicy
 from dear_serving.registry.database import open_database
+from dear_serving.replica.score_server import ScoreServer
 from dear_serving.replica.server import RerankServer, keep_tokens_out_of_runtime_envs
-from dear_serving.settings import RegistrySettings, Settings, load_settings
+from dear_serving.settings import FirstStageSettings, RegistrySettings, Settings, load_settings
 from dear_serving.types import Decoding
 from tests.conftest import CPU_CONFIG, ROOT
 
@@ -59,6 +60,29 @@ def test_the_gpu_application_holds_gateways_and_one_engine_a_gpu(a100: Settings)
     assert sum(bundle.get("GPU", 0) for bundle in bundles) == 1
     assert any("A100" in resource for bundle in bundles for resource in bundle)
     assert engine.func_or_class.__name__ == RerankServer.__name__
+
+
+def test_a_first_stage_of_its_own_is_a_deployment_of_its_own() -> None:
+    settings = load_settings(CPU_CONFIG)
+    kwargs = {"dtype": "float32", "max_model_len": 512}
+    stage = FirstStageSettings.model_validate(
+        {
+            "model": "scorer",
+            "source": "org/scorer",
+            "template": "bge-reranker",
+            "engine": {"replicas": 2, "kv_cache_gib": 2, "engine_kwargs": kwargs},
+        }
+    )
+    built = build_app(build_application(settings.model_copy(update={"first_stage": stage})), name="dear")
+    deployments = {deployment.name: deployment for deployment in built.deployments}
+    assert set(deployments) == {"Engine", "FirstStage", "Gateway"}
+    first = deployments["FirstStage"]
+    assert (first.func_or_class.__name__, first.num_replicas) == (ScoreServer.__name__, 2)
+    config = first._replica_config.init_kwargs["llm_config"]
+    assert config.model_loading_config.model_source == "org/scorer"
+    assert config.engine_kwargs == {"runner": "pooling", "scheduling_policy": "priority"} | kwargs
+    assert config.runtime_env["env_vars"]["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert "request_router_config" not in config.deployment_config
 
 
 def test_tensor_parallelism_reserves_a_gpu_a_rank(a100: Settings) -> None:

@@ -63,6 +63,7 @@ ONLY_IN: dict[str, set[str]] = {
         "replica",
         "gateway.engine_client",
         "gateway.everyone",
+        "gateway.score_client",
         "metrics_export",
         "gateway.replica_choice",
         "http.ingress",

@@ -16,6 +16,8 @@ from dear_serving.protocol import (
     GenerationRequest,
     OpenAIRequest,
     PermutationRequest,
+    PromptScores,
+    ScoreRequest,
 )
 from dear_serving.types import Repairs, Usage
 
@@ -25,6 +27,8 @@ MESSAGES: list[Any] = [
     GenerationRequest([1], 2, "a@1", "r", 3, ("x",), "salt", Backlog("g", 9), TRACE),
     OpenAIRequest("chat", {"model": "m"}, "r", 1, 2, 3, 4, 5, "salt", Backlog("g", 9), TRACE),
     PermutationRequest([1], ((2,), (3,)), (4,), 1, None, "r", 5, 6.0, "salt", Backlog("g", 9), TRACE),
+    ScoreRequest([[1, 2], [3]], (4, 5), "a@1", "r", 5, 6.0, "salt", Backlog("g", 9), TRACE),
+    PromptScores((0.5, None), USAGE),
     Generation("x", USAGE, "y"),
     DecodedWindow((1, 0), 1, (-1.0, -2.0), USAGE, Repairs(1, 2, 3, 4), "why"),
 ]
@@ -33,7 +37,9 @@ every_message = pytest.mark.parametrize("message", MESSAGES, ids=lambda message:
 
 def test_these_are_all_messages() -> None:
     sent = {
-        name for name in vars(protocol) if name.endswith("Request") or name in ("Generation", "DecodedWindow")
+        name
+        for name in vars(protocol)
+        if name.endswith("Request") or name in ("Generation", "DecodedWindow", "PromptScores")
     }
     assert sent == {type(message).__name__ for message in MESSAGES}
 

@@ -43,6 +43,17 @@ def test_the_cpu_default_loads() -> None:
     assert settings.adapters.root == CONFIGS / "demo" / "adapters"
     assert settings.engine.accelerator == "cpu"
     assert set(settings.templates()) == {"dear-tiny", "legal", "medical"}
+    assert settings.first_stage_template() is None
+
+
+def test_the_settings_with_a_first_stage_are_the_default_and_no_more() -> None:
+    default, staged = (load_settings(CONFIGS / name).model_dump() for name in ("cpu.yaml", "cascade.yaml"))
+    stage, adapters = staged.pop("first_stage"), staged["adapters"]
+    assert (stage["model"], stage["depth"]) == ("pointwise", 20)
+    *others, own = adapters["serve"]
+    assert (own["name"], own["template"], own["shared"]) == ("pointwise", "yes-no", False)
+    assert default.pop("first_stage") is None
+    assert staged | {"adapters": adapters | {"serve": tuple(others)}} == default
 
 
 def test_defaults_stand_where_the_file_is_silent(tmp_path: Path) -> None:
@@ -152,6 +163,51 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown default model": (
         changed(default_model="leagl"),
         'default_model "leagl" is neither the model nor an adapter',
+    ),
+    "a first stage that nobody serves": (
+        changed(first_stage={"model": "pointwise"}),
+        'first_stage.model "pointwise" is neither the model nor one of adapters.serve',
+    ),
+    "a first stage's source without engines": (
+        changed(first_stage={"model": "own", "source": "./own", "template": "yes-no"}),
+        "first_stage: source and engine go together",
+    ),
+    "a first stage's source without a template": (
+        changed(
+            first_stage={
+                "model": "own",
+                "source": "./own",
+                "engine": {"engine_kwargs": {"max_model_len": 4096}},
+            }
+        ),
+        "first_stage: template is needed with source",
+    ),
+    "a first stage's source with a name that is taken": (
+        changed(
+            first_stage={
+                "model": "base",
+                "source": "x/y",
+                "template": "yes-no",
+                "engine": {"engine_kwargs": {"max_model_len": 4096}},
+            }
+        ),
+        'first_stage.model "base" is taken',
+    ),
+    "a first stage that scales": (
+        changed(
+            first_stage={
+                "model": "own",
+                "source": "x/y",
+                "template": "yes-no",
+                "engine": {"engine_kwargs": {"max_model_len": 4096}, "autoscaling": {"max_replicas": 2}},
+            }
+        ),
+        "first_stage: engine.autoscaling: engines of a first stage do not scale",
+    ),
+    "a first stage without a model": (changed(first_stage={"depth": 5}), "first_stage.model: Field required"),
+    "a first stage that keeps nothing": (
+        changed(first_stage={"model": "base", "depth": 0}),
+        "first_stage.depth: Input should be greater than or equal to 1",
     ),
     "more adapters than have room": (
         changed(adapters={"serve": [{"name": "a", "path": "a"}, {"name": "b", "path": "b"}], "capacity": 1}),

@@ -93,7 +93,7 @@ class Callers:
     kind: Kind
     count: int
     key: str
-    pace_s: float = 0.5
+    pace_s: float = 1.0
 
 
 class Load:

@@ -1,4 +1,4 @@
-"""The admin routes as values: tenants, keys, adapters, the audit trail. No I/O."""
+"""The admin routes as values: tenants, keys, adapters, replicas, the audit trail. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from dear_client.calls import path_of, read_list, read_model
 from dear_client.exchange import Call, Pages
-from dear_client.models import Adapter, Change, Key, Revision, Tenant
+from dear_client.models import Adapter, Change, Key, Replica, Revision, Tenant
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -127,6 +127,11 @@ class AdminCalls:
     def share_adapter(self, name: str, shared: bool = True) -> Call[Adapter]:
         """Open an adapter to every tenant, or leave it to those with a grant."""
         return _call("PATCH", path_of("adapters", name), Adapter, {"shared": shared}, is_repeatable=True)
+
+    def replicas(self) -> Call[list[Replica]]:
+        """The gateways and engines that run, gateways first, with their states, loads and revisions."""
+        path = "/admin/v1/replicas"
+        return Call("GET", path, lambda reply: read_list(Replica, reply)[0], as_admin=True)
 
     def audit(self, limit: int = 20) -> Call[list[Change]]:
         """Who changed what, newest first; at most 1000."""

@@ -144,6 +144,7 @@ class AsyncAdmin(_Awaiting[AdminCalls]):
     rollback_adapter = awaiting(AdminCalls.rollback_adapter)
     retire_adapter = awaiting(AdminCalls.retire_adapter)
     share_adapter = awaiting(AdminCalls.share_adapter)
+    replicas = awaiting(AdminCalls.replicas)
     audit = awaiting(AdminCalls.audit)
 
 

@@ -145,6 +145,7 @@ class Admin(_Blocking[AdminCalls]):
     rollback_adapter = blocking(AdminCalls.rollback_adapter)
     retire_adapter = blocking(AdminCalls.retire_adapter)
     share_adapter = blocking(AdminCalls.share_adapter)
+    replicas = blocking(AdminCalls.replicas)
     audit = blocking(AdminCalls.audit)
 
 

@@ -40,11 +40,12 @@ class Repairs(_Reply):
 
 class Ranks(_Reply):
     """How many ranks were made how, best ranks first: by listwise windows, by one forward pass of a window,
-    and not at all, for want of ``max_prompt_tokens``.
+    by the first stage alone, and not at all, for want of ``max_prompt_tokens`` or by strategy deepen.
     """
 
     listwise: int
     one_pass: int = 0
+    pointwise: int = 0
     unread: int = 0
 
 
@@ -73,7 +74,9 @@ class Details(_Reply):
 
     ``instruction`` is where the prompts have the instruction, if there is one: "template" or "query".
     ``passes`` counts the forward passes that chose passages, ``drafts`` the tokens guessed and verified in
-    them, ``accepted_drafts`` those that held.
+    them, ``accepted_drafts`` those that held. ``first_stage`` is the revision that scored ``scored``
+    documents one by one. If asked for, ``confidence`` is the mean of the results', and ``certified`` counts
+    the first places that are certified.
     """
 
     strategy: str
@@ -91,21 +94,36 @@ class Details(_Reply):
     drafts: int = 0
     accepted_drafts: int = 0
     parts: int | None = None
+    first_stage: str | None = None
+    scored: int | None = None
     reasoning: tuple[str, ...] = ()
     instruction: str | None = None
     explanation: Explanation | None = None
+    confidence: float | None = None
+    certified: int | None = None
+
+
+class DocumentDetails(_Reply):
+    """What is known of one document: ``first_stage_score``, from 0 to 1, where a first stage read it."""
+
+    first_stage_score: float | None = None
 
 
 class RankedDocument(_Reply):
     """One place of a ranking.
 
     ``index`` counts the documents of the request from 0; ``relevance_score`` falls along the ranking;
-    ``document`` is the very object that was given.
+    ``document`` is the very object that was given; ``dear`` is None where nothing else is known of it. If
+    asked for, ``confidence`` says how far it rightly stands before the next one, from 0 to 1, and
+    ``certified`` whether the windows prove this place.
     """
 
     index: int
     relevance_score: FiniteFloat
+    confidence: FiniteFloat | None = None
+    certified: bool | None = None
     document: Any = None
+    dear: DocumentDetails | None = None
 
     @property
     def text(self) -> str:
@@ -203,6 +221,25 @@ class Adapter(_Reply):
     previous: str | None = None
     created: str | None = None
     revisions: tuple[Revision, ...] = ()
+
+
+class Replica(_Reply):
+    """A gateway or an engine (``role``) that runs, or ran a moment ago.
+
+    ``state`` is one of serving, left_out, silent, starting, ending and ended; ``load`` the requests in flight
+    of a gateway, or the calls in an engine; ``current`` whether it follows the registry's latest version. Of
+    an engine, ``revisions`` says of each revision ``held`` or why it could not be loaded, and ``seen_by``
+    what each gateway sees. None: not known.
+    """
+
+    id: str
+    role: str
+    state: str
+    load: int | None = None
+    queued_tokens: int | None = None
+    current: bool | None = None
+    revisions: dict[str, str] = {}
+    seen_by: dict[str, str] = {}
 
 
 class Change(_Reply):

@@ -10,7 +10,19 @@ from typing import Annotated, Any, Literal, TypedDict
 from dear_client.errors import InvalidCall
 from dear_client.models import Document
 
-Strategy = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank", "funnel"]
+Strategy = Literal[
+    "auto",
+    "single",
+    "sliding",
+    "merge2",
+    "joint",
+    "tourrank",
+    "funnel",
+    "blitz",
+    "deepen",
+    "pointwise",
+    "cascade",
+]
 LongDocuments = Literal["cut", "max_passage"]
 Scoring = Literal["permutation", "generate", "first_token"]
 
@@ -50,12 +62,19 @@ class RerankOptions(TypedDict, total=False):
         float | None, Option("Seconds after which the server replies with what is decided.", at_least=0.001)
     ]
     max_passage_tokens: Annotated[int | None, Option("Cut each passage after so many tokens.", at_least=1)]
+    cascade_depth: Annotated[
+        int | None, Option("How many of the first stage's best a cascade ranks listwise.", at_least=1)
+    ]
     long_documents: Annotated[
         LongDocuments | None, Option("cut: their beginning counts; max_passage: the best of their parts.")
     ]
     max_prompt_tokens: Annotated[
         int | None, Option("Most prompt tokens of all windows; auto fits itself to it.", at_least=1)
     ]
+    looks: Annotated[
+        int | None, Option("How often joint shows each passage, and blitz the head.", at_least=1)
+    ]
+    confidence: Annotated[bool | None, Option("Say of each rank how sure it is.")]
     rank_fields: Annotated[
         Sequence[str] | None,
         Option("Fields of object documents that the model reads, instead of text.", on_command_line=False),

@@ -18,6 +18,7 @@ from dear_serving.errors import SettingsError
 from dear_serving.gateway.authenticator import hash_keys
 from dear_serving.http.ingress import Gateway
 from dear_serving.nodes import count_nodes, this_node
+from dear_serving.replica.score_server import ScoreServer
 from dear_serving.replica.server import RerankServer
 from dear_serving.settings import (
     ADMIN_PORT_VARIABLE,
@@ -41,6 +42,7 @@ os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "dear_serving
 
 APP_NAME = "dear"
 ENGINE_NAME = "Engine"
+FIRST_STAGE_NAME = "FirstStage"
 GATEWAY_NAME = "Gateway"
 ROUTER = {
     "request_router_class": "dear_serving.gateway.replica_choice.AdapterRouter",
@@ -112,22 +114,49 @@ def build_application(settings: Settings, start_attempts: int | None = None) -> 
     engine = build_llm_deployment(
         llm_config(settings),
         deployment_cls=RerankServer,
-        bind_kwargs={
-            "registry": settings.registry,
-            "adapters": settings.adapters,
-            "engine": settings.engine,
-            "hub_tokens": HubTokens.from_environment(),
-            "home": this_node(),
-            "logging_settings": settings.logging,
-            "tracing_settings": settings.tracing,
-        },
+        bind_kwargs=_bind_kwargs(settings, settings.engine),
         override_serve_options=options,
     )
-    return gateways_before(engine, settings)
+    return gateways_before(engine, settings, _first_stage(settings, start_attempts))
 
 
-def gateways_before(engine: Application, settings: Settings) -> Application:
-    """Gateways in front of a deployment that answers the calls of protocol.Engine."""
+def _first_stage(settings: Settings, start_attempts: int | None) -> Application | None:
+    """The engines of a first stage that is a model of its own; None: it is none."""
+    stage = settings.first_stage
+    if stage is None or stage.source is None or stage.engine is None:
+        return None
+    options: dict[str, Any] = {"name": FIRST_STAGE_NAME}
+    if start_attempts is not None:
+        options["max_constructor_retry_count"] = start_attempts
+    kwargs = {"runner": "pooling", "scheduling_policy": "priority"} | stage.engine.engine_kwargs
+    application: Application = build_llm_deployment(
+        _llm_config(settings, stage.engine, stage.model, stage.source, kwargs),
+        deployment_cls=ScoreServer,
+        bind_kwargs=_bind_kwargs(settings, stage.engine),
+        override_serve_options=options,
+    )
+    return application
+
+
+def _bind_kwargs(settings: Settings, engine: EngineSettings) -> dict[str, Any]:
+    """What a replica of these engines is constructed with."""
+    return {
+        "registry": settings.registry,
+        "adapters": settings.adapters,
+        "engine": engine,
+        "hub_tokens": HubTokens.from_environment(),
+        "home": this_node(),
+        "logging_settings": settings.logging,
+        "tracing_settings": settings.tracing,
+    }
+
+
+def gateways_before(
+    engine: Application, settings: Settings, first_stage: Application | None = None
+) -> Application:
+    """Gateways in front of a deployment that answers the calls of protocol.Engine, and of one that answers
+    its call ``score`` for a first stage that is a model of its own.
+    """
     gateway = Gateway.options(  # type: ignore[attr-defined]  # added by serve.deployment
         name=GATEWAY_NAME,
         **_how_many(settings.gateway.replicas, settings.gateway.autoscaling),
@@ -147,6 +176,7 @@ def gateways_before(engine: Application, settings: Settings) -> Application:
         hash_keys(admin_keys()),
         HubTokens.from_environment(),
         this_node(),
+        first_stage,
     )
     return application
 
@@ -175,13 +205,32 @@ def llm_config(settings: Settings) -> LLMConfig:
     if settings.tracing.traces_url is not None:
         engine_kwargs["otlp_traces_endpoint"] = settings.tracing.traces_url
     engine_kwargs |= engine.engine_kwargs
+    return _llm_config(
+        settings,
+        engine,
+        settings.model.id,
+        base_source(settings),
+        engine_kwargs,
+        {"request_router_config": ROUTER},
+    )
+
+
+def _llm_config(
+    settings: Settings,
+    engine: EngineSettings,
+    model: str,
+    source: str,
+    engine_kwargs: dict[str, Any],
+    options: dict[str, Any] | None = None,
+) -> LLMConfig:
+    """The configuration of some engines, with ``options`` of Serve's."""
     hardware: dict[str, Any] = {"accelerator_config": {"kind": engine.accelerator}}
     if engine.accelerator == "cpu":
         hardware["placement_group_config"] = {"bundles": [{"CPU": 1}]}
     if engine.accelerator_type is not None:
         hardware["accelerator_type"] = engine.accelerator_type
     return LLMConfig(
-        model_loading_config={"model_id": settings.model.id, "model_source": base_source(settings)},
+        model_loading_config={"model_id": model, "model_source": source},
         engine_kwargs=engine_kwargs,
         deployment_config=_how_many(engine.replicas, engine.autoscaling)
         | {
@@ -190,12 +239,12 @@ def llm_config(settings: Settings) -> LLMConfig:
             "graceful_shutdown_timeout_s": settings.gateway.drain_s,
             "health_check_period_s": _HEALTH_CHECK_S,  # until a dead engine is replaced
             "ray_actor_options": {"num_cpus": 0 if engine.accelerator == "cpu" else 1},
-            "request_router_config": ROUTER,
-        },
+        }
+        | (options or {}),
         # vLLM counts in the registry that /metrics shows and metrics_export copies to Ray. With True
         # it would record in Ray in every step, and /metrics had nothing.
         log_engine_metrics=False,
-        runtime_env={"env_vars": engine_environment(settings)},
+        runtime_env={"env_vars": engine_environment(settings, engine)},
         **hardware,
     )
 
@@ -260,23 +309,24 @@ def http_options(settings: Settings) -> HTTPOptions:
     return HTTPOptions(host=settings.http.host, port=settings.http.port)
 
 
-def engine_environment(settings: Settings) -> dict[str, str]:
-    """Environment variables for vLLM. The user's own values win."""
+def engine_environment(settings: Settings, engine: EngineSettings | None = None) -> dict[str, str]:
+    """Environment variables for vLLM, for these engines, else the base model's. The user's own values win."""
+    engine = engine or settings.engine
     variables = {"VLLM_NO_USAGE_STATS": "1"} | engine_variables(settings.tracing)
-    if settings.engine.accelerator == "cpu":
+    if engine.accelerator == "cpu":
         # By default vLLM reserves one core, which is half of a two-core laptop.
         variables |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(settings.engine.kv_cache_gib),
+            "VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib),
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
             # Iterations that an OpenMP thread spins before it sleeps. The default spins for milliseconds on
             # cores that the gateway needs; with much less, every matrix product pays for a wake-up.
             "GOMP_SPINCOUNT": "2000",
         }
-        if settings.engine.engine_kwargs.get("enforce_eager"):
+        if engine.engine_kwargs.get("enforce_eager"):
             # vLLM still compiles its sampler, which needs a C++ compiler that a laptop may not have.
             variables["TORCHDYNAMO_DISABLE"] = "1"
-    # Ray Serve LLM has a limit of its own; settings.engine.start_timeout_s is the one that counts.
-    variables["RAYLLM_ENGINE_START_TIMEOUT_S"] = str(math.ceil(settings.engine.start_timeout_s))
+    # Ray Serve LLM has a limit of its own; the engine's start_timeout_s is the one that counts.
+    variables["RAYLLM_ENGINE_START_TIMEOUT_S"] = str(math.ceil(engine.start_timeout_s))
     return {name: os.environ.get(name, value) for name, value in variables.items()} | hub_environment()
 
 

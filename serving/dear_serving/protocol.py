@@ -166,6 +166,50 @@ class DecodedWindow:
     reasoning: str | None = None
 
 
+@message
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Prompts of which each shows one passage, to be scored in a forward pass each. ``tokens`` of the longest
+    is at most the model's length.
+
+    ``labels`` are 2 to MAX_IDENTIFIERS different tokens, one of which answers each prompt; () where the model
+    has a head that scores. After ``deadline_s`` seconds the prompts that are not scored are left out, all of
+    them if need be. ``adapter``, ``priority``, ``cache_salt`` and ``trace_headers`` are as in
+    GenerationRequest.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    labels: tuple[int, ...]
+    adapter: str | None
+    request_id: str
+    priority: int = 0
+    deadline_s: float | None = None
+    cache_salt: str | None = None
+    backlog: Backlog | None = None
+    trace_headers: Mapping[str, str] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Most tokens the request can take in the engine: all prompts, and an answer each."""
+        return sum(len(prompt) + 1 for prompt in self.prompts)
+
+    @property
+    def cost(self) -> int:
+        """What the request takes of the engine: all its tokens."""
+        return self.tokens
+
+
+@message
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """``scores[i]`` are the natural log odds of the first label after prompt i, among the labels, or what the
+    model's head gives, as log odds; None: it was not scored in time.
+    """
+
+    scores: tuple[float | None, ...]
+    usage: Usage
+
+
 class Engine(Protocol):
     """Decodes windows. Many calls may run at once; the engine batches them.
 
@@ -187,6 +231,10 @@ class Engine(Protocol):
         Yields:
             The window decided so far, each time with at least one more rank; the last one is the result.
         """
+        ...
+
+    async def score(self, request: ScoreRequest) -> PromptScores:
+        """Score prompts, in as many forward passes, all at once."""
         ...
 
     def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:

@@ -226,18 +226,51 @@ class RankingSettings(_Settings):
     """Defaults for ranking.
 
     ``templates`` is a folder with your own prompt templates. ``max_reasoning_tokens`` bounds the reasoning
-    that a model writes before it ranks, for requests with reasoning.
+    that a model writes before it ranks, for requests with reasoning. While the engines have more than
+    ``busy_s`` seconds of work ahead, and until it is half of that, strategy ``auto`` saves tokens; null: load
+    does not count, and equal requests have equal strategies.
     """
 
     window_size: Annotated[int, Field(ge=2, le=128)] = 20
     step: Annotated[int, Field(ge=1)] = 10
     templates: Path | None = None
     max_reasoning_tokens: Annotated[int, Field(ge=1)] = 512
+    busy_s: Annotated[float, Field(gt=0)] | None = 1.0
 
     @model_validator(mode="after")
     def _step_fits(self) -> Self:
         if self.step > self.window_size:
             raise ValueError("step may not exceed window_size")
+        return self
+
+
+class FirstStageSettings(_Settings):
+    """The model that reads passages one by one, for the strategies ``pointwise`` and ``cascade``.
+
+    ``model`` names one of adapters.serve, or the base model; it runs in the engines that are there. Or it is
+    the name of a model of its own in ``source`` (a folder, a URL or a Hugging Face id), a sequence classifier
+    with one score, which runs in engines of its own: ``engine`` has their settings.
+
+    ``template`` is its prompt template, one for a single passage; default: the one that the model has. A
+    cascade ranks the best ``depth`` listwise, if the request does not say how many. ``max_passage_tokens``:
+    as many of a passage are read at most; default: what fits.
+    """
+
+    model: Name
+    source: str | None = None
+    engine: EngineSettings | None = None
+    template: TemplateName | None = None
+    depth: Annotated[int, Field(ge=1, le=10_000)] = 20
+    max_passage_tokens: Annotated[int, Field(ge=8)] | None = None
+
+    @model_validator(mode="after")
+    def _source_fits(self) -> Self:
+        if (self.source is None) != (self.engine is None):
+            raise ValueError("source and engine go together: a model of its own needs engines of its own")
+        if self.source is not None and self.template is None:
+            raise ValueError("template is needed with source; it says how query and passage are put together")
+        if self.engine is not None and self.engine.autoscaling is not None:
+            raise ValueError("engine.autoscaling: engines of a first stage do not scale; set engine.replicas")
         return self
 
 
@@ -381,6 +414,7 @@ class Settings(_Settings):
     engine: EngineSettings
     gateway: GatewaySettings = GatewaySettings()
     ranking: RankingSettings = RankingSettings()
+    first_stage: FirstStageSettings | None = None
     limits: LimitSettings = LimitSettings()
     registry: RegistrySettings = RegistrySettings()
     tenancy: TenancySettings = TenancySettings()
@@ -396,6 +430,15 @@ class Settings(_Settings):
             raise ValueError(f'adapter "{self.model.id}" has the base model\'s id')
         if self.default_model is not None and self.default_model not in names:
             raise ValueError(f'default_model "{self.default_model}" is neither the model nor an adapter')
+        stage = self.first_stage
+        if stage is not None and stage.source is None and stage.model not in names:
+            raise ValueError(
+                f'first_stage.model "{stage.model}" is neither the model nor one of adapters.serve'
+            )
+        if stage is not None and stage.source is not None and stage.model in names:
+            raise ValueError(
+                f'first_stage.model "{stage.model}" is taken, by the model or one of adapters.serve'
+            )
         if self.model.source is None and not self.adapters.serve:
             raise ValueError("model.source is needed where no adapter names its base model")
         return self
@@ -404,6 +447,11 @@ class Settings(_Settings):
         """Public model name -> name of its prompt template; the base model comes first."""
         adapters = {adapter.name: adapter.template for adapter in self.adapters.serve}
         return {self.model.id: self.model.template} | adapters
+
+    def first_stage_template(self) -> str | None:
+        """Name of the first stage's prompt template; None: there is no first stage."""
+        stage = self.first_stage
+        return None if stage is None else stage.template or self.templates()[stage.model]
 
 
 def check_shared(registry: RegistrySettings, adapters: AdaptersSettings, *, is_elsewhere: bool) -> None:
@@ -519,9 +567,9 @@ def _keys_in(variable: str) -> tuple[str, ...]:
 def _resolve_paths(settings: Settings, folder: Path) -> Settings:
     """Make paths absolute. A source that is no folder is a URL or a Hugging Face id and stays unchanged."""
     model, adapters, ranking = settings.model, settings.adapters, settings.ranking
-    source = model.source
-    if source is not None and (source.startswith((".", "/")) or (folder / source).is_dir()):
-        source = str((folder / source).resolve())
+    source, stage = _resolved_source(model.source, folder), settings.first_stage
+    if stage is not None:
+        stage = stage.model_copy(update={"source": _resolved_source(stage.source, folder)})
     chat_template = model.chat_template and (folder / model.chat_template).resolve()
     templates = ranking.templates and (folder / ranking.templates).resolve()
     return settings.model_copy(
@@ -537,12 +585,19 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
                 }
             ),
             "ranking": ranking.model_copy(update={"templates": templates}),
+            "first_stage": stage,
             "registry": settings.registry.model_copy(
                 update={"url": _registry_url(settings.registry.url, folder)}
             ),
             "tenancy": _with_limits_url(settings.tenancy),
         }
     )
+
+
+def _resolved_source(source: str | None, folder: Path) -> str | None:
+    if source is not None and (source.startswith((".", "/")) or (folder / source).is_dir()):
+        return str((folder / source).resolve())
+    return source
 
 
 def _with_limits_url(tenancy: TenancySettings) -> TenancySettings:

@@ -45,8 +45,21 @@ vLLM continues choice by choice. ``ordinary``: a request for each choice, the sl
 Scoring = Literal["permutation", "generate", "first_token"]
 """How a window is decoded: identifier by identifier, as free text, or from one forward pass."""
 
-StrategyName = Literal["auto", "single", "sliding", "merge2", "joint", "tourrank", "funnel"]
-"""How a list longer than one window is ranked; ``auto`` chooses by cost and deadline."""
+StrategyName = Literal[
+    "auto",
+    "single",
+    "sliding",
+    "merge2",
+    "joint",
+    "tourrank",
+    "funnel",
+    "blitz",
+    "deepen",
+    "pointwise",
+    "cascade",
+]
+"""How a list longer than one window is ranked; ``auto`` chooses by cost, deadline and load. ``pointwise`` and
+``cascade`` take the server's first stage."""
 
 InstructionPlace = Literal["template", "query"]
 """Where a prompt has the instruction: in the template's place for it, or at the end of the query."""
@@ -78,7 +91,11 @@ class RankTask:
         instruction: what the order is for, in words; None or blank: none.
         max_prompt_tokens: most prompt tokens of all windows; None: the server's limit.
         long_documents: what of passages that are longer than a prompt shows counts.
+        cascade_depth: how many of the first stage's best ``cascade`` ranks listwise; None: the server's
+            default.
         explain: whether the ranking says when each window ran, and what was cut.
+        confidence: whether to say how sure each rank is.
+        looks: how often ``joint`` shows each passage, and ``blitz`` the head; None: 3 and 2.
     """
 
     query: str
@@ -97,7 +114,10 @@ class RankTask:
     instruction: str | None = None
     max_prompt_tokens: int | None = None
     long_documents: LongDocuments = "cut"
+    cascade_depth: int | None = None
     explain: bool = False
+    confidence: bool = False
+    looks: int | None = None
 
     @property
     def needed(self) -> int:
@@ -194,12 +214,14 @@ class Repairs:
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """How the ranks of an order were made, best ranks first: so many by listwise windows, then so many by one
-    forward pass of a window alone, then so many passages that were not read and keep the caller's order.
+    forward pass of a window alone, then so many by the first stage alone, then so many passages that were not
+    read and keep the caller's order.
     """
 
     listwise: int
     one_pass: int = 0
     unread: int = 0
+    pointwise: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +249,19 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class Sureness:
+    """How sure a rank is; see ranking.confidence.
+
+    Args:
+        confidence: from 0 to 1, that the passage rightly stands before the next one; None: it is the last.
+        certified: whether the windows leave this place alone to the passage.
+    """
+
+    confidence: float | None
+    certified: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """The answer to a RankTask: every passage's index, best first, and how it was computed.
 
@@ -236,7 +271,12 @@ class Ranking:
     reasoning for each window. ``model`` is the public name in the request, ``revision`` the revision that
     answered. ``parts`` counts the parts that long documents were split into, with the documents that were
     not; None: none were to be split. ``instruction`` says where the task's went, if it has one.
-    ``explanation`` is there where the task asks for it.
+    ``explanation`` is there where the task asks for it. ``sureness[i]`` is of rank i, if the task asks for
+    it: as many as were needed.
+
+    ``first_stage`` is the revision that scored ``scored`` passages alone, "" if none did. Then
+    ``first_scores[i]`` belongs to ``order[i]``: the first stage's probability that it is relevant, None if it
+    was not scored in time.
     """
 
     order: Order
@@ -256,3 +296,7 @@ class Ranking:
     coverage: Coverage = Coverage(0)
     parts: int | None = None
     explanation: Explanation | None = None
+    sureness: tuple[Sureness, ...] = ()
+    first_stage: str = ""
+    scored: int = 0
+    first_scores: tuple[float | None, ...] = ()

@@ -29,6 +29,7 @@ BASE_CONFIG = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 4,
+    "vocab_size": 30,
 }
 SHAPES = {  # inputs, outputs
     "self_attn.q_proj": (12, 16),
@@ -124,7 +125,7 @@ WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "alpha as text": ({"lora_alpha": "32"}, "lora_alpha is '32'"),
     "other type": ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
     "no type": ({"peft_type": None}, "peft_type is None"),
-    "unknown module": ({"target_modules": ["q_proj", "lm_head"]}, "target_modules lm_head"),
+    "unknown module": ({"target_modules": ["q_proj", "embed_tokens"]}, "target_modules embed_tokens"),
     "modules as a text": ({"target_modules": "all-linear"}, "target_modules is 'all-linear'"),
     "no modules": ({"target_modules": []}, "target_modules is []"),
     "modules of numbers": ({"target_modules": [1]}, "target_modules is [1]"),
@@ -220,6 +221,22 @@ def test_refuses_weights_with(
     tensors = good_tensors()
     change(tensors)
     assert said in refusal(write(tmp_path, tensors=tensors), base, WEIGHTS_FILE)
+
+
+def with_output_layer(folder: Path, vocabulary: int = 30, sides: str = "AB") -> Path:
+    shapes = {"A": (RANK, 12), "B": (vocabulary, RANK)}
+    output = {f"base_model.model.lm_head.lora_{side}.weight": np.zeros(shapes[side], half) for side in sides}
+    return write(
+        folder, good_config() | {"target_modules": [*ALL_MODULES, "lm_head"]}, good_tensors() | output
+    )
+
+
+def test_the_output_layer_may_be_a_target(tmp_path: Path, base: BaseShape) -> None:
+    assert check_adapter("legal", with_output_layer(tmp_path / "legal"), base, 16) == RANK
+    other = with_output_layer(tmp_path / "other", vocabulary=31)
+    assert "has shape (31, 2), the base model needs (30, 2)" in refusal(other, base, WEIGHTS_FILE)
+    half_of_it = with_output_layer(tmp_path / "half", sides="A")
+    assert "lora_B of lm_head in layer 0 is missing" in refusal(half_of_it, base, WEIGHTS_FILE)
 
 
 def test_refuses_tensors_of_no_target_module(tmp_path: Path, base: BaseShape) -> None:

@@ -340,6 +340,19 @@ def test_a_rollback_goes_back_and_forth(adapters: Adapters, registry: Database) 
     check(adapters)
 
 
+def test_a_rollback_to_an_expected_revision_goes_to_no_other(adapters: Adapters) -> None:
+    bring(adapters, A, State.ACTIVE)
+    bring(adapters, B, State.ACTIVE)
+    bring(adapters, C, State.ACTIVE)
+    with pytest.raises(
+        UnknownSubject, match=f'would go back to "legal@{B.digest[:12]}", not to "{A.digest}"'
+    ):
+        adapters.rollback("legal", A.digest, actor="test")
+    with pytest.raises(UnknownSubject, match='has no revision "ffffff"'):
+        adapters.rollback("legal", "ffffff", actor="test")
+    assert adapters.rollback("legal", B.digest[:8], actor="test").digest == B.digest
+
+
 def test_a_rollback_to_one_that_is_retired_takes_its_time(adapters: Adapters) -> None:
     old = bring(adapters, A, State.ACTIVE)
     bring(adapters, B, State.ACTIVE)

@@ -81,7 +81,9 @@ def test_a_name_without_a_template_is_refused(name: str, tmp_path: Path) -> None
 
 
 def test_an_unknown_name_lists_what_the_server_has() -> None:
-    with pytest.raises(SettingsError, match=r'no prompt template "x" in the server.* chat, plain$'):
+    with pytest.raises(
+        SettingsError, match=r'no prompt template "x" in the server.* chat, dear-pointwise, plain, '
+    ):
         load_template("x", None)
 
 

@@ -18,7 +18,7 @@ def test_arrivals_rise_stay_fall_and_end() -> None:
 def test_a_run_is_written_with_its_plot(tmp_path: Path) -> None:
     seconds = [Second(float(at_s), at_s // 10 % 3, 3, 3) for at_s in range(60)]
     outcomes = Counter({"answered": 180, "AnswerTimeout": 1})
-    run = Ramp(12.0, seconds, outcomes, idle_s=5.0, wake_s=9.0, two_s=30.0, none_s=59.0)
+    run = Ramp(1.5, 8.0, seconds, outcomes, idle_s=5.0, wake_s=9.0, two_s=30.0, none_s=59.0)
     run.write(tmp_path)
     found = json.loads((tmp_path / "ramp.json").read_text())
     assert (run.lost, found["outcomes"]) == (1, {"answered": 180, "AnswerTimeout": 1})

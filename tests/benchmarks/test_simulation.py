@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import simulation
+from benchmarks import busy, simulation, strategies_report, sureness
 from benchmarks.context import Context, Skipped
 from benchmarks.simulation import GUMBEL_VARIANCE, SHARES, VARIANCE, Noise, Topic, read_topics
 
@@ -74,6 +74,11 @@ def test_arms_are_compared_topic_by_topic(monkeypatch: pytest.MonkeyPatch, tmp_p
             expected = arm["ndcg"] - arms[simulation.REFERENCE]["ndcg"]
             assert arm["difference"] == pytest.approx(expected)
     assert found["costs"]["joint, 3 looks"]["calls"] == 15
+    assert found["costs"]["sliding"]["shown"] == found["costs"]["sliding"]["calls"] * 20 == 180
+    blitz = found["costs"]["blitz"]
+    assert 7 <= blitz["calls"] <= blitz["most_calls"] <= 10
+    assert blitz["tokens"] < 0.85 * found["costs"]["sliding"]["tokens"]
+    assert len(strategies_report._simulated(found).rows) == len(simulation.ARMS)
     again = simulation.simulate(Context(True, 0, tmp_path, said.append))
     assert again == found
 
@@ -87,9 +92,35 @@ def test_an_oracle_without_noise_finds_the_best(monkeypatch: pytest.MonkeyPatch,
         for name, arm in setting["arms"].items():
             # A share of wins also depends on whom a passage met.
             by_wins = name in ("joint, 2 looks", "joint, 3 looks")
+            if name == "deepen":
+                assert arm["ndcg"] > 80  # it stops where each window brings a single one
+                continue
             assert arm["ndcg"] == pytest.approx(100, abs=1 if by_wins else 1e-6)
 
 
 def test_topic_holds_relevance_in_first_stage_order() -> None:
     topic = Topic(np.array([0.0, 3.0] + [0.0] * 98), 3.0)
     assert topic.ndcg((1, 0, *range(2, 100))) == pytest.approx(100)
+
+
+def test_load_saves_tokens_and_idle_engines_do_not() -> None:
+    found = {one["callers"]: one for one in busy.simulate()["callers"]}
+    assert found[1]["by_load"] == found[1]["today"]
+    assert found[2]["by_load"]["blitz"] < 0.05
+    assert found[16]["by_load"]["blitz"] > 0.9
+    assert found[16]["by_load"]["lists_a_second"] > 1.3 * found[16]["today"]["lists_a_second"]
+
+
+def test_confidence_is_mapped_by_topics_it_was_not_fitted_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    grades = {f"d{place}": (place * 7) % 4 for place in range(99)}
+    path = write_lists(tmp_path, grades, tuple("01234567"))
+    monkeypatch.setattr(sureness, "DL19", path)
+    found = sureness.simulate(0, quick=True)
+    assert found["topics"] == 8
+    assert set(found["arms"]) == set(sureness.ARMS)
+    for arm in found["arms"].values():
+        assert 0.3 < arm["right"] < 1
+        assert 2 <= arm["queries"] <= 16  # of some, no neighbours have different grades
+        assert 0 <= arm["certified_places"] <= 10

@@ -60,6 +60,7 @@ def test_it_says_its_version_and_what_it_can_do() -> None:
         "tenants",
         "keys",
         "adapters",
+        "replicas",
         "audit",
     ):
         assert f" {name} " in shown
@@ -154,7 +155,7 @@ def test_it_ends_with_one_sentence_and_a_code(
 
 
 def test_shells_complete_its_commands() -> None:
-    completing = {"_DEAR_COMPLETE": "complete_bash", "COMP_WORDS": "dear re", "COMP_CWORD": "1"}
+    completing = {"_DEAR_COMPLETE": "complete_bash", "COMP_WORDS": "dear rer", "COMP_CWORD": "1"}
     dear_script = str(Path(sys.executable).with_name("dear"))
     done = subprocess.run([dear_script], env=os.environ | completing, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "rerank\n")

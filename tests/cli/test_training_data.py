@@ -120,3 +120,8 @@ def test_what_the_training_settings_make_is_what_the_server_takes() -> None:
     dataset = json.loads((TRAINING / "dataset_info.json").read_text())[training["dataset"]]
     (found,) = examples([json.dumps(RANKED)], load_template("chat", None))
     assert list(found) == [dataset["columns"]["messages"]]
+
+
+def test_a_template_of_a_first_stage_has_no_rankings() -> None:
+    with pytest.raises(SettingsError, match='template "yes-no" shows one passage'):
+        example("yes-no")

@@ -425,6 +425,7 @@ _PLANS: Mapping[str, Any] = {
     "keys": lambda: AdminCalls().keys("acme"),
     "adapter": lambda: AdminCalls().adapter("legal"),
     "audit": lambda: AdminCalls().audit(),
+    "replicas": lambda: AdminCalls().replicas(),
 }
 
 

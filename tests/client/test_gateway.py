@@ -22,6 +22,7 @@ from dear_client import (
     PayloadTooLarge,
     PermissionDenied,
     RateLimited,
+    Replica,
     Retry,
     Revision,
     Tenant,
@@ -303,6 +304,14 @@ async def test_an_adapters_life(connect: Connect, served: GatewayState) -> None:
 def test_whom_a_new_adapter_is_for(tenants: tuple[str, ...], shared: bool | None, sent: Any) -> None:
     call = AdminCalls().register_adapter("n", "s", tenants=tenants, shared=shared)
     assert call.body == {"name": "n", "source": "s", "activate": False} | sent
+
+
+async def test_the_replicas_that_run(connect: Connect, with_tenants: GatewayState) -> None:
+    client = connect(app=with_tenants, admin_key="root")
+    (gateway,) = await client("admin.replicas")
+    assert isinstance(gateway, Replica)
+    assert (gateway.id, gateway.role, gateway.state) == (with_tenants.catalog.gateway, "gateway", "serving")
+    assert (gateway.load, gateway.queued_tokens, gateway.current) == (0, 0, True)
 
 
 async def test_the_audit_trail(connect: Connect, with_tenants: GatewayState) -> None:

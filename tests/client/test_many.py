@@ -26,6 +26,7 @@ from dear_client import (
 from dear_client.many import AHEAD
 from tests.client.conftest import Connect
 from tests.client.raw_server import Asked, RawServer, Script, failure, http, ranking
+from tests.support.waiting import until
 
 Serve = Callable[[Script], RawServer]
 
@@ -237,11 +238,11 @@ def test_a_blocking_loop_that_is_left_leaves_nothing_running(serve: Serve, how: 
 
 
 async def test_cancelling_rerank_many_on_asyncio_ends_its_requests(serve: Serve) -> None:
-    counting = Counting(lambda number: 0.2)
+    counting = Counting(lambda number: 0.5, together=4)
     server = serve(counting)
     async with AsyncClient(server.url) as client:
         many = asyncio.create_task(client.rerank_many(map(request, range(100)), concurrency=4))
-        await asyncio.sleep(0.1)
+        await until(lambda: counting.in_flight == 4)
         many.cancel()
         with pytest.raises(asyncio.CancelledError):
             await many

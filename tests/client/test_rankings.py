@@ -261,11 +261,11 @@ def test_replies_of_other_servers_are_read(data: dict[str, Any], model: str | No
 
 def test_what_a_newer_server_adds_is_kept() -> None:
     data = reply(0) | {"meta": {"dear": {"strategy": "s", "windows": 1, "rounds": 1, "colour": "red"}}}
-    data["results"][0]["confidence"] = 0.5
+    data["results"][0]["novelty"] = 0.5
     ranking = read_ranking(data, ["a"], None)
     assert ranking.details is not None
     assert ranking.details.model_extra == {"colour": "red"}
-    assert ranking.results[0].model_extra == {"confidence": 0.5}
+    assert ranking.results[0].model_extra == {"novelty": 0.5}
 
 
 @given(st.data())

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from typing import assert_type
 
 from dear_client import (
-    Adapter, AsyncClient, Change, Client, ClientError, Key, Model, RankedDocument, Ranking, RerankRequest,
-    Revision, Tenant,
+    Adapter, AsyncClient, Change, Client, ClientError, Key, Model, RankedDocument, Ranking, Replica,
+    RerankRequest, Revision, Tenant,
 )
 
 requests: list[RerankRequest] = [{"query": "q", "documents": ["a"], "top_n": 1, "model": "legal"}]
@@ -47,6 +47,7 @@ def blocking(client: Client) -> None:
     assert_type(admin.register_adapter("a", "b", activate=True, tenants=["acme"]), Revision)
     assert_type(admin.retire_adapter("a"), Adapter)
     assert_type(admin.audit(5), list[Change])
+    assert_type(admin.replicas(), list[Replica])
 
 async def on_asyncio(client: AsyncClient) -> None:
     assert_type(await client.rerank("q", ["a"], scoring="generate"), Ranking)

@@ -14,6 +14,7 @@ from configs.demo.maker.relevance import BASE, LEGAL, MEDICAL, NOTIONS, Notion, 
 from dear_serving.adapters.template_files import load_template
 from dear_serving.cli.demo import EXAMPLES
 from dear_serving.gateway.tokenizer import BaseTokenizer
+from dear_serving.ranking.template import render_without_chat_template
 from tests.conftest import ROOT
 
 DEMO = ROOT / "configs" / "demo"
@@ -71,6 +72,15 @@ def test_training_reads_the_prompts_the_server_writes(tokenizer: BaseTokenizer, 
     assert trained == served.removeprefix("<|begin_of_text|>")
 
 
+def test_the_first_stage_reads_the_prompt_the_server_writes() -> None:
+    from configs.demo.maker.pointwise import NO, PROMPT, YES
+
+    template = load_template("yes-no", None)
+    assert template.labels == (YES, NO)
+    written = PROMPT.format(query="Which one?", passage="This one.")
+    assert written == template.render("Which one?", ["This one."], render_without_chat_template)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Threads of several test processes that wait for each other take ten times as long."""
@@ -102,6 +112,16 @@ def test_the_committed_weights_order_words_they_never_saw(
     row = measure(load(DEMO, adapter), NOTIONS[adapter], "plain", held_out=True, passages=passages, lists=16)
     assert row.pairwise >= at_least
     assert row.free_pairwise >= at_least - 0.03
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("one_thread")
+def test_the_first_stage_orders_words_it_never_saw() -> None:
+    from configs.demo.maker.evaluate import load, measure_pointwise
+
+    row = measure_pointwise(load(DEMO, "pointwise"), held_out=True, passages=20, lists=8)
+    assert row["pairwise"] >= 0.95
+    assert row["ndcg_at_10"] >= 0.95
 
 
 @pytest.mark.integration

@@ -13,8 +13,7 @@ import shlex
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ import pytest
 from dear_serving.gateway.tokenizer import load_tokenizer
 from tests.conftest import ROOT
 from tests.e2e.conftest import BODY, Admin, Server, order_of
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -363,14 +363,14 @@ class Place:
         ]
         self._connection = socket.create_connection((url.host, url.port))
         self._connection.sendall("\r\n".join([*head, "", body]).encode())
-        self._wait_until(lambda: metric(self._http, "dear_requests_in_flight") == 1)
+        assert eventually(lambda: metric(self._http, "dear_requests_in_flight") == 1)
 
     def leave(self) -> None:
         """Return when the place is free."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-            self._wait_until(lambda: metric(self._http, "dear_requests_in_flight") == 0)
+            assert eventually(lambda: metric(self._http, "dear_requests_in_flight") == 0)
 
     def refused(self) -> float:
         """How many requests of the tenant were told to come later, since the server started."""
@@ -378,13 +378,7 @@ class Place:
 
     def wait_for_refusals(self, count: float) -> None:
         """Return when that many were."""
-        self._wait_until(lambda: self.refused() == count)
-
-    def _wait_until(self, condition: Callable[[], bool]) -> None:
-        ends_s = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < ends_s
-            time.sleep(0.02)
+        assert eventually(lambda: self.refused() == count)
 
 
 @pytest.fixture

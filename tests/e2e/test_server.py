@@ -7,7 +7,8 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import cohere
 import httpx
@@ -20,6 +21,7 @@ from configs.demo.maker.metrics import pair_counts
 from configs.demo.maker.relevance import NOTIONS
 from dear_serving.cli.demo import EXAMPLES, Example
 from tests.e2e.conftest import HUB_TOKEN, Server
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -46,15 +48,6 @@ def metric(http: httpx.Client, pattern: str) -> float:
     text = http.get("/metrics").text
     samples = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(pattern, line)]
     return sum(samples) if samples else math.nan
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 # --- orders -------------------------------------------------------------------------------------
@@ -126,6 +119,26 @@ def test_hundred_passages_bring_the_last_one_up(
         assert order_of(reply)[0] == 99
     scores = [result["relevance_score"] for result in reply["results"]]
     assert scores == sorted(set(scores), reverse=True)
+
+
+def test_a_tournament_settles_the_head_and_says_how_sure_it_is(http: httpx.Client) -> None:
+    options = {"strategy": "blitz", "confidence": True}
+    reply = rerank(http, "dear-tiny", HUNDRED, top_n=5, dear=options)
+    dear = reply["meta"]["dear"]  # type: ignore[index]
+    assert 7 <= dear["windows"] <= 25
+    assert order_of(reply)[0] == 99
+    results: list[dict[str, Any]] = reply["results"]  # type: ignore[assignment]
+    first, *others = results
+    assert first["confidence"] > 0.8  # it alone shares a word with the query
+    assert first["certified"]
+    assert all(0 <= other["confidence"] <= 1 for other in others)
+
+
+def test_going_down_the_list_ends_when_nothing_new_comes_up(http: httpx.Client) -> None:
+    reply = rerank(http, "dear-tiny", HUNDRED, top_n=5, dear={"strategy": "deepen"})
+    dear = reply["meta"]["dear"]  # type: ignore[index]
+    assert 4 <= dear["windows"] == dear["rounds"] <= 10
+    assert dear["ranks"]["listwise"] + dear["ranks"]["unread"] == 100
 
 
 def test_auto_says_what_it_chose_and_why(http: httpx.Client) -> None:

@@ -20,6 +20,7 @@ from ray.serve.request_router import PendingRequest
 from dear_serving.gateway import engine_replicas
 from dear_serving.gateway.engine_replicas import ATTEMPT, Attempt, EngineReplicas
 from dear_serving.protocol import HELD, GenerationRequest
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -90,12 +91,6 @@ async def send(router: Any, adapter: str | None = None, tried: set[str] | None =
     async with asyncio.timeout(20):
         chosen: Any = await task
     return chosen.replica_id.unique_id, attempt
-
-
-async def until(check: Any) -> None:
-    async with asyncio.timeout(20):
-        while not check():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 async def test_every_call_learns_its_replica_and_gets_the_one_chosen_for_it(

@@ -31,6 +31,7 @@ from dear_serving.protocol import (
     GenerationRequest,
     OpenAIRequest,
     PermutationRequest,
+    ScoreRequest,
 )
 from dear_serving.settings import TracingSettings
 from dear_serving.tracing import Tracer
@@ -40,6 +41,7 @@ from tests.support.collector import collector
 REQUEST = GenerationRequest([1, 2, 3], 8, None, "r")
 CHAT = OpenAIRequest("chat", {"model": "m"}, "r", 1, 1)
 WINDOW = PermutationRequest([1, 2, 3], ((10,), (11,)), (90,), 2, None, "w")
+SCORES = ScoreRequest([[1, 2], [3]], (10, 11), None, "s")
 ANSWER = Generation("[0]", Usage(3, 1, 0.0, 1.0))
 PARTLY, WHOLE = (
     DecodedWindow((1, 0), decided, (-2.0, -1.0), Usage(3, decided, 0.0, 1.0)) for decided in (1, 2)
@@ -48,8 +50,12 @@ PARTLY, WHOLE = (
 Call = Callable[[EngineClient], Coroutine[Any, Any, object]]
 either_call = pytest.mark.parametrize(
     "call",
-    [lambda engine: engine.generate(REQUEST), lambda engine: engine.permute(WINDOW)],
-    ids=["generate", "permute"],
+    [
+        lambda engine: engine.generate(REQUEST),
+        lambda engine: engine.permute(WINDOW),
+        lambda engine: engine.score(SCORES),
+    ],
+    ids=["generate", "permute", "score"],
 )
 Stream = Callable[[EngineClient], AsyncIterator[object]]
 either_stream = pytest.mark.parametrize(
@@ -191,7 +197,7 @@ async def test_what_one_replica_could_not_do_another_does(fault: Exception, call
     assert handle.went_to == ["r1", "r2"]
     (method, (first,)), (again, (second,)) = handle.asked
     assert method == again
-    assert isinstance(first, GenerationRequest | PermutationRequest)
+    assert isinstance(first, GenerationRequest | PermutationRequest | ScoreRequest)
     assert isinstance(second, type(first))
     assert second.request_id != first.request_id
     assert replace(second, request_id=first.request_id) == first
@@ -231,6 +237,9 @@ async def test_what_is_left_of_the_deadline_goes_with_the_second_attempt() -> No
     assert first.deadline_s == 30.0
     assert second.deadline_s is not None
     assert 0 < second.deadline_s < 30.0
+    handle = Handle(ActorDiedError(), ANSWER)
+    await engine_over(handle).score(replace(SCORES, deadline_s=30.0))
+    assert [request.deadline_s == 30.0 for _, (request,) in handle.asked] == [True, False]
 
 
 async def test_retries_are_counted_and_end_with_the_budget() -> None:

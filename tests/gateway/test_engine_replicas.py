@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dear_serving.gateway.engine_replicas import Attempt, EngineReplicas
+from dear_serving.gateway.engine_replicas import Attempt, EngineReplicas, Seen
 
 
 class World:
@@ -179,3 +179,39 @@ def test_a_replica_that_drains_keeps_its_calls_and_gets_no_other(world: World) -
     assert not world.replicas.others({"b", "c", "d"})
     world.replicas.finish(attempt)
     assert not world.replicas.open_on("a")
+
+
+def test_what_is_seen_of_a_replica_is_why_it_gets_calls_or_none(world: World) -> None:
+    world.send("a")
+    world.fail("b")
+    for _ in range(5):
+        world.replicas.unheard("c")
+    world.replicas.gone("d")
+    assert world.replicas.seen() == {
+        "a": Seen("serving", 1),
+        "b": Seen("left_out"),
+        "c": Seen("silent"),
+        "d": Seen("ended"),
+    }
+    world.now_s += 30
+    assert world.replicas.seen()["b"] == Seen("left_out")  # one call at a time tries it
+    world.replicas.succeeded("b")
+    assert world.replicas.seen()["b"] == Seen("serving")
+
+
+def test_a_replica_that_ended_is_seen_as_ended_for_a_minute(world: World) -> None:
+    last = world.send("a")
+    world.replicas.update(["c", "d"])
+    assert world.replicas.seen() == {
+        "a": Seen("ended", 1),
+        "b": Seen("ended"),
+        "c": Seen("serving"),
+        "d": Seen("serving"),
+    }
+    world.replicas.finish(last)
+    world.now_s += 59
+    assert world.replicas.seen()["a"] == Seen("ended")
+    world.now_s += 2
+    assert world.replicas.seen() == {"c": Seen("serving"), "d": Seen("serving")}
+    world.replicas.update(["a", "c", "d"])
+    assert world.replicas.seen()["a"] == Seen("serving")

@@ -9,7 +9,7 @@ import pytest
 
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.tenant_engine import TenantEngine
-from dear_serving.protocol import GenerationRequest, OpenAIRequest, PermutationRequest
+from dear_serving.protocol import GenerationRequest, OpenAIRequest, PermutationRequest, ScoreRequest
 from dear_serving.tenancy.tenants import Tenant
 from tests.support.fake_engine import FakeEngine
 
@@ -63,6 +63,26 @@ async def test_a_deadline_that_passed_while_waiting_leaves_the_first_step(spy: S
     await tenant.permute(hurried)
     await ahead
     assert spy.seen[0].deadline_s == 0.0
+
+
+async def test_scores_wait_for_their_turn_with_all_their_tokens(engine: FakeEngine) -> None:
+    queue = FairQueue(alone=100, shared=100)
+    tenant = TenantEngine(engine, queue, Tenant("acme", cache_salt="salt"))
+    ahead = asyncio.create_task(wait_behind(queue, 0.2))
+    await asyncio.sleep(0)
+    asked = asyncio.create_task(
+        tenant.score(ScoreRequest([[1, 2], [3, 4, 5]], (6, 7), None, "s", deadline_s=10.0))
+    )
+    await asyncio.sleep(0)
+    assert queue.cost == 10**9 + 7
+    scores = await asked
+    await ahead
+    assert scores.usage.queue_ms >= 190
+    (request,) = engine.scored
+    assert (request.cache_salt, request.tokens) == ("salt", 7)
+    assert request.deadline_s is not None
+    assert 9.0 < request.deadline_s <= 9.81
+    assert queue.cost == 0
 
 
 async def test_streams_hold_their_place_until_they_are_closed(engine: FakeEngine) -> None:

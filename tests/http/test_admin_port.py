@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import re
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -119,6 +120,17 @@ async def test_the_admin_port_has_the_admin_routes_and_nothing_of_tenants(ports:
     for path in ("/v1/models", "/docs", "/openapi.json"):
         assert (await ports.admin.get(path, headers=key)).status_code == 404
     assert (await ports.admin.get("/admin/v1/tenants")).status_code == 401
+
+
+async def test_the_fleets_page_is_where_its_routes_are(ports: Ports) -> None:
+    assert (await ports.main.get("/fleet")).status_code == 404
+    page = await ports.admin.get("/fleet")
+    assert page.status_code == 200
+    for asset in re.findall(r'"(/page/[^"]+)"', page.text):
+        assert (await ports.admin.get(asset)).status_code == 200
+    assert (await ports.admin.get("/")).status_code == 404
+    for path in ("/admin/v1/replicas", "/metrics"):
+        assert (await ports.admin.get(path, headers=ADMIN)).status_code == 200
 
 
 async def test_probes_are_answered_on_both_ports(ports: Ports) -> None:

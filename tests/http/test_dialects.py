@@ -566,9 +566,16 @@ async def test_bedrocks_documents_are_what_they_say(
 
 
 async def test_errors_have_the_fields_that_a_dialects_clients_read(http: httpx.AsyncClient) -> None:
-    for name, fields in (("pinecone", {"status": 404}), ("bedrock", {"code": "ResourceNotFoundException"})):
+    for name, fields in {
+        "pinecone": {"status": 404},
+        "bedrock": {"code": "ResourceNotFoundException"},
+        "dashscope": {"code": "ModelNotFound"},
+    }.items():
         reply = await http.post(path_of(name), json=body_of(name, model="nobody"))
         assert reply.json().items() >= fields.items()
+    for path in (path_of("vertex"), f"/compat/vertex{path_of('vertex')}"):
+        reply = await http.post(path, json=body_of("vertex", model="nobody"))
+        assert reply.json()["error"].items() >= {"code": 404, "status": "NOT_FOUND"}.items()
     bad = await http.post(path_of("bedrock"), json={})
     assert bad.json()["code"] == "ValidationException"
     other = await http.post("/rerank", json={})

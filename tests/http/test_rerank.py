@@ -222,6 +222,10 @@ async def test_more_documents_than_a_window_are_ranked_in_several(
         ({"strategy": "merge2"}, 3, 2),
         ({"strategy": "joint"}, 6, 1),
         ({"strategy": "tourrank"}, 5, 4),
+        ({"strategy": "blitz"}, 6, 4),
+        ({"strategy": "deepen"}, 3, 3),
+        ({"strategy": "blitz", "looks": 4}, 8, 6),
+        ({"strategy": "joint", "looks": 2}, 4, 1),
         ({"strategy": "auto", "window_size": 25}, 1, 1),
         ({"window_size": 128}, 1, 1),
         ({"window_size": 2, "step": 2, "strategy": "sliding"}, 13, 13),
@@ -368,6 +372,74 @@ async def test_a_deadline_that_only_some_strategies_keep_decides_which(gateway: 
             meta = reply.json()["meta"]["dear"]
             assert meta["strategy"] == strategy, meta
             assert "the deadline" in meta["strategy_reason"]
+
+
+async def test_busy_engines_are_spared_until_the_load_is_off(gateway: GatewayState) -> None:
+    busy = True
+    async with client_of(with_rerank(gateway, is_busy=lambda: busy)) as http:
+        under_load = (await http.post("/v2/rerank", json=many(100) | {"top_n": 10})).json()["meta"]["dear"]
+        busy = False
+        idle = (await http.post("/v2/rerank", json=many(100) | {"top_n": 10})).json()["meta"]["dear"]
+    assert under_load["strategy"] == "blitz"
+    assert under_load["strategy_reason"] == (
+        "100 passages over a window of 20; the engines are busy, 8 windows in 4 rounds save tokens"
+    )
+    assert (idle["strategy"], idle["windows"]) == ("joint", 15)
+    assert 2 * under_load["windows"] < idle["windows"] + 2
+
+
+async def test_passages_that_were_not_worth_a_window_are_unread(
+    http: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.prefer = lambda request: range(len(request.identifiers))
+    reply = await http.post("/v2/rerank", json=many(100) | {"top_n": 10, "dear": {"strategy": "deepen"}})
+    meta = reply.json()["meta"]["dear"]
+    assert (meta["windows"], meta["rounds"]) == (4, 4)
+    assert meta["ranks"] == {"listwise": 40, "one_pass": 0, "unread": 60}
+
+
+@pytest.mark.parametrize("scoring", ["permutation", "generate", "first_token"])
+async def test_confidence_comes_with_each_rank_if_it_is_asked_for(
+    http: httpx.AsyncClient, scoring: str
+) -> None:
+    plain = (await http.post("/v2/rerank", json=BODY)).json()
+    assert set(plain["results"][0]) == {"index", "relevance_score"}
+    assert not {"confidence", "certified"} & set(plain["meta"]["dear"])
+    options = {"confidence": True, "scoring": scoring}
+    reply = (await http.post("/v2/rerank", json=BODY | {"dear": options})).json()
+    # The engine gives each rank half the probability of the one before.
+    sure = {"permutation": round((2 / 3 + 1) / 2, 4), "generate": 1.0, "first_token": 0.6667}[scoring]
+    proved = scoring != "first_token"
+    assert [(one["confidence"], one["certified"]) for one in reply["results"]] == [
+        (sure, proved),
+        (sure, proved),
+        (None, proved),
+    ]
+    assert (reply["meta"]["dear"]["confidence"], reply["meta"]["dear"]["certified"]) == (sure, 3 * proved)
+
+
+async def test_confidence_is_of_the_ranks_that_come_back(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.prefer = lambda request: range(len(request.identifiers))
+    body = many(100) | {"top_n": 10, "dear": {"confidence": True, "strategy": "blitz"}}
+    reply = (await http.post("/v2/rerank", json=body)).json()
+    assert all(one["certified"] and one["confidence"] > 0.5 for one in reply["results"])
+    assert len(reply["results"]) == reply["meta"]["dear"]["certified"] == 10
+
+
+async def test_parts_of_documents_have_confidence_and_no_certificate(http: httpx.AsyncClient) -> None:
+    options = {"long_documents": "max_passage", "confidence": True}
+    body = BODY | {"documents": ["short", "filler word " * 100, "other"], "dear": options}
+    reply = (await http.post("/v2/rerank", json=body)).json()
+    *before, last = reply["results"]
+    assert all(0 <= one["confidence"] <= 1 for one in before)
+    assert last["confidence"] is None
+    assert not any(one["certified"] for one in reply["results"])
+
+
+async def test_a_reply_without_a_place_for_confidence_is_a_400(http: httpx.AsyncClient) -> None:
+    body = {"query": "q", "texts": DOCUMENTS, "dear": {"confidence": True}}
+    reply = await http.post("/rerank", json=body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "dear.confidence")
 
 
 async def test_rounds_set_the_pace_of_their_model_alone(gateway: GatewayState) -> None:

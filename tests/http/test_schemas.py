@@ -48,6 +48,7 @@ ORDER = (
     "DELETE /admin/v1/keys/{key}",
     "DELETE /admin/v1/tenants/{tenant}",
     "GET /admin/v1/audit",
+    "GET /admin/v1/replicas",
     "POST /admin/v1/adapters",
     "GET /admin/v1/adapters",
     "GET /admin/v1/adapters/{name}",

@@ -63,6 +63,12 @@ async def replied(http: httpx.AsyncClient, body: dict[str, Any]) -> Any:
     return reply.json()
 
 
+async def test_the_last_event_says_how_sure_each_rank_is(http: httpx.AsyncClient) -> None:
+    ranks, ranking = await stream(http, streamed(confidence=True))
+    assert "confidence" not in ranks[0]  # sent before the last window was read
+    assert [one["certified"] for one in ranking["results"]] == [True] * 4
+
+
 def without_times(reply: Any) -> Any:
     """A reply without what no two requests share."""
     dear = {name: value for name, value in reply["meta"]["dear"].items() if not name.endswith("_ms")}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,3 +38,20 @@ def test_a_metrics_port_that_is_taken_is_said_before_ray_starts(monkeypatch: pyt
         port = taken.getsockname()[1]
         with pytest.raises(StartupError, match=f"http.metrics_port: {port}: Address already in use"):
             start(metrics_port=port)
+
+
+@pytest.mark.integration
+def test_a_ray_that_ended_without_a_word_is_not_joined() -> None:
+    """One of ``ray start`` leaves its address in the folder; who lost his machine has it there still."""
+    program = (
+        "from dear_serving.process import local_ray; local_ray.set_environment(); print(local_ray.start())"
+    )
+    with tempfile.TemporaryDirectory(prefix="dear-", ignore_cleanup_errors=True) as folder:
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("192.0.2.1:6379")
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        environment["RAY_TMPDIR"] = folder
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120
+        )
+    assert done.stdout.startswith("http://127.0.0.1:"), done.stderr[-1000:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dear_serving.ranking.strategies.auto import PREFERENCE, Choice, LatencyModel, choose, cost_of
+from dear_serving.ranking.strategies.auto import BUSY_LOOKS, PREFERENCE, Choice, LatencyModel, choose, cost_of
 from dear_serving.ranking.strategies.cost import Cost
 from dear_serving.ranking.windows import Sizes
 
@@ -69,17 +69,47 @@ def test_reasons_count_the_rounds() -> None:
         "100 passages over a window of 20; 1 round fits the deadline"
     )
     assert choose(HUNDRED, 9.0, serial) == Choice(
-        "sliding", "100 passages over a window of 20; 9 rounds fit the deadline"
+        "blitz", "100 passages over a window of 20; 3 rounds fit the deadline"
     )
     assert choose(HUNDRED, 1.0, serial).name == "merge2"
 
 
 def test_passes_count_towards_the_deadline() -> None:
     serial = PACES[1]
-    assert choose(HUNDRED, 9.0, serial, passes=1).name == "sliding"
-    assert choose(HUNDRED, 17.9, serial, passes=2).name == "merge2"
-    assert choose(HUNDRED, 18.0, serial, passes=2).name == "sliding"
+    assert choose(HUNDRED, 7.0, serial, passes=1).name == "blitz"
+    assert choose(HUNDRED, 13.9, serial, passes=2).name == "merge2"
+    assert choose(HUNDRED, 14.0, serial, passes=2).name == "blitz"
     assert choose(HUNDRED, None, serial, passes=2).reason.endswith("30 windows in 1 round")
+
+
+@pytest.mark.parametrize("deadline_s", [None, 100.0])
+def test_busy_engines_are_spared(deadline_s: float | None) -> None:
+    assert choose(HUNDRED, deadline_s, LatencyModel(), is_busy=True) == Choice(
+        "blitz",
+        "100 passages over a window of 20; the engines are busy, 8 windows in 4 rounds save tokens",
+        BUSY_LOOKS,
+    )
+    thirty = Sizes(30, 20, 10, 10)
+    assert choose(thirty, deadline_s, LatencyModel(), is_busy=True).name == "sliding"
+    for sizes in (HUNDRED, thirty):
+        name, _, looks = choose(sizes, deadline_s, LatencyModel(), is_busy=True)
+        chosen = cost_of(name, sizes, looks=looks)
+        assert chosen.shown <= cost_of("sliding", sizes).shown
+        assert 1.3 * chosen.shown <= cost_of("joint", sizes).shown
+
+
+def test_busy_engines_do_not_break_a_deadline() -> None:
+    serial = PACES[1]
+    assert choose(HUNDRED, 8.0, serial, is_busy=True).looks == BUSY_LOOKS
+    hurried = choose(HUNDRED, 7.5, serial, is_busy=True)
+    assert hurried == choose(HUNDRED, 7.5, serial)
+    assert (hurried.name, hurried.looks) == ("blitz", None)
+
+
+@pytest.mark.parametrize("count", [7, 20, 1001, 5000])
+def test_short_and_very_long_lists_take_the_same_under_load(count: int) -> None:
+    sizes = Sizes(count, 20, 10, min(10, count))
+    assert choose(sizes, None, LatencyModel(), is_busy=True) == choose(sizes, None, LatencyModel())
 
 
 def test_estimates_follow_what_was_observed() -> None:

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dear_serving.ranking.strategies import STRATEGIES
+from dear_serving.ranking.strategies import ADAPTIVE, STRATEGIES
 from dear_serving.ranking.strategies.cost import cost
 from dear_serving.ranking.strategies.passes import self_consistent
 from dear_serving.ranking.windows import Sizes, Strategy, Window
 from tests.ranking.oracles import as_shown, by, noisy, play, sizes_of_lists
 
 NAMES = st.sampled_from(list(STRATEGIES))
+PLANNED = st.sampled_from([name for name in STRATEGIES if name not in ADAPTIVE])
 
 
 def of(name: str, sizes: Sizes, passes: int, seed: int = 0) -> Strategy:
@@ -23,11 +24,23 @@ def of(name: str, sizes: Sizes, passes: int, seed: int = 0) -> Strategy:
     return self_consistent(make, sizes.count, passes, seed, top_n=sizes.top_n)
 
 
-@given(sizes_of_lists(), NAMES, st.integers(1, 4))
+@given(sizes_of_lists(), PLANNED, st.integers(1, 4))
 def test_passes_multiply_the_calls_and_not_the_rounds(sizes: Sizes, name: str, passes: int) -> None:
     once = cost(STRATEGIES[name](sizes))
     more = cost(of(name, sizes, passes))
     assert (more.calls, more.rounds, more.shown) == (once.calls * passes, once.rounds, once.shown * passes)
+
+
+@given(sizes_of_lists(), st.sampled_from(sorted(ADAPTIVE)), st.integers(2, 3), st.integers(0, 99))
+def test_passes_that_adapt_go_on_until_the_longest_ends(
+    sizes: Sizes, name: str, passes: int, seed: int
+) -> None:
+    once, alone = play(STRATEGIES[name](sizes), noisy(seed))
+    order, merged = play(of(name, sizes, passes), noisy(seed))
+    assert sorted(order) == sorted(once)
+    assert len(merged) >= len(alone)
+    for one, many in zip(alone, merged, strict=False):
+        assert many.windows[: len(one.windows)] == one.windows
 
 
 @given(sizes_of_lists(), NAMES, st.integers(0, 99))
@@ -35,7 +48,7 @@ def test_one_pass_is_the_strategy_itself(sizes: Sizes, name: str, seed: int) -> 
     assert play(of(name, sizes, 1), noisy(seed)) == play(STRATEGIES[name](sizes), noisy(seed))
 
 
-@given(sizes_of_lists(), NAMES, st.integers(2, 3))
+@given(sizes_of_lists(), PLANNED, st.integers(2, 3))
 def test_the_first_pass_runs_on_the_given_order(sizes: Sizes, name: str, passes: int) -> None:
     _, alone = play(STRATEGIES[name](sizes), as_shown)
     _, merged = play(of(name, sizes, passes), as_shown)
@@ -89,7 +102,7 @@ def test_ranks_from_top_n_on_count_alike() -> None:
     assert order == (0, 1, 4, 2, 3)
 
 
-@given(sizes_of_lists(), NAMES, st.integers(2, 4), st.integers(0, 99))
+@given(sizes_of_lists(), PLANNED, st.integers(2, 4), st.integers(0, 99))
 def test_shuffled_passes_that_came_back_as_shown_have_no_vote(
     sizes: Sizes, name: str, passes: int, seed: int
 ) -> None:

@@ -244,3 +244,28 @@ def test_refuses_a_template_with(change: dict[str, object]) -> None:
     Template.model_validate(good | {"text": TEXT})
     with pytest.raises(ValidationError):
         Template.model_validate(good | change)
+
+
+QWEN3_CARD = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the "
+    'Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n"
+    "<Query>: {query}\n<Document>: {doc}"
+    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+)
+"""The card of Qwen3-Reranker: prefix, format_instruction and suffix."""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("qwen3-reranker", QWEN3_CARD),
+        ("bge-reranker", "{query}</s></s>{doc}</s>"),
+        ("dear-pointwise", "<|begin_of_text|>query: {query}<|begin_of_text|>document:  {doc}"),
+    ],
+)
+def test_pointwise_templates_are_their_models_input(name: str, expected: str) -> None:
+    template = load_template(name, None)
+    assert template.is_pointwise
+    prompt = template.render(QUERY, [PASSAGES[4]], render_without_chat_template)
+    assert prompt == expected.replace("{query}", QUERY).replace("{doc}", PASSAGES[4])

@@ -17,7 +17,8 @@ from dear_serving.registry import changes
 from dear_serving.registry.database import Database
 from dear_serving.replica import adapter_sync as module
 from dear_serving.replica.adapter_sync import AdapterSync
-from tests.support.adapters import Clock, Counting, Engine, away, now, until
+from tests.support.adapters import Clock, Counting, Engine, away, now
+from tests.support.waiting import until
 
 Add = Callable[..., Revision]
 

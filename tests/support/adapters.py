@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import shutil
@@ -140,13 +139,6 @@ def away(database: Database, tmp_path: Path) -> Iterator[None]:
         (tmp_path / f"away-{file.name}").rename(file)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Return when it holds; it is to within five seconds."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - of any kind, and in other threads too
-            await asyncio.sleep(0.002)
-
-
 def now(adapters: Adapters, revision: Revision) -> Revision:
     """The revision as it is now."""
     return next(one for one in adapters.get(revision.name).revisions if one.digest == revision.digest)
@@ -236,3 +228,25 @@ def call_s3_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "AWS_MAX_ATTEMPTS": "1",
     }.items():
         monkeypatch.setenv(variable, value)
+
+
+def write_classifier(folder: Path, base: Path, rank: int = 8) -> Path:
+    """A LoRA with a scalar head on a base model, as PEFT saves it, with seeded random weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32)
+    config = LoraConfig(
+        task_type="SEQ_CLS", r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj", "down_proj"]
+    )
+    adapted = get_peft_model(model, config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+        elif "score.modules_to_save" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(str(folder))
+    (folder / "README.md").unlink(missing_ok=True)
+    return folder

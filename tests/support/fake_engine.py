@@ -16,13 +16,16 @@ from dear_serving.protocol import (
     GenerationRequest,
     OpenAIRequest,
     PermutationRequest,
+    PromptScores,
+    ScoreRequest,
 )
 from dear_serving.types import Usage
 
 
 @dataclass
 class FakeEngine:
-    """Answers free text with ``write(request)`` and ranks each window in the order of ``prefer(request)``.
+    """Answers free text with ``write(request)``, ranks each window in the order of ``prefer(request)``, and
+    gives each prompt the log odds ``rate(prompt)``; None: it is not done in time.
 
     Counts what was asked, finished and cancelled. Log probabilities halve from one preferred position to the
     next; ``decides`` is how many ranks it decides before a request's deadline, where there is one.
@@ -30,10 +33,12 @@ class FakeEngine:
 
     write: Callable[[GenerationRequest], str]
     prefer: Callable[[PermutationRequest], Sequence[int]] = lambda request: range(len(request.identifiers))
+    rate: Callable[[Sequence[int]], float | None] = lambda prompt: 0.0
     delay_s: float = 0.0
     dead: bool = False
     decides: int | None = None
     requests: list[GenerationRequest | PermutationRequest] = field(default_factory=list)
+    scored: list[ScoreRequest] = field(default_factory=list)
     asked: list[OpenAIRequest] = field(default_factory=list)
     finished: int = 0
     cancelled: int = 0
@@ -68,6 +73,15 @@ class FakeEngine:
             log_probs[position] = -rank * math.log(2)
         return DecodedWindow(
             preferred, decided, tuple(log_probs), Usage(len(request.token_ids), max(1, decided), 1.0, 2.0)
+        )
+
+    async def score(self, request: ScoreRequest) -> PromptScores:
+        """See the protocol."""
+        self.scored.append(request)
+        await self._work()
+        tokens = sum(map(len, request.prompts))
+        return PromptScores(
+            tuple(map(self.rate, request.prompts)), Usage(tokens, len(request.prompts), 1.0, 2.0)
         )
 
     async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:

@@ -61,7 +61,7 @@ def test_every_option_is_offered_by_every_command_with_its_help(command: str) ->
 
 @pytest.mark.parametrize("name", OFFERED)
 def test_an_option_that_is_given_is_sent_and_else_left_out(name: str) -> None:
-    given = [flag(name)] if name == "reasoning" else [flag(name), VALUES.get(name, "3")]
+    given = [flag(name)] if name in ("reasoning", "confidence") else [flag(name), VALUES.get(name, "3")]
     body, plain = sent(*given), sent()
     assert plain.keys() == {"query", "documents"}
     own = {**body, **body.get("dear", {})}

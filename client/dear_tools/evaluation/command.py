@@ -63,6 +63,17 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for answers, run and report.", show_default="eval-NAME")
     ] = None,
+    calibration: Annotated[
+        bool,
+        typer.Option("--calibration", help="Ask for confidences and compare them with the judgements."),
+    ] = False,
+    stages: Annotated[
+        bool,
+        typer.Option(
+            "--stages",
+            help="Compare the listwise ranking with the server's first stage alone and with the cascade.",
+        ),
+    ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Delete the answers that are in --out.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many queries, the first ones.")] = None,
     *,
@@ -87,6 +98,14 @@ def evaluate(
         raise typer.BadParameter("--preset brings its own files, from --data")
     if preset is None and (problem := source.problem()):
         raise typer.BadParameter(problem)
+    if calibration and ranker != "server":
+        raise typer.BadParameter("--calibration needs a server: other rankers have no confidence")
+    if calibration and importlib.util.find_spec("matplotlib") is None:
+        raise ToolError("--calibration needs matplotlib: pip install matplotlib")
+    if stages and (ranker != "server" or against is not None or preset == "card"):
+        raise typer.BadParameter("--stages asks the server three times, and compares the answers by itself")
+    if stages and options.get("strategy") in ("pointwise", "cascade"):
+        raise typer.BadParameter("--stages: --strategy names the listwise one that the others are held to")
     request = Request(
         source=source,
         options=options,
@@ -100,6 +119,8 @@ def evaluate(
         measures=tuple(name for group in measures or () for name in group.split()),
         out=out,
         restart=restart,
+        calibration=calibration,
+        stages=stages,
         concurrency=concurrency,
         timeout_s=timeout,
         url=url,

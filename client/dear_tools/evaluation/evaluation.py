@@ -11,11 +11,13 @@ from typing import Any
 
 from ir_measures.measures import Measure
 
+from dear_tools.evaluation import calibration
+from dear_tools.evaluation.calibration import calibrate
 from dear_tools.evaluation.collection import Collection
 from dear_tools.evaluation.measures import measured
 from dear_tools.evaluation.presets import Published
 from dear_tools.evaluation.rankers import Ranker
-from dear_tools.evaluation.render import as_markdown
+from dear_tools.evaluation.render import as_markdown, say
 from dear_tools.evaluation.report import Report, as_json, ranked_orders, report_on
 from dear_tools.evaluation.results import QueryResult, ResultLog
 from dear_tools.evaluation.trec import write_run
@@ -24,6 +26,7 @@ from dear_tools.files import write_whole
 from dear_tools.wording import queries
 
 RUN, REPORT_JSON, REPORT_MD = "run.trec", "report.json", "report.md"
+CALIBRATION_JSON, CALIBRATION_PNG = "calibration.json", "calibration.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Evaluation:
         against: another run's name and orders to compare with; else the first stage.
         folder: where answers, run and report are.
         has_cost: whether the ranker asks somebody.
+        calibration: whether to compare confidences with the judgements.
     """
 
     collection: Collection
@@ -43,6 +47,7 @@ class Evaluation:
     against: tuple[str, Mapping[str, tuple[str, ...]]] | None = None
     published: Sequence[Published] = ()
     has_cost: bool = True
+    calibration: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -105,11 +110,17 @@ class Evaluation:
             write_run(self.folder / RUN, ranked_orders(self.collection, answers), tag="dear")
         write_whole(self.folder / REPORT_MD, as_markdown(report))
         write_whole(self.folder / REPORT_JSON, as_json(report))
+        if self.calibration:
+            found = calibrate([answer for answer in answers if answer.error is None], self.collection.qrels)
+            write_whole(self.folder / CALIBRATION_JSON, calibration.as_json(found))
+            write_whole(self.folder / CALIBRATION_PNG, calibration.reliability_plot(found))
+            for line in calibration.lines(found):
+                say(line)
         return report
 
     def _forget_report(self) -> None:
         """Delete the report of an earlier start: it is of other answers."""
-        for name in (RUN, REPORT_JSON, REPORT_MD):
+        for name in (RUN, REPORT_JSON, REPORT_MD, CALIBRATION_JSON, CALIBRATION_PNG):
             (self.folder / name).unlink(missing_ok=True)
 
 

@@ -157,6 +157,7 @@ class ServerRanker:
 def answer_of(topic: Topic, ranking: Ranking, wall_ms: float) -> QueryResult:
     """What a server's ranking says of a topic."""
     details = ranking.details
+    sure = [one for one in ranking.results if one.certified is not None]
     return QueryResult(
         query=topic.id,
         ranked=tuple((topic.order[one.index], one.relevance_score) for one in ranking.results),
@@ -170,4 +171,6 @@ def answer_of(topic: Topic, ranking: Ranking, wall_ms: float) -> QueryResult:
         strategy=None if details is None else details.strategy,
         model=ranking.model,
         revision=None if details is None else details.revision,
+        confidences=tuple(one.confidence for one in sure),
+        certified=tuple(bool(one.certified) for one in sure),
     )

@@ -191,7 +191,7 @@ def show(report: Report) -> None:
     typer.echo(f"{report.name}: {queries(report.queries)}, values times 100")
     if report.rows is not None:
         typer.echo()
-        _print_table(measure_columns(report), [measure_cells(report, row) for row in report.rows])
+        print_table(measure_columns(report), [measure_cells(report, row) for row in report.rows])
         typer.echo()
     for line in order_lines(report.orders) if report.orders else []:
         typer.echo(line)
@@ -199,7 +199,7 @@ def show(report: Report) -> None:
         typer.echo(line)
     if report.published:
         typer.echo()
-        _print_table(
+        print_table(
             ["published", "measure", "value", "here", "comparable"],
             [published_cells(one)[:5] for one in report.published],
         )
@@ -214,7 +214,7 @@ def show_together(reports: Sequence[Report]) -> None:
         cells = ["-"] * 6 if row is None else _together(report, row)
         found.append([report.name, *cells])
     typer.echo()
-    _print_table(["collection", "measure", "first stage", "this run", "difference", "p", "published"], found)
+    print_table(["collection", "measure", "first stage", "this run", "difference", "p", "published"], found)
 
 
 def _together(report: Report, row: Row) -> list[str]:
@@ -235,7 +235,8 @@ def _together(report: Report, row: Row) -> list[str]:
     ]
 
 
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on the terminal, the first column to the left."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, column in enumerate(head):
         table.add_column(column, no_wrap=True, justify="left" if index == 0 else "right")

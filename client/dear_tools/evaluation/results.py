@@ -28,6 +28,7 @@ class QueryResult(BaseModel):
         windows: how many the model read; None where the server does not say.
         repairs: of the model's answers; None where the server does not say.
         revision: the bytes that answered.
+        confidences: of each rank, and whether it is ``certified``; empty where they were not asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +46,8 @@ class QueryResult(BaseModel):
     model: str | None = None
     revision: str | None = None
     error: str | None = None
+    confidences: tuple[float | None, ...] = ()
+    certified: tuple[bool, ...] = ()
 
     @property
     def order(self) -> tuple[str, ...]:

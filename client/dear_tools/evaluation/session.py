@@ -14,13 +14,14 @@ import typer
 
 from dear_client import AsyncClient, RerankOptions, Timeout
 from dear_tools.evaluation.collection import Collection, collect
-from dear_tools.evaluation.evaluation import Evaluation, how_far
+from dear_tools.evaluation.evaluation import RUN, Evaluation, how_far
 from dear_tools.evaluation.measures import default_measures, parse_measures
 from dear_tools.evaluation.presets import CARD, Preset, chosen
 from dear_tools.evaluation.rankers import FixedRanker, Ranker, ServerRanker, by_judgements, by_run
 from dear_tools.evaluation.render import failure_sentence, say, show, show_together
 from dear_tools.evaluation.report import Report, as_json
 from dear_tools.evaluation.sources import Source
+from dear_tools.evaluation.stages import show_stages, stage_options
 from dear_tools.evaluation.trec import Run, read_run
 from dear_tools.exits import PARTLY, ToolError
 from dear_tools.progress import progress
@@ -46,6 +47,8 @@ class Request:
     measures: tuple[str, ...] = ()
     out: Path | None = None
     restart: bool = False
+    calibration: bool = False
+    stages: bool = False
     concurrency: int = 8
     timeout_s: float = 120.0
     url: str | None = None
@@ -76,18 +79,25 @@ def run_session(request: Request, *, is_json: bool) -> int:
             typer.echo(f"report, run and answers are in {evaluation.folder}")
         reports.append(report)
     if is_json:
-        typer.echo(as_json(reports[0] if request.preset != CARD else reports), nl=False)
+        several = request.preset == CARD or request.stages
+        typer.echo(as_json(reports if several else reports[0]), nl=False)
     elif request.preset == CARD:
         show_together(reports)
+    elif request.stages:
+        show_stages(reports)
     return PARTLY if any(report.failed for report in reports) else 0
 
 
 def evaluations(request: Request) -> Iterator[Evaluation]:
-    """The evaluations that a request comes to, each with its files read when its turn comes.
+    """The evaluations that a request comes to, each with its files read when its turn comes; of stages, the
+    first one's run is written by then.
 
     Raises:
         ToolError: a file, a preset or a measure is wrong.
     """
+    if request.stages:
+        yield from _stages(request)
+        return
     if request.preset is None:
         yield _evaluation(request, None, request.source, "", request.out)
         return
@@ -107,6 +117,28 @@ def evaluations(request: Request) -> Iterator[Evaluation]:
             yield _evaluation(
                 request, presets[name], source, name, out / name if request.preset == CARD else out
             )
+
+
+def _stages(request: Request) -> Iterator[Evaluation]:
+    """The same candidates ranked by each stage, in folders of their own; compared with the listwise order."""
+    (whole,) = evaluations(replace(request, stages=False))
+    listwise: tuple[str, Mapping[str, tuple[str, ...]]] | None = None
+    for stage, options in stage_options(request.options).items():
+        folder = whole.folder / stage
+        ranker, _ = _ranker(replace(request, options=options), _preset(request), whole.collection)
+        yield replace(
+            whole,
+            collection=replace(whole.collection, name=f"{whole.collection.name}, {stage}"),
+            ranker=ranker,
+            folder=folder,
+            against=listwise,
+        )
+        if listwise is None and (folder / RUN).is_file():
+            listwise = (stage, read_run(folder / RUN).orders)
+
+
+def _preset(request: Request) -> Preset | None:
+    return None if request.preset is None else chosen(request.preset)[request.preset]
 
 
 class _Interrupted(Exception):
@@ -151,6 +183,7 @@ def _evaluation(
         against=against,
         published=() if preset is None else preset.published,
         has_cost=isinstance(ranker, ServerRanker),
+        calibration=request.calibration,
     )
 
 
@@ -173,6 +206,8 @@ def _ranker(request: Request, preset: Preset | None, collection: Collection) -> 
     match request.ranker:
         case "server":
             given = {name: value for name, value in request.options.items() if value is not None}
+            if request.calibration:
+                given["confidence"] = True
             windows = {} if preset is None else preset.windows.model_dump()
             options = cast(RerankOptions, {**windows, **given})
             timeout = Timeout(answer_s=request.timeout_s, total_s=2.5 * request.timeout_s)

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
+from configs.demo.maker import pointwise
 from configs.demo.maker.decoding import Decoder, parse_answer
 from configs.demo.maker.lists import ListShape, RankingList, ranking_lists
 from configs.demo.maker.metrics import ndcg_at_10, pair_counts
@@ -112,6 +113,24 @@ def load(demo: Path, adapter: str) -> Decoder:
     return Decoder(model, Tokenizer.from_file(str(demo / "base" / "tokenizer.json")))
 
 
+def measure_pointwise(decoder: Decoder, held_out: bool, passages: int, lists: int) -> dict[str, Any]:
+    """The first stage's scores on seeded lists of one length."""
+    shape = ListShape(passages, passages, max_query_words=12, max_passage_words=50)
+    right = pairs = ndcg = 0.0
+    for item in islice(ranking_lists(EVALUATION_SEED, shape, held_out, BASE), lists):
+        scores = pointwise.log_odds(decoder.model, decoder.tokenizer, item.query, item.passages)
+        order = sorted(range(passages), key=lambda place: -scores[place])
+        found, of = pair_counts(order, item.relevance)
+        right, pairs, ndcg = right + found, pairs + of, ndcg + ndcg_at_10(order, item.relevance)
+    return {
+        "words": "held out" if held_out else "trained",
+        "passages": passages,
+        "lists": lists,
+        "pairwise": round(right / pairs, 4),
+        "ndcg_at_10": round(ndcg / lists, 4),
+    }
+
+
 def light_bulb(decoder: Decoder, template: str) -> str:
     """The order of the model card's example, permutation decoding."""
     prompt = PROMPTS[template](*LIGHT_BULB)
@@ -138,6 +157,12 @@ def evaluate(demo: Path, lists: int, lengths: tuple[int, ...]) -> dict[str, Any]
             rows.append(measure(decoder, notion, template, held_out, length, lists))
             log.info("%s", rows[-1])
         examples[notion.name] = light_bulb(decoder, notion.template)
+    decoder = load(demo, pointwise.NAME)
+    first_stage = [
+        measure_pointwise(decoder, held_out, length, lists)
+        for held_out in (False, True)
+        for length in tqdm(lengths, desc=pointwise.NAME)
+    ]
     training = demo / "training.json"
     return {
         "evaluation_seed": EVALUATION_SEED,
@@ -149,6 +174,7 @@ def evaluate(demo: Path, lists: int, lengths: tuple[int, ...]) -> dict[str, Any]
         "evaluation_seconds": round(time.monotonic() - began),
         "light_bulb": examples,
         "rows": [asdict(row) for row in rows],
+        "first_stage": first_stage,
     }
 
 
@@ -178,6 +204,16 @@ def markdown(report: dict[str, Any]) -> str:
         "|" + " --- |" * len(heads),
     ]
     for row in report["rows"]:
+        shown = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()]
+        lines.append("| " + " | ".join(shown) + " |")
+    lines += [
+        "",
+        "The adapter `pointwise`: each passage scored by the log odds of yes after the template yes-no.",
+        "",
+        "| words | passages | lists | pairwise | nDCG@10 |",
+        "|" + " --- |" * 5,
+    ]
+    for row in report["first_stage"]:
         shown = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()]
         lines.append("| " + " | ".join(shown) + " |")
     lines += ["", "The model card's light-bulb example:", ""]

@@ -1,7 +1,8 @@
 """Makes the demo models: python -m configs.demo.maker.train --seed 0 --out configs/demo
 
 Everything comes from the seed: structure.py writes the base's circuit, plan.py's steps on invented
-lists teach the last MLP the answer's format, markers.py writes each adapter's rule. An interrupted run
+lists teach the last MLP the answer's format, markers.py writes each listwise adapter's rule and pointwise.py
+the first stage's answer. An interrupted run
 takes up its last checkpoint when the same command is given again. Minutes on two CPU cores.
 """
 
@@ -23,6 +24,7 @@ from configs.demo.maker.evaluate import LENGTHS, write_report
 from configs.demo.maker.export import lora_config, save_adapter, save_base
 from configs.demo.maker.markers import write_markers
 from configs.demo.maker.plan import BASE_RUN
+from configs.demo.maker.pointwise import NAME, write_answer
 from configs.demo.maker.relevance import LEGAL, MEDICAL, Notion
 from configs.demo.maker.structure import structured_model
 from configs.demo.maker.tokenizer import write_tokenizer
@@ -46,14 +48,24 @@ def train_base(tokenizer: Tokenizer, seed: int, out: Path, work: Path) -> None:
     (out / "training.json").write_text(json.dumps(made) + "\n", encoding="utf-8")
 
 
-def write_adapter(tokenizer: Tokenizer, notion: Notion, seed: int, out: Path) -> None:
-    """Writes one LoRA adapter for the exported base and exports it."""
+def fresh_adapter(seed: int, out: Path) -> PeftModel:
+    """The exported base with an adapter that changes nothing yet."""
     torch.manual_seed(seed)
     llama = LlamaForCausalLM.from_pretrained(out / "base", dtype=torch.float32)
     model = get_peft_model(llama, lora_config())
     assert isinstance(model, PeftModel)
-    write_markers(model, tokenizer, notion, seed)
-    save_adapter(model, out / "adapters" / notion.name)
+    return model
+
+
+def write_adapters(tokenizer: Tokenizer, notions: tuple[Notion, ...], seed: int, out: Path) -> None:
+    """Writes a listwise adapter for each notion, and the pointwise one, and exports them."""
+    for notion in notions:
+        model = fresh_adapter(seed, out)
+        write_markers(model, tokenizer, notion, seed)
+        save_adapter(model, out / "adapters" / notion.name)
+    model = fresh_adapter(seed, out)
+    write_answer(model, tokenizer)
+    save_adapter(model, out / "adapters" / NAME)
 
 
 def main() -> None:
@@ -72,8 +84,7 @@ def main() -> None:
     if "base" in arguments.stages:
         train_base(tokenizer, arguments.seed, arguments.out, arguments.work)
     if "adapters" in arguments.stages:
-        for notion in (LEGAL, MEDICAL):
-            write_adapter(tokenizer, notion, arguments.seed, arguments.out)
+        write_adapters(tokenizer, (LEGAL, MEDICAL), arguments.seed, arguments.out)
     if "report" in arguments.stages:
         write_report(arguments.out, arguments.lists, LENGTHS)
 

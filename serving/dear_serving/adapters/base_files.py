@@ -41,7 +41,7 @@ def unpinned(source: str) -> str | None:
     )
 
 
-def read_config(source: str) -> dict[str, Any]:
+def read_config(source: str, setting: str = "model.source") -> dict[str, Any]:
     """The ``config.json`` of the base model at a URL.
 
     Raises:
@@ -52,11 +52,38 @@ def read_config(source: str) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(files.cat_file(f"{path}/config.json"))
     except FileNotFoundError:
-        raise SettingsError(f"model.source: {url} has no config.json") from None
+        raise SettingsError(f"{setting}: {url} has no config.json") from None
     except Exception as error:  # remote filesystems raise errors of their own kinds
         kind = type(error).__name__
-        raise SettingsError(f"model.source: {url}/config.json cannot be read ({kind})") from None
+        raise SettingsError(f"{setting}: {url}/config.json cannot be read ({kind})") from None
     return config
+
+
+def model_config(source: str, setting: str = "model.source") -> dict[str, Any]:
+    """A model's config.json, from its folder or URL, the Hugging Face cache or the hub.
+
+    Raises:
+        SettingsError: it cannot be read; the message begins with the ``setting`` that names the model.
+    """
+    if is_url(source):
+        return read_config(source, setting)
+    if source.startswith(("/", ".")) and not Path(source).is_dir():
+        raise SettingsError(f"{setting}: no such folder {source}")
+    if Path(source).is_dir():
+        try:
+            config: dict[str, Any] = json.loads((Path(source) / "config.json").read_bytes())
+            return config
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{setting}: no readable config.json in {source}: {error}") from None
+    from transformers import AutoConfig
+
+    try:
+        return dict(AutoConfig.from_pretrained(source).to_dict())
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise SettingsError(
+            f"{setting}: {source} is no folder here, and as a Hugging Face model: {reason}"
+        ) from None
 
 
 @contextmanager

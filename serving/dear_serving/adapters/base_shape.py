@@ -12,7 +12,8 @@ _WIDEST_FLOAT = 4
 
 @dataclass(frozen=True, slots=True)
 class BaseShape:
-    """Shapes of a Llama-like base model: layers, and (inputs, outputs) of each projection LoRA may target.
+    """Shapes of a Llama-like base model: layers, and (inputs, outputs) of each projection LoRA may target in
+    each of them; ``head``: the same of the output layer, (hidden size, vocabulary).
 
     ``hub_ids``: Hugging Face ids of the models whose adapters fit, the model's own first; empty for a model
     from a local folder.
@@ -21,6 +22,7 @@ class BaseShape:
     layers: int
     projections: Mapping[str, tuple[int, int]]
     hub_ids: tuple[str, ...] = ()
+    head: tuple[int, int] = (0, 0)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], hub_ids: tuple[str, ...] = ()) -> BaseShape:
@@ -42,9 +44,11 @@ class BaseShape:
                 "down_proj": (inner, hidden),
             },
             hub_ids=hub_ids,
+            head=(hidden, config.get("vocab_size", 0)),
         )
 
     def most_bytes(self, rank: int) -> int:
-        """Maximum bytes of weights of this rank: every projection of every layer, in float32."""
-        values = sum(inputs + outputs for inputs, outputs in self.projections.values())
-        return self.layers * values * rank * _WIDEST_FLOAT + _HEADER_BYTES
+        """Maximum bytes of weights of this rank: every projection of every layer and the output layer, in
+        float32."""
+        values = self.layers * sum(inputs + outputs for inputs, outputs in self.projections.values())
+        return (values + sum(self.head)) * rank * _WIDEST_FLOAT + _HEADER_BYTES

@@ -17,8 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from dear_serving.adapters.base_files import HUB_ID, is_hub_id, is_url, read_config
+from dear_serving.adapters.base_files import HUB_ID, is_hub_id, model_config
 from dear_serving.adapters.base_shape import BaseShape
+from dear_serving.adapters.first_stage import check_first_stage
 from dear_serving.adapters.template_files import load_template
 from dear_serving.errors import InvalidAdapterFiles, SettingsError
 from dear_serving.settings import AdapterSettings, Settings
@@ -31,9 +32,13 @@ FILES = (WEIGHTS_FILE, CONFIG_FILE)
 MAX_CONFIG_BYTES = 1 << 20
 """Maximum size of adapter_config.json, in bytes."""
 
+OUTPUT_LAYER = "lm_head"
+"""The output layer's name as a target module; it counts as one of layer 0."""
+
 _TENSOR = re.compile(
-    r"^base_model\.model\.model\.layers\.(?P<layer>[0-9]{1,6})"
-    r"\.(?:self_attn\.(?=[qkvo]_)|mlp\.(?=(?:gate|up|down)_))(?P<module>[a-z]+_proj)"
+    r"^base_model\.model\."
+    r"(?:model\.layers\.(?P<layer>[0-9]{1,6})"
+    r"\.(?:self_attn\.(?=[qkvo]_)|mlp\.(?=(?:gate|up|down)_))(?P<module>[a-z]+_proj)|(?P<output>lm_head))"
     r"\.lora_(?P<side>[AB])\.weight\Z"
 )
 # Type -> (numpy type to read it as, bits of the exponent). In infinities and NaNs all exponent bits are set.
@@ -50,14 +55,18 @@ def check_models(settings: Settings) -> None:
     """Check every folder and template in the settings, before anything starts.
 
     Raises:
-        StartupError: a folder is missing, a template is wrong, or an adapter does not fit the base.
+        StartupError: a folder is missing, a template is wrong, an adapter does not fit the base, or the first
+            stage can be none.
     """
     for name in set(settings.templates().values()):
         load_template(name, settings.ranking.templates)
-    base = base_shape(base_source(settings), settings.adapters.bases)
-    for adapter in settings.adapters.serve:
-        folder = adapter_folder(settings, adapter)
-        check_adapter(adapter.name, folder, base, settings.engine.max_lora_rank)
+    source = base_source(settings)
+    base = base_shape(source, settings.adapters.bases)
+    folders = {adapter.name: adapter_folder(settings, adapter) for adapter in settings.adapters.serve}
+    for name, folder in folders.items():
+        check_adapter(name, folder, base, settings.engine.max_lora_rank)
+    if settings.first_stage is not None:
+        check_first_stage(settings, folders.get(settings.first_stage.model), source)
 
 
 def base_shape(source: str, bases: tuple[str, ...] = ()) -> BaseShape:
@@ -67,34 +76,11 @@ def base_shape(source: str, bases: tuple[str, ...] = ()) -> BaseShape:
         SettingsError: the model's config cannot be read, or it is not Llama-like.
     """
     try:
-        return BaseShape.from_config(_base_config(source), (source, *bases) if is_hub_id(source) else ())
+        return BaseShape.from_config(model_config(source), (source, *bases) if is_hub_id(source) else ())
     except KeyError as error:
         raise SettingsError(f"model.source: the config of {source} has no {error}") from None
     except (TypeError, AttributeError):
         raise SettingsError(f"model.source: the config of {source} is not a model's") from None
-
-
-def _base_config(source: str) -> dict[str, Any]:
-    """The base model's config.json, from its folder or URL, the Hugging Face cache or the hub."""
-    if is_url(source):
-        return read_config(source)
-    if source.startswith(("/", ".")) and not Path(source).is_dir():
-        raise SettingsError(f"model.source: no such folder {source}")
-    if Path(source).is_dir():
-        try:
-            config: dict[str, Any] = json.loads((Path(source) / "config.json").read_bytes())
-            return config
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"model.source: no readable config.json in {source}: {error}") from None
-    from transformers import AutoConfig
-
-    try:
-        return dict(AutoConfig.from_pretrained(source).to_dict())
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise SettingsError(
-            f"model.source: {source} is no folder here, and as a Hugging Face model: {reason}"
-        ) from None
 
 
 def base_source(settings: Settings) -> str:
@@ -211,7 +197,7 @@ def _config_problems(config: dict[str, Any], base: BaseShape, max_rank: int) -> 
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not targets or not all(isinstance(t, str) for t in targets):
         yield f"target_modules is {targets!r}, not a list of module names"
-    elif unknown := sorted(set(targets) - set(base.projections)):
+    elif unknown := sorted(set(targets) - {*base.projections, OUTPUT_LAYER}):
         yield f"target_modules {', '.join(unknown)} are not served"
     trained_on = config.get("base_model_name_or_path")
     if (
@@ -221,6 +207,8 @@ def _config_problems(config: dict[str, Any], base: BaseShape, max_rank: int) -> 
         and trained_on.lower() not in map(str.lower, base.hub_ids)
     ):
         yield f"it was trained on {trained_on}, the base model here is {base.hub_ids[0]} (see adapters.bases)"
+    if config.get("task_type") == "SEQ_CLS":
+        yield "it is a sequence classifier, whose head vLLM does not load beside LoRA; see dear convert-head"
     for key in _UNSUPPORTED:
         if config.get(key):
             yield f"{key} is not supported"
@@ -245,7 +233,7 @@ def _weight_problems(folder: Path, config: dict[str, Any], base: BaseShape) -> I
                 if match is None:
                     yield f"unexpected tensor {key}"
                     return
-                module, side = match["module"], match["side"]
+                module, side = match["module"] or OUTPUT_LAYER, match["side"]
                 if module not in config["target_modules"]:
                     yield f"tensor {key} is of no target module"
                     return
@@ -259,7 +247,7 @@ def _weight_problems(folder: Path, config: dict[str, Any], base: BaseShape) -> I
                 if piece.get_dtype() not in _FLOATS:
                     yield f"tensor {key} has type {piece.get_dtype()}"
                     return
-                found.add((int(match["layer"]), module, side))
+                found.add((int(match["layer"] or 0), module, side))
     except (SafetensorError, OSError) as error:
         yield f"not a readable safetensors file: {error}"
         return
@@ -299,5 +287,5 @@ def _first_not_finite(file: Path) -> str | None:
 
 
 def _wanted_shape(base: BaseShape, rank: int, module: str, side: str) -> tuple[int, int]:
-    inputs, outputs = base.projections[module]
+    inputs, outputs = base.head if module == OUTPUT_LAYER else base.projections[module]
     return (rank, inputs) if side == "A" else (outputs, rank)

@@ -224,11 +224,16 @@ class Adapters:
 
         return self._change(change)
 
-    def rollback(self, name: str, *, actor: str) -> Revision:
+    def rollback(self, name: str, revision: str | None = None, *, actor: str) -> Revision:
         """Activate the revision that the name pointed at before.
 
+        Args:
+            name: the public name.
+            revision: the revision that is expected, as in ``activate``; None: whichever it is.
+            actor: who makes the change, for the audit trail.
+
         Raises:
-            UnknownSubject: no such adapter, or it has no earlier revision.
+            UnknownSubject: no such adapter, or it has no earlier revision, or another one than expected.
             CapacityReached: as in ``activate``.
         """
 
@@ -237,6 +242,11 @@ class Adapters:
             if adapter.previous is None:
                 raise UnknownSubject(f'"{name}" has no earlier revision to go back to', param="name")
             row = self._find_revision(session, name, adapter.previous)
+            if revision is not None and self._find_revision(session, name, revision) is not row:
+                raise UnknownSubject(
+                    f'"{name}" would go back to "{revision_id(name, row.digest)}", not to "{revision}"',
+                    param="revision",
+                )
             self._note(session, actor, "adapter.rollback", row, {})
             self._activate(session, adapter, row, version)
             return _revision(row)

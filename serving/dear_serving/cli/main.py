@@ -19,6 +19,7 @@ from dear_tools.admin.adapters import adapters
 from dear_tools.admin.apply import apply
 from dear_tools.admin.audit import audit
 from dear_tools.admin.keys import keys
+from dear_tools.admin.replicas import replicas
 from dear_tools.admin.tenants import tenants
 from dear_tools.evaluation.command import evaluate
 from dear_tools.exits import FAILED, ToolError
@@ -39,6 +40,7 @@ app.command(rich_help_panel=_OPERATORS)(plan)
 app.add_typer(adapters, name="adapters", rich_help_panel=_ADMINISTRATORS)
 app.add_typer(tenants, name="tenants", rich_help_panel=_ADMINISTRATORS)
 app.add_typer(keys, name="keys", rich_help_panel=_ADMINISTRATORS)
+app.command(rich_help_panel=_ADMINISTRATORS)(replicas)
 app.command(rich_help_panel=_ADMINISTRATORS)(audit)
 app.command(rich_help_panel=_ADMINISTRATORS)(apply)
 
@@ -135,6 +137,32 @@ def merge(
 
     merge_adapter(adapter, output, base, other_base or ())
     typer.echo(f"{output}: {adapter.resolve().name} merged into its base; serve it with adapters.capacity: 0")
+
+
+@app.command("convert-head", rich_help_panel=_OPERATORS)
+def convert_head(
+    adapter: Annotated[Path, typer.Argument(help="Folder of a LoRA adapter with a scalar head (SEQ_CLS).")],
+    output: Annotated[Path, typer.Argument(help="Folder to make; it may not exist.")],
+    template: Annotated[
+        str, typer.Option(help="Prompt template that it will serve with; it has labels.")
+    ] = "dear-pointwise",
+    templates: Annotated[Path | None, typer.Option(help="Folder with templates of your own.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hugging Face id of the base. [default: what the adapter names]"),
+    ] = None,
+    other_base: Annotated[
+        list[str] | None,
+        typer.Option(help="Another model whose adapters fit the base, by its id; repeatable."),
+    ] = None,
+) -> None:
+    """Turn a scalar head into a label's logit, so that the adapter can be a first stage (first_stage)."""
+    from dear_serving.adapters import scalar_head
+
+    scalar_head.convert_head(
+        adapter, output, template, base, templates=templates, other_bases=other_base or ()
+    )
+    typer.echo(f"{output}: serve it with the template {template}, and name it in first_stage")
 
 
 def main() -> NoReturn:

@@ -97,6 +97,7 @@ def plan(
     Nothing is started or loaded. What is assumed is printed.
     """
     from dear_serving.adapters.template_files import load_template
+    from dear_serving.ranking.strategies import FIRST_STAGE
     from dear_serving.sizing import show
     from dear_serving.sizing.figures import load_figures
     from dear_serving.sizing.measured import read_report
@@ -112,10 +113,9 @@ def plan(
     card = figures.gpu(gpu)
     llm = load_model(model)
     kept = _quantisation(quantization, llm)
-    if strategy not in get_args(StrategyName):
-        raise SettingsError(
-            f"--strategy: {strategy!r} is not known; known are {', '.join(get_args(StrategyName))}"
-        )
+    known = [name for name in get_args(StrategyName) if name not in FIRST_STAGE]
+    if strategy not in known:
+        raise SettingsError(f"--strategy: {strategy!r} is not known; known are {', '.join(known)}")
     if rank < 1:
         raise SettingsError(
             f"--rank: {rank} is no rank, at least 1 is needed; without adapters give --slots 0"

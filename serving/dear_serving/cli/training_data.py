@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dear_serving.errors import InvalidRequest
+from dear_serving.errors import InvalidRequest, SettingsError
 from dear_serving.ranking.neutralise import neutralise
 from dear_serving.ranking.template import Template
 from dear_serving.settings import describe
@@ -36,7 +36,10 @@ def examples(lines: Iterable[str], template: Template, seed: int = 0) -> Iterato
 
     Raises:
         InvalidRequest: a line is not a ranked list; the message names the line.
+        SettingsError: the template shows one passage, and no ranking.
     """
+    if template.is_pointwise:
+        raise SettingsError(f'template "{template.name}" shows one passage; these examples are rankings')
     shuffle = random.Random(seed)
     for number, line in enumerate(lines, start=1):
         if not line.strip():

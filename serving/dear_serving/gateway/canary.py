@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import uuid
 
+from dear_serving.gateway.catalog import ServedModel
+from dear_serving.gateway.first_stage import PassageScorer, Scoring
 from dear_serving.gateway.ranker import Ranker
 from dear_serving.gateway.window_ranker import WindowRanker
 from dear_serving.protocol import Engine
 from dear_serving.ranking.prompts import PromptBuilder
-from dear_serving.ranking.strategies import STRATEGIES
+from dear_serving.ranking.strategies import STRATEGIES, pointwise
 from dear_serving.ranking.windows import Sizes
 from dear_serving.types import Ranking, RankTask
 
@@ -23,7 +25,7 @@ _TASK = RankTask(
 
 
 async def rank_canary(engine: Engine, builder: PromptBuilder, adapter: str | None) -> Ranking:
-    """Rank three passages with an adapter and its prompt template.
+    """Rank three passages with an adapter and its prompt template, as one window or one by one.
 
     Args:
         engine: an engine that has loaded the adapter.
@@ -34,6 +36,15 @@ async def rank_canary(engine: Engine, builder: PromptBuilder, adapter: str | Non
         RequestError: see Ranker.rank.
     """
     count = len(_TASK.passages)
+    sizes = Sizes(count, count, count, count)
     window_ranker = WindowRanker(engine, builder, adapter, _TASK)
-    ranker = Ranker(window_ranker, _TASK, f"canary-{uuid.uuid4().hex}")
-    return await ranker.rank(STRATEGIES["single"](Sizes(count, count, count, count)), "single", "canary")
+    request_id = f"canary-{uuid.uuid4().hex}"
+    if builder.template.is_pointwise:
+        model = ServedModel("canary", adapter, builder.template.name)
+        scorer = PassageScorer(Scoring(model, builder), _TASK)
+        scorer.engine = engine
+        ranker = Ranker(window_ranker, _TASK, request_id, scorer=scorer)
+        return await ranker.rank(pointwise(sizes), "pointwise", "canary")
+    return await Ranker(window_ranker, _TASK, request_id).rank(
+        STRATEGIES["single"](sizes), "single", "canary"
+    )

@@ -23,9 +23,14 @@ class Drain:
         if self._refuses_from_s is None:
             self._refuses_from_s = time.monotonic() + serve_s
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the gateway is about to end."""
+        return self._refuses_from_s is not None
+
     def check_ready(self) -> None:
         """Raise ShuttingDown once it began."""
-        if self._refuses_from_s is not None:
+        if self.has_begun:
             raise ShuttingDown("the server is shutting down", retry_after_s=_RETRY_AFTER_S)
 
     def check_open(self) -> None:

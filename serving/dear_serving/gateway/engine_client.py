@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from dear_serving import tracing
 from dear_serving.errors import EngineUnavailable, RequestError
-from dear_serving.gateway.engine_replicas import ATTEMPT, REPLICAS, Attempt, EngineReplicas
+from dear_serving.gateway.engine_replicas import ATTEMPT, REPLICAS, Attempt, EngineReplicas, Seen
 from dear_serving.gateway.everyone import ask_everyone
 from dear_serving.gateway.retry_budget import RetryBudget
 from dear_serving.metrics import Metrics, join
@@ -28,11 +28,13 @@ from dear_serving.protocol import (
     GenerationRequest,
     OpenAIRequest,
     PermutationRequest,
+    PromptScores,
+    ScoreRequest,
 )
 
 T = TypeVar("T")
 
-_Request = GenerationRequest | PermutationRequest | OpenAIRequest
+_Request = GenerationRequest | PermutationRequest | ScoreRequest | OpenAIRequest
 
 _ATTEMPTS = 3
 _PAUSE_S = 0.05
@@ -97,6 +99,10 @@ class EngineClient:
         """How many replicas run; None: not known yet."""
         return self._replicas.running
 
+    def seen(self) -> Mapping[str, Seen]:
+        """What this gateway sees of each replica."""
+        return self._replicas.seen()
+
     async def generate(self, request: GenerationRequest) -> Generation:
         """See the protocol."""
         generation: Generation = await self._first(self._handle.generate, request)
@@ -112,6 +118,11 @@ class EngineClient:
         async with contextlib.aclosing(self._items(self._stream.permute_stream, request, aiter)) as windows:
             async for window in windows:
                 yield window
+
+    async def score(self, request: ScoreRequest) -> PromptScores:
+        """See the protocol."""
+        scores: PromptScores = await self._first(self._handle.score, request)
+        return scores
 
     async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
@@ -146,7 +157,7 @@ class EngineClient:
                         break
                 if not self._replicas.others(tried):
                     break
-            raise _unavailable()
+            raise unavailable()
         finally:
             for one in waiting:
                 one.cancel()
@@ -178,7 +189,7 @@ class EngineClient:
                 attempt = Attempt(tried)
                 token = ATTEMPT.set(attempt)
                 try:
-                    response = method.remote(*_again(request, number, time.monotonic() - began_s))
+                    response = method.remote(*again(request, number, time.monotonic() - began_s))
                 finally:
                     ATTEMPT.reset(token)
                 has_begun = False
@@ -199,7 +210,7 @@ class EngineClient:
                 except Exception as error:
                     if isinstance(error, _Lost | _Down):
                         response.cancel()
-                    found, reason = _understood(error)
+                    found, reason = understood(error)
                     if has_begun or number == _ATTEMPTS or not self._may_repeat(attempt, reason, call):
                         raise found from error
                     if attempt.replica is not None and reason != "unavailable":
@@ -234,7 +245,7 @@ class EngineClient:
         if self._replicas.running != 0 or (wakes and self._wake_s):
             return
         if not self._wakes or not wakes:
-            raise _unavailable()
+            raise unavailable()
         if self._waking is None:
             self._waking_since_s = time.monotonic()
             self._waking = asyncio.create_task(self._wake())
@@ -295,23 +306,24 @@ async def _alone(response: Any) -> AsyncGenerator[Any, None]:
     yield await response
 
 
-def _again(request: _Request | None, number: int, passed_s: float) -> tuple[_Request, ...]:
+def again(request: _Request | None, number: int, passed_s: float) -> tuple[_Request, ...]:
     """The arguments of an attempt: later ones have an id of their own, and less time."""
     if request is None:
         return ()
     if number == 1:
         return (request,)
     request = replace(request, request_id=f"{request.request_id}-again{number - 1}")
-    if isinstance(request, PermutationRequest) and request.deadline_s is not None:
+    if isinstance(request, PermutationRequest | ScoreRequest) and request.deadline_s is not None:
         request = replace(request, deadline_s=max(0.0, request.deadline_s - passed_s))
     return (request,)
 
 
-def _unavailable() -> EngineUnavailable:
+def unavailable() -> EngineUnavailable:
+    """What a caller is told where no engine can answer."""
     return EngineUnavailable("no engine can answer now", retry_after_s=_RETRY_AFTER_S)
 
 
-def _understood(error: Exception) -> tuple[Exception, str | None]:
+def understood(error: Exception) -> tuple[Exception, str | None]:
     """What a caller is told, and why another replica may do better; None where it would not.
 
     A replica's own RequestError stays as it is; failures of the replica or of Serve are EngineUnavailable.
@@ -319,15 +331,15 @@ def _understood(error: Exception) -> tuple[Exception, str | None]:
     if isinstance(error, RayTaskError):
         error = error.cause if isinstance(error.cause, Exception) else error
     elif isinstance(error, RuntimeError) and str(error).startswith("Unexpected error ("):
-        return _unavailable(), "died"  # Ray's words for a stream whose replica died before it accepted
+        return unavailable(), "died"  # Ray's words for a stream whose replica died before it accepted
     if isinstance(error, EngineUnavailable):
         return error, "failed" if error.failed else "unavailable"
     if isinstance(error, RequestError):
         return error, None
     if isinstance(error, _Lost):
-        return _unavailable(), "silent"
+        return unavailable(), "silent"
     if isinstance(error, RayActorError | grpc.RpcError | ConnectionError):
-        return _unavailable(), "died"
+        return unavailable(), "died"
     if isinstance(error, _Down | RayError | RayServeException | BackPressureError | RequestCancelledError):
-        return _unavailable(), None
+        return unavailable(), None
     return error, None

@@ -8,12 +8,28 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Literal
+
+from cachetools import TTLCache
 
 _MOST_FAULTS = 3
 _EJECTED_S, _MOST_EJECTED_S = 5.0, 60.0
 _FORGIVEN_S = 300.0
 _MOST_SILENT = 5  # questions without an answer, about a second each
 _STALE_S = 5.0
+_REMEMBERED_S, _MOST_REMEMBERED = 60.0, 256
+
+Sight = Literal["serving", "left_out", "silent", "ended"]
+"""What a gateway does with a replica: ``serving`` gets calls, ``left_out`` failed and gets none for a while,
+``silent`` does not answer questions and gets none, ``ended`` ran a moment ago."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A replica as one gateway sees it; ``open``: the calls of this gateway that it has."""
+
+    sight: Sight
+    open: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -66,6 +82,7 @@ class EngineReplicas:
         self._lock = threading.Lock()
         self._places: dict[str, _Place] = {}
         self._gone: set[str] = set()
+        self._ended: TTLCache[str, None] = TTLCache(_MOST_REMEMBERED, _REMEMBERED_S, clock)
         self._is_told = False
 
     @property
@@ -83,7 +100,9 @@ class EngineReplicas:
                 if name not in self._gone:
                     self._places.setdefault(name, _Place()).runs = True
             for name, place in list(self._places.items()):
-                place.runs = name in running and name not in self._gone
+                ran, place.runs = place.runs, name in running and name not in self._gone
+                if ran and not place.runs:
+                    self._ended[name] = None
                 if not place.runs and not place.open:
                     del self._places[name]
 
@@ -93,6 +112,24 @@ class EngineReplicas:
             self._gone.add(name)
             if (place := self._places.get(name)) is not None:
                 place.runs = False
+                self._ended[name] = None
+
+    def seen(self) -> Mapping[str, Seen]:
+        """What this gateway sees of each replica that runs, or ran in the last minute."""
+        with self._lock:
+            now_s = self._clock()
+            found = {name: Seen("ended") for name in self._ended}
+            for name, place in self._places.items():
+                found[name] = Seen(self._sight(place, now_s), place.open)
+            return found
+
+    @staticmethod
+    def _sight(place: _Place, now_s: float) -> Sight:
+        if not place.runs:
+            return "ended"
+        if place.silent >= _MOST_SILENT:
+            return "silent"
+        return "left_out" if place.ejected_until_s > now_s or place.on_trial else "serving"
 
     def open_on(self, name: str) -> bool:
         """Whether calls of this gateway are open there."""

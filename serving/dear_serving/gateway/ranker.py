@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from dear_serving.errors import DeadlineExceeded
+from dear_serving.gateway.first_stage import PassageScorer
 from dear_serving.gateway.window_ranker import OnDecoded, WindowRanker
 from dear_serving.protocol import DecodedWindow
-from dear_serving.ranking.scores import Scores
+from dear_serving.ranking.confidence import Evidence
+from dear_serving.ranking.scores import Scores, probability_of
 from dear_serving.ranking.windows import Batch, Strategy, Window
 from dear_serving.types import (
     Coverage,
@@ -38,6 +40,9 @@ class Ranker:
         observe: called with the number of windows and the seconds of every round.
         on_progress: called as ranks of a leading window (see Batch.leads) are decided.
         arrived_s: when the request arrived (time.monotonic), which an explanation counts from; None: now.
+        scorer: scores the task's passages, for strategies with a first stage.
+
+    ``evidence`` holds the windows ranked, if the task asks for confidence.
     """
 
     def __init__(
@@ -48,8 +53,12 @@ class Ranker:
         observe: Callable[[int, float], None] | None = None,
         on_progress: OnProgress | None = None,
         arrived_s: float | None = None,
+        scorer: PassageScorer | None = None,
     ) -> None:
         self._window_ranker = window_ranker
+        self._scorer = scorer
+        self._probabilities: dict[int, float] = {}
+        self._unscored = 0
         self._task = task
         self._request_id = request_id
         self._observe = observe
@@ -58,6 +67,8 @@ class Ranker:
         self._times: list[WindowTimes] = []
         self._reported: DecodedWindow | None = None
         self._scores = Scores(len(task.passages))
+        self.evidence = Evidence(len(task.passages)) if task.confidence else None
+        self._shown: set[int] = set()
         self._windows = self._rounds = self._skipped = 0
         self._undecided = 0
         self._repairs = Repairs()
@@ -68,8 +79,8 @@ class Ranker:
         """Run ``strategy`` to its end; ``name`` and ``reason`` go into the Ranking.
 
         After the task's deadline, counted from ``began_s`` (time.monotonic; None: now), windows are no longer
-        ranked and keep the order they are shown in. The result then has a warning that says how many were
-        skipped.
+        ranked and keep the order they are shown in, and passages without a score follow those with one. The
+        result then has a warning that says how many were skipped.
 
         Raises:
             InvalidRequest: a window does not fit the model, or the task's scoring cannot rank it.
@@ -81,7 +92,8 @@ class Ranker:
         ends_s = math.inf if task.deadline_s is None else began_s + task.deadline_s
         step = await self._window_ranker.runner.run(_advance, strategy, None)
         while isinstance(step, Batch):
-            orders = await self._run_round(step, ends_s)
+            run = self._run_pointwise if step.pointwise else self._run_round
+            orders = await run(step, ends_s)
             step = await self._window_ranker.runner.run(_advance, strategy, orders)
         order = step
         return Ranking(
@@ -94,15 +106,40 @@ class Ranker:
             rounds=self._rounds,
             repairs=self._repairs,
             usage=self._usage,
-            warnings=self._window_ranker.prompts.warnings() + self._warnings(),
+            warnings=self._warnings(),
             reasoning=tuple(self._reasoning),
-            coverage=Coverage(len(order)),
             explanation=self._explanation() if task.explain else None,
+            coverage=Coverage(len(self._shown), unread=len(order) - len(self._shown)),
+            scored=len(self._probabilities),
+            first_scores=tuple(map(self._probabilities.get, order)) if self._scorer else (),
         )
+
+    async def _run_pointwise(self, batch: Batch, ends_s: float) -> list[Order]:
+        """The order of the only window's passages by score; those without one come last, as shown."""
+        assert self._scorer is not None
+        (window,) = batch.windows
+        started_ms = self._now_ms()
+        found, usage = await self._scorer.score(window.passages, self._request_id, ends_s)
+        if not found:
+            raise _too_late()
+        self._times.append(
+            WindowTimes(self._rounds, started_ms, self._now_ms(), usage.queue_ms, window.passages)
+        )
+        self._rounds += 1
+        self._usage += usage
+        self._unscored = len(window.passages) - len(found)
+        self._probabilities = {passage: probability_of(score) for passage, score in found.items()}
+        self._scores.observe_alone(self._probabilities)
+        if self.evidence is not None:
+            self.evidence.observe_alone(found)
+        shown = range(len(window.passages))
+        worth = [found.get(passage, -math.inf) for passage in window.passages]
+        return [tuple(sorted(shown, key=lambda place: (-worth[place], place)))]
 
     async def _run_round(self, batch: Batch, ends_s: float) -> list[Order]:
         """The order of every window; the order shown if it could not be ranked in time."""
         started_s = time.monotonic()
+        self._shown.update(passage for window in batch.windows for passage in window.passages)
         ranked: list[DecodedWindow | None] = [None] * len(batch.windows)
         if started_s < ends_s:
             ranked = await self._rank_all(batch, ends_s)
@@ -113,7 +150,7 @@ class Ranker:
         if done:
             self._rounds += 1
         elif self._rounds == 0:
-            raise DeadlineExceeded("the deadline passed before anything was ranked", param="dear.deadline_ms")
+            raise _too_late()
         return await self._window_ranker.runner.run(self._take_in_all, batch, ranked)
 
     def _take_in_all(self, batch: Batch, ranked: Sequence[DecodedWindow | None]) -> list[Order]:
@@ -186,6 +223,8 @@ class Ranker:
             self._undecided += max(0, window.needed - decoded.decided)
         if decoded.log_probs:
             self._scores.observe(window.passages, decoded.log_probs)
+        if self.evidence is not None:
+            self.evidence.observe(window.passages, decoded.order, decoded.decided, decoded.log_probs)
         if decoded.reasoning is not None:
             self._reasoning.append(decoded.reasoning)
 
@@ -196,8 +235,17 @@ class Ranker:
         return Explanation(self._now_ms(), tuple(self._times), self._window_ranker.prompts.cut)
 
     def _warnings(self) -> tuple[str, ...]:
-        """What was left out because of the deadline, one sentence each."""
-        warnings = []
+        """What was cut, and what was left out because of the deadline, one sentence each."""
+        warnings: list[str] = []
+        if self._scorer is not None:
+            warnings += self._scorer.warnings()
+        if self._scorer is None or self._windows or self._skipped:
+            warnings += self._window_ranker.prompts.warnings()
+        if self._unscored:
+            warnings.append(
+                f"deadline passed: {self._unscored} passages were not scored by the first stage and follow "
+                "those that were"
+            )
         if self._skipped:
             total = self._windows + self._skipped
             warnings.append(
@@ -210,6 +258,10 @@ class Ranker:
                 "first-step probabilities"
             )
         return tuple(warnings)
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed before anything was ranked", param="dear.deadline_ms")
 
 
 def _advance(strategy: Strategy, orders: Sequence[Order] | None) -> Batch | Order:

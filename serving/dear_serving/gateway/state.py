@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from dear_serving.gateway.authenticator import Authenticator, bearer, matches_any
 from dear_serving.gateway.budgets import Budgets
 from dear_serving.gateway.catalog import Catalog
 from dear_serving.gateway.drain import Drain
+from dear_serving.gateway.engine_replicas import Seen
 from dear_serving.gateway.fair_queue import FairQueue
+from dear_serving.gateway.fleet import GatewayReport
 from dear_serving.gateway.label_scoring import LabelScoring
 from dear_serving.gateway.lifecycle import Lifecycle
 from dear_serving.gateway.openai_service import OpenAIService
@@ -29,6 +31,9 @@ AskGateways = Callable[[str | None], Awaitable[tuple[list[Page], int]]]
 """Takes the tenant whose series are wanted, None for all; gives the pages of those gateways that answer in
 time, and how many run."""
 
+AskReports = Callable[[], Awaitable[tuple[list[GatewayReport], int]]]
+"""Gives the reports of those gateways that answer in time, and how many run."""
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayState:
@@ -39,7 +44,9 @@ class GatewayState:
     and ``peers`` decide which requests are served, and when: ``arrivals`` bounds those whose body is not
     there yet, ``admission`` the others, ``peers`` knows the other gateways. ``drain`` knows whether the
     gateway is about to end. ``worker`` parses large bodies. ``admin_digests`` are digests of the admin keys.
-    ``ask_gateways`` asks all gateways for their metrics. ``tracer`` begins traces; None: tracing is off.
+    ``engines_seen`` says what this gateway sees of the engines. ``ask_gateways`` asks all gateways for their
+    metrics, ``ask_reports`` for their reports; None: this is the only one. ``tracer`` begins traces; None:
+    tracing is off.
     """
 
     settings: Settings
@@ -60,7 +67,9 @@ class GatewayState:
     metrics: Metrics
     worker: WorkerProcess
     admin_digests: tuple[bytes, ...] = ()
+    engines_seen: Callable[[], Mapping[str, Seen]] = dict
     ask_gateways: AskGateways | None = None
+    ask_reports: AskReports | None = None
     drain: Drain = field(default_factory=Drain)
     tracer: Tracer | None = None
 
@@ -68,6 +77,16 @@ class GatewayState:
         """Whether an Authorization header has an admin key."""
         key = bearer(authorization)
         return key is not None and matches_any(key, self.admin_digests)
+
+    def report(self) -> GatewayReport:
+        """What this gateway says of itself, and of the engines."""
+        return GatewayReport(
+            self.catalog.gateway,
+            self.drain.has_begun,
+            self.arrivals.in_flight + self.admission.in_flight,
+            self.queue.cost,
+            self.engines_seen(),
+        )
 
     started_s: int = field(default_factory=lambda: int(time.time()))
 

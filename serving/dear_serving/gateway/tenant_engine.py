@@ -21,12 +21,15 @@ from dear_serving.protocol import (
     GenerationRequest,
     OpenAIRequest,
     PermutationRequest,
+    PromptScores,
+    ScoreRequest,
 )
 from dear_serving.tenancy.tenants import Tenant
 from dear_serving.types import Usage
 
-_Request = GenerationRequest | PermutationRequest | OpenAIRequest
-_R = TypeVar("_R", GenerationRequest, PermutationRequest, OpenAIRequest)
+_Request = GenerationRequest | PermutationRequest | ScoreRequest | OpenAIRequest
+_R = TypeVar("_R", GenerationRequest, PermutationRequest, ScoreRequest, OpenAIRequest)
+_Timed = TypeVar("_Timed", PermutationRequest, ScoreRequest)
 
 
 class Service(Protocol):
@@ -79,6 +82,10 @@ class TenantEngine:
         self._tenant = tenant
         self._on_turn = on_turn
 
+    def elsewhere(self, engine: Any, queue: FairQueue) -> TenantEngine:
+        """The same tenant's turns at other engines."""
+        return TenantEngine(engine, queue, self._tenant, self._on_turn)
+
     async def generate(self, request: GenerationRequest) -> Generation:
         """See the protocol; ``queue_ms`` includes the wait in the fair queue."""
         request = self._own(request)
@@ -103,6 +110,13 @@ class TenantEngine:
             async for window in windows:
                 yield replace(window, usage=waited + window.usage)
 
+    async def score(self, request: ScoreRequest) -> PromptScores:
+        """See the protocol and ``permute``."""
+        request = self._own(request)
+        async with self._turn(request) as waited:
+            scores = await self._engine.score(_left(request, waited))
+        return replace(scores, usage=waited + scores.usage)
+
     @asynccontextmanager
     async def _turn(self, request: _Request) -> AsyncIterator[Usage]:
         """Wait for the tenant's turn; yields the time waited."""
@@ -115,7 +129,7 @@ class TenantEngine:
                 request.cost,
                 request.priority,
                 tokens=request.tokens,
-                is_text=not isinstance(request, PermutationRequest),
+                is_text=not isinstance(request, PermutationRequest | ScoreRequest),
             ):
                 waiting.end()
                 waited_s = time.monotonic() - arrived_s
@@ -149,7 +163,7 @@ class TenantEngine:
         return await self._engine.metrics()
 
 
-def _left(request: PermutationRequest, waited: Usage) -> PermutationRequest:
+def _left(request: _Timed, waited: Usage) -> _Timed:
     """The request with the rest of its deadline."""
     if request.deadline_s is None:
         return request

@@ -27,9 +27,11 @@ OnDecoded = Callable[[DecodedWindow], None]
 
 def expected_cost(task: RankTask, builder: PromptBuilder, prompts: TaskPrompts, plan: RankingPlan) -> int:
     """What all requests of a task will take of the engines together: the sum of their ``cost``, with the mean
-    length for every passage.
+    length for every passage. What a first stage takes comes on top.
     """
     windows, widest = plan.cost.calls, min(plan.widest, MAX_IDENTIFIERS)
+    if plan.cost.scored and not windows:
+        return 0
     read = prompts.expected_tokens(plan.widest, windows, plan.cost.shown)
     if task.scoring == "generate":
         return text_cost(read, windows * builder.layout(widest).max_new_tokens)

@@ -48,10 +48,11 @@ class Activation(_Body):
 
 
 class Rollback(_Body):
-    """Point the name at the revision before."""
+    """Point the name at the revision before; with ``revision``, only if it is that one."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"wait_s": 30}]})
 
+    revision: RevisionId | None = None
     wait_s: WaitSeconds = 120.0
 
 

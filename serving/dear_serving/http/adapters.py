@@ -95,8 +95,8 @@ async def rollback(
     name: _Name,
     body: Annotated[Rollback, Depends(BodyReader(Rollback, may_be_empty=True))],
 ) -> RevisionReply:
-    """Point a name at the revision that it pointed at before."""
-    revision = await _call(request, lambda adapters: adapters.rollback(name, actor=ACTOR))
+    """Point a name at the revision that it pointed at before; with `revision`, only if it is that one."""
+    revision = await _call(request, lambda adapters: adapters.rollback(name, body.revision, actor=ACTOR))
     return await _swapped(request, revision, body.wait_s)
 
 

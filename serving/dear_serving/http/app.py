@@ -6,21 +6,23 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator
+from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 
 from dear_serving.errors import RegistryUnavailable, RequestError
 from dear_serving.gateway.state import GatewayState
-from dear_serving.http import adapters, admin, errors, health, label_scores, openai, rerank
+from dear_serving.http import adapters, admin, errors, health, label_scores, openai, replicas, rerank
 from dear_serving.http.dialects.parse import parse_rerank
 from dear_serving.http.middleware import RequestMiddleware
 from dear_serving.http.openapi import ABOUT, publish
 from dear_serving.http.pages import page_routes
+from dear_serving.http.recent import Recent
 from dear_serving.http.trusted_host import TrustedHost
 
 router = APIRouter()
-for one in (rerank, label_scores, openai, admin, adapters, health):
+for one in (rerank, label_scores, openai, admin, adapters, replicas, health):
     router.include_router(one.router)
 router.include_router(adapters.vllm_router)
 router.include_router(rerank.compat_router)
@@ -60,6 +62,8 @@ def create_app(gateway: GatewayState) -> FastAPI:
         },
     )
     app.state.gateway = gateway
+    app.state.all_metrics = Recent(partial(health.all_metrics, gateway))
+    app.state.replicas = Recent(partial(replicas.find_replicas, gateway))
     app.router.routes.extend(router.routes)  # made once: a copy for each app takes 30 ms
     publish(app)
     app.router.routes.extend(page_routes(gateway.settings))

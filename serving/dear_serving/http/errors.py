@@ -28,7 +28,10 @@ class ErrorDetail(BaseModel):
     message: str = Field(description="One sentence for people.")
     type: str = Field(description="The family, as OpenAI's: invalid_request_error and the like.")
     param: str | None = Field(description="The field at fault, dotted (documents.3), where there is one.")
-    code: str | None = Field(description="Distinguishes errors of one status; each route lists its codes.")
+    code: str | int | None = Field(
+        description="Distinguishes errors of one status; each route lists its codes. A number: the status, "
+        "where Google's clients read it."
+    )
 
 
 class ErrorBody(BaseModel):

@@ -12,6 +12,7 @@ from dear_serving.errors import EngineUnavailable, ShuttingDown
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http.openapi import errors
+from dear_serving.http.recent import Recent, max_age_s
 from dear_serving.http.reply import Reply
 from dear_serving.metrics import Page, add_up, count_gateways, join
 
@@ -55,13 +56,24 @@ async def ready(request: Request) -> Readiness:
 async def metrics(request: Request) -> PlainTextResponse:
     """Prometheus metrics of all gateways, added up. A tenant gets its own; with the admin key, or
     `tenancy.open_metrics`, all of them come, and those of each engine, labelled `replica`. What does not
-    answer in three seconds is left out: `dear_gateways_answered` says how many of `dear_gateways` did.
+    answer in three seconds is left out: `dear_gateways_answered` says how many of `dear_gateways` did. All of
+    them may be as old as a `Cache-Control: max-age` of the request allows, ten seconds at most.
     """
     gateway: GatewayState = request.app.state.gateway
     caller: Caller | None = getattr(request.state, "caller", None)
     if caller is not None:
         return PlainTextResponse(await _of_gateways(gateway, caller.tenant.id))
-    return PlainTextResponse(join(await asyncio.gather(_of_gateways(gateway), gateway.engine.metrics())))
+    recent: Recent[str] = request.app.state.all_metrics
+    text, age_s = await recent.get(max_age_s(request.headers))
+    return PlainTextResponse(text, headers={"Age": str(int(age_s))})
+
+
+async def all_metrics(gateway: GatewayState) -> str:
+    """The metrics of all gateways, added up, and of each engine."""
+    asking = [_of_gateways(gateway), gateway.engine.metrics()]
+    if gateway.rerank.first_stage is not None and gateway.rerank.first_stage.own is not None:
+        asking.append(gateway.rerank.first_stage.own.client.metrics())
+    return join(await asyncio.gather(*asking))
 
 
 async def _of_gateways(gateway: GatewayState, tenant: str | None = None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,7 +17,9 @@ from dear_serving.adapters.hub_tokens import HubTokens
 from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.engine_client import EngineClient
 from dear_serving.gateway.everyone import ask_everyone
+from dear_serving.gateway.fleet import GatewayReport
 from dear_serving.gateway.retry_budget import RetryBudget
+from dear_serving.gateway.score_client import ScoreClient
 from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.http.app import create_app
 from dear_serving.loopback import keep_on_loopback
@@ -41,6 +44,7 @@ class Gateway:
         admin_digests: tuple[bytes, ...],
         hub_tokens: HubTokens,
         home: str | None,
+        scorer: DeploymentHandle[Any] | None = None,
     ) -> None:
         hub_tokens.use()
         keep_on_loopback()
@@ -59,6 +63,12 @@ class Gateway:
         self._gateways: DeploymentHandle[Any] | None = None
         with local_files(base_source) as files:
             tokenizer = load_tokenizer(files, settings.model.chat_template)
+        scores, stage = None, settings.first_stage
+        if scorer is not None and stage is not None and stage.source is not None and stage.engine is not None:
+            with local_files(stage.source) as files:
+                own_tokenizer = load_tokenizer(files)
+            client = ScoreClient(scorer.options(_by_reference=False), stage.engine.stall_timeout_s)
+            scores = client, own_tokenizer
         self._state = state = build_gateway(
             settings,
             engines,
@@ -67,25 +77,33 @@ class Gateway:
             key_digests,
             admin_digests,
             count_engines=lambda: engines.running,
-            ask_gateways=self._ask_gateways,
+            engines_seen=engines.seen,
+            ask_gateways=partial(self._ask_gateways, "metrics"),
+            ask_reports=partial(self._ask_gateways, "report"),
+            scores=scores,
+            name=serve.get_replica_context().replica_tag,
         )
         engines.report_to(state.metrics)
         engines.tell_backlog(lambda: Backlog(state.catalog.gateway, state.queue.cost))
         await self._state.catalog.refresh()
         self._export = asyncio.create_task(MetricsExport(state.metrics.registry.collect).run())
 
-    async def _ask_gateways(self, tenant: str | None) -> tuple[list[Page], int]:
-        """See AskGateways."""
+    async def _ask_gateways(self, method: str, *arguments: Any) -> tuple[list[Any], int]:
+        """What all gateways answer; see AskGateways and AskReports."""
         if self._gateways is None:
             own = serve.get_replica_context()
             # Without a question to Serve's controller, which would block.
             handle = serve.get_deployment_handle(own.deployment, own.app_name, _check_exists=False)
             self._gateways = handle.options(_by_reference=False)
-        return await ask_everyone(self._gateways, "metrics", tenant)
+        return await ask_everyone(self._gateways, method, *arguments)
 
     async def metrics(self, tenant: str | None) -> Page:
         """This gateway's metrics, for the page of all."""
         return await asyncio.to_thread(self._state.metrics.page, tenant)
+
+    async def report(self) -> GatewayReport:
+        """What this gateway says of itself, and of the engines."""
+        return self._state.report()
 
     def drain(self, serve_s: float) -> int:
         """Begin to end (see Drain); returns how many requests are being worked on."""

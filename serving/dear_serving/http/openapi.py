@@ -57,6 +57,7 @@ _TAGS = [
     {"name": "openai", "description": "Models, chat and completions, answered by vLLM."},
     {"name": "tenants", "description": "Tenants, keys, grants and the audit trail, with the admin key."},
     {"name": "adapters", "description": "LoRA adapters and their revisions, with the admin key."},
+    {"name": "replicas", "description": "Gateways and engines that run, with the admin key."},
     {"name": "health", "description": "Health, readiness and metrics."},
 ]
 

@@ -70,6 +70,10 @@ async def _answer(request: Request, read: Parsed) -> Response:
     caller: Caller = request.state.caller
     dialect, body, task = DIALECTS[read.dialect], read.body, read.task
     check_texts(task, read.passages, read.query, gateway.settings.limits)
+    if body.dear is not None and body.dear.confidence and not dialect.has_meta:
+        raise InvalidRequest(
+            f"dear.confidence: replies of {dialect.title} have no place for it", param="dear.confidence"
+        )
     streams = body.dear is not None and bool(body.dear.stream)
     if streams and not dialect.has_meta:
         raise InvalidRequest(

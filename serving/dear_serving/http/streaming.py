@@ -79,7 +79,7 @@ async def _events(
                 yield _event("rank", await encode({"rank": sent, **result}))
                 sent += 1
         done = await ranking
-        for result in results_along(body, done.order, done.scores, first=sent):
+        for result in results_along(body, done.order, done.scores, sent, done.sureness):
             yield _event("rank", await encode({"rank": sent, **result}))
             sent += 1
         yield _event("ranking", await encode(reply(done)))

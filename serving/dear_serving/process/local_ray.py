@@ -66,6 +66,7 @@ def start(metrics_port: int | None = None) -> str | None:
     if os.environ[_FOLDER_VARIABLE] == str(_FOLDER):
         _make_private(_FOLDER)
     ray.init(
+        address="local",  # without it Ray joins what a cluster that once ran here left word of
         num_cpus=max(2, os.cpu_count() or 2),
         include_dashboard=False,
         _metrics_export_port=metrics_port,

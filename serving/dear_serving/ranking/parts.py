@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dear_serving.types import Coverage, Explanation, OnProgress, Order, Ranking, RankTask
+from dear_serving.types import Coverage, Explanation, OnProgress, Order, Ranking, RankTask, T
 
 MOST_PARTS = 10_000
 """Of all documents of a task together; a document has an equal share of them, and one at least."""
@@ -35,8 +35,10 @@ class Parts:
     def to_documents(self, ranking: Ranking) -> Ranking:
         """The documents by their best part, with that part's score."""
         order, scores = self._best(ranking.order, ranking.scores)
-        listwise = self._within(ranking.order[: ranking.coverage.listwise])
-        read = self._within(ranking.order[: len(ranking.order) - ranking.coverage.unread])
+        coverage = ranking.coverage
+        listwise = self._within(ranking.order[: coverage.listwise])
+        shown = self._within(ranking.order[: coverage.listwise + coverage.one_pass])
+        read = self._within(ranking.order[: len(ranking.order) - coverage.unread])
         split = sum(parts > 1 for parts in Counter(self.owners).values())
         warnings = [f"{_documents(split)} split into parts, {len(self.owners)} in all; the best one counts"]
         if self.cut:
@@ -45,18 +47,26 @@ class Parts:
             ranking,
             order=order,
             scores=scores,
-            coverage=Coverage(listwise, read - listwise, self.count - read),
+            coverage=Coverage(listwise, shown - listwise, self.count - read, read - shown),
+            first_scores=self._best(ranking.order, ranking.first_scores)[1] if ranking.first_scores else (),
             parts=len(self.owners),
             warnings=(*(warnings if split else ()), *ranking.warnings),
             explanation=ranking.explanation and self._explained(ranking.explanation),
         )
 
+    def best(self, order: Order) -> Order:
+        """The best part of each document, best first."""
+        found: dict[int, int] = {}
+        for part in order:
+            found.setdefault(self.owners[part], part)
+        return tuple(found.values())
+
     def on_progress(self, tell: OnProgress) -> OnProgress:
         """Told of parts, tells of documents."""
         return lambda order, scores: tell(*self._best(order, scores))
 
-    def _best(self, order: Order, scores: Sequence[float]) -> tuple[Order, tuple[float, ...]]:
-        best: dict[int, float] = {}
+    def _best(self, order: Order, scores: Sequence[T]) -> tuple[Order, tuple[T, ...]]:
+        best: dict[int, T] = {}
         for part, score in zip(order, scores, strict=True):
             best.setdefault(self.owners[part], score)
         return tuple(best), tuple(best.values())
@@ -95,7 +105,9 @@ def split_documents(task: RankTask, most_chars: int, most_words: int | None) -> 
             owners.append(document)
     # The best parts of one document may stand side by side: more parts than documents have to be decided.
     needed = task.top_n and min(2 * task.top_n, len(texts))
-    return Parts(replace(task, passages=texts, top_n=needed), owners, len(task.passages), cut)
+    depth = task.cascade_depth and min(2 * task.cascade_depth, len(texts))
+    split_task = replace(task, passages=texts, top_n=needed, cascade_depth=depth)
+    return Parts(split_task, owners, len(task.passages), cut)
 
 
 def split(text: str, most_chars: int, most_words: int | None = None) -> Iterator[str]:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dear_serving.errors import InvalidRequest
-from dear_serving.ranking.strategies.auto import PREFERENCE, choose, cost_of, start
+from dear_serving.ranking.strategies import FIRST_STAGE
+from dear_serving.ranking.strategies.auto import PREFERENCE, WITH_LOOKS, choose, cost_of, start
+from dear_serving.ranking.strategies.blitz import most_calls
 from dear_serving.ranking.strategies.cost import Cost
 from dear_serving.ranking.strategies.funnel import head
 from dear_serving.ranking.strategies.latency import LatencyModel
@@ -25,7 +27,9 @@ class RankingPlan:
         sizes: the sizes of list and windows.
         unread: passages at the list's end that are not ranked, and follow in the caller's order.
         passes: how many shuffled orders are ranked in parallel.
-        cost: the cost of all passes together.
+        cost: the cost of all passes together; a forecast where the strategy adapts to the orders.
+        looks: how often it looks; None: the strategy's own number.
+        most_calls: most windows of each pass, of a strategy that might take more than the forecast.
     """
 
     strategy: StrategyName
@@ -34,15 +38,21 @@ class RankingPlan:
     passes: int
     cost: Cost
     unread: int = 0
+    looks: int | None = None
+    most_calls: int | None = None
 
     @property
     def widest(self) -> int:
         """Passages of the widest window."""
-        return self.sizes.count if self.strategy == "single" else min(self.sizes.count, self.sizes.window)
+        if self.strategy == "single":
+            return self.sizes.count
+        shown = self.sizes.depth if self.strategy == "cascade" else self.sizes.count
+        return min(shown, self.sizes.window)
 
     def start(self) -> Strategy:
         """A new run of the strategy."""
-        return _then_unread(start(self.strategy, self.sizes, self.passes), self.sizes.count, self.unread)
+        strategy = start(self.strategy, self.sizes, self.passes, self.looks, self.most_calls)
+        return _then_unread(strategy, self.sizes.count, self.unread)
 
     def warnings(self, most_tokens: int) -> tuple[str, ...]:
         """What was left out to stay within so many prompt tokens, one sentence."""
@@ -51,17 +61,87 @@ class RankingPlan:
         passages = "1 passage was" if self.unread == 1 else f"{self.unread} passages were"
         return (f"max_prompt_tokens {most_tokens}: the last {passages} not read and keep the order they had",)
 
-    def coverage(self, task: RankTask) -> Coverage:
-        """How the ranks will be made; free text and first-token scoring are what the caller asked for."""
+    def coverage(self, task: RankTask, shown: int) -> Coverage:
+        """How the ranks were made; free text and first-token scoring are what the caller asked for.
+
+        Args:
+            task: what the plan was made for.
+            shown: passages that windows showed, or would have but for the deadline; of those planned for, the
+                others are unread, or have their first stage's score alone.
+        """
         read = self.sizes.count
-        listwise = head(self.sizes) if self.strategy == "funnel" else read
+        alone = {"pointwise": read, "cascade": read - self.sizes.depth}.get(self.strategy, 0)
+        planned = read - alone
+        looked_at = min(planned, shown) if read > 1 else planned
+        listwise = head(self.sizes) if self.strategy == "funnel" else looked_at
         if task.scoring == "first_token":
             listwise = 0
-        return Coverage(listwise, read - listwise, self.unread)
+        left = planned - looked_at
+        if self.strategy == "cascade":
+            alone, left = alone + left, 0
+        return Coverage(listwise, looked_at - listwise, self.unread + left, alone)
+
+
+def check_stages(task: RankTask, *, has_first_stage: bool, is_pointwise: bool = False) -> RankTask:
+    """The task, with strategy ``pointwise`` where its model can do nothing else.
+
+    Args:
+        task: as the caller gave it; its passages are whole documents.
+        has_first_stage: whether the server has a first stage.
+        is_pointwise: whether the task's own model is one that reads a passage alone.
+
+    Raises:
+        InvalidRequest: the strategy needs a first stage that is not there, the model ranks no windows, or an
+            option does not go with the strategy.
+    """
+    strategy = task.strategy
+    if is_pointwise and strategy not in ("auto", "pointwise"):
+        raise InvalidRequest(
+            f"dear.strategy: the model reads one passage at a time, and {strategy} shows several; leave it "
+            'out, or ask another model for "cascade"',
+            param="dear.strategy",
+        )
+    strategy = "pointwise" if is_pointwise else strategy
+    if strategy in FIRST_STAGE and not (has_first_stage or is_pointwise):
+        raise InvalidRequest(
+            f"dear.strategy: {strategy} needs a first stage, and the server has none (first_stage in its "
+            "settings)",
+            param="dear.strategy",
+        )
+    depth = task.cascade_depth
+    if depth is not None and strategy != "cascade":
+        raise InvalidRequest(
+            f'dear.cascade_depth: it goes with the strategy "cascade", not with {strategy}',
+            param="dear.cascade_depth",
+        )
+    if depth is not None and depth > len(task.passages):
+        raise InvalidRequest(
+            f"dear.cascade_depth: {depth} are more than the {len(task.passages)} documents",
+            param="dear.cascade_depth",
+        )
+    if strategy == "pointwise":
+        for name, given in (
+            ("reasoning", task.reasoning),
+            ("passes", task.passes > 1),
+            ("scoring", task.scoring == "generate"),
+        ):
+            if given:
+                raise InvalidRequest(
+                    f"dear.{name}: pointwise ranks no windows; each passage has one score",
+                    param=f"dear.{name}",
+                )
+    return replace(task, strategy=strategy)
 
 
 def plan_ranking(
-    task: RankTask, window_size: int, step: int, max_windows: int, latency: LatencyModel
+    task: RankTask,
+    window_size: int,
+    step: int,
+    max_windows: int,
+    latency: LatencyModel,
+    depth: int = 0,
+    *,
+    is_busy: bool = False,
 ) -> RankingPlan:
     """Plan a task by its sizes; no text is read.
 
@@ -71,15 +151,21 @@ def plan_ranking(
         step: step of the sliding window, if the task gives none.
         max_windows: most windows of all passes together.
         latency: recent round times of the model.
+        depth: how many passages a cascade ranks listwise, if the task does not say.
+        is_busy: whether the engines have more work than they get done soon.
 
     Raises:
-        InvalidRequest: the task's step is larger than its window, or it needs too many windows.
+        InvalidRequest: the task's step is larger than its window, its strategy has no looks, or it needs too
+            many windows.
     """
-    sizes = _sizes_of(task, window_size, step)
-    strategy, reason = task.strategy, "asked for"
+    sizes = _sizes_of(task, window_size, step, depth)
+    strategy, reason, looks = task.strategy, "asked for", task.looks
+    if looks is not None and strategy not in WITH_LOOKS:
+        names = " and ".join(sorted(WITH_LOOKS))
+        raise InvalidRequest(f"dear.looks: {names} have looks, not {strategy}", param="dear.looks")
     if strategy == "auto":
-        strategy, reason = choose(sizes, task.deadline_s, latency, task.passes)
-    cost = cost_of(strategy, sizes, task.passes)
+        strategy, reason, looks = choose(sizes, task.deadline_s, latency, task.passes, is_busy=is_busy)
+    cost = cost_of(strategy, sizes, task.passes, looks)
     if cost.calls > max_windows:
         field = "dear.passes" if cost.calls <= max_windows * task.passes else "dear.window_size"
         raise InvalidRequest(
@@ -87,7 +173,8 @@ def plan_ranking(
             f"{max_windows}; choose fewer passes, larger windows or another strategy",
             param=field,
         )
-    return RankingPlan(strategy, reason, sizes, task.passes, cost)
+    most = max_windows // task.passes if strategy == "blitz" else None
+    return RankingPlan(strategy, reason, sizes, task.passes, cost, looks=looks, most_calls=most)
 
 
 def within_budget(
@@ -107,7 +194,7 @@ def within_budget(
     """
     expected = expected_tokens(plan)
     if expected <= most_tokens:
-        return plan
+        return _bounded(plan, most_tokens, expected_tokens)
     if task.strategy != "auto":
         raise InvalidRequest(
             f"dear.max_prompt_tokens: {plan.strategy} takes some {expected} prompt tokens for "
@@ -124,7 +211,7 @@ def within_budget(
     for strategy in (*PREFERENCE, "funnel"):
         reason = f"{whole} passages; {strategy} fits the limit of {most_tokens} prompt tokens"
         if expected_tokens(found := planned(strategy, whole, reason)) <= most_tokens:
-            return found
+            return _bounded(found, most_tokens, expected_tokens)
     # The first counts whose funnel fits; more passages take more tokens, but for rounding of windows.
     fitting = bisect_right(range(2, whole), most_tokens, key=lambda n: expected_tokens(planned("funnel", n)))
     if fitting == 0:
@@ -137,12 +224,31 @@ def within_budget(
     return planned("funnel", fitting + 1, reason)
 
 
+def _bounded(
+    plan: RankingPlan, most_tokens: int, expected_tokens: Callable[[RankingPlan], int]
+) -> RankingPlan:
+    """The plan; if it may take more windows than forecast, at most as many as fit ``most_tokens``."""
+    if plan.strategy != "blitz":
+        return plan
+    forecast, each = plan.cost.calls // plan.passes, plan.widest
+
+    def tokens(more: int) -> int:
+        calls = plan.cost.calls + more * plan.passes
+        cost = replace(plan.cost, calls=calls, shown=plan.cost.shown + more * plan.passes * each)
+        return expected_tokens(replace(plan, cost=cost))
+
+    looks = {} if plan.looks is None else {"looks": plan.looks}
+    more = range(most_calls(plan.sizes, **looks) - forecast + 1)
+    most = forecast + bisect_right(more, most_tokens, key=tokens) - 1
+    return replace(plan, most_calls=most if plan.most_calls is None else min(most, plan.most_calls))
+
+
 def _then_unread(strategy: Strategy, read: int, unread: int) -> Strategy:
     order = yield from strategy
     return order + tuple(range(read, read + unread))
 
 
-def _sizes_of(task: RankTask, window_size: int, step: int) -> Sizes:
+def _sizes_of(task: RankTask, window_size: int, step: int, depth: int) -> Sizes:
     """The task's own sizes, else the defaults; a default step is at most half the window."""
     window = task.window_size or window_size
     if task.step is not None and task.step > window:
@@ -155,4 +261,5 @@ def _sizes_of(task: RankTask, window_size: int, step: int) -> Sizes:
         window=window,
         step=task.step or min(step, max(1, window // 2)),
         top_n=task.needed,
+        depth=min(task.cascade_depth or depth, len(task.passages)),
     )

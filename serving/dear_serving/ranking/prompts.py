@@ -136,7 +136,9 @@ class PromptBuilder:
         self._layout = lru_cache(maxsize=512)(self._build_layout)
 
     def _build_answer(self) -> AnswerTokens:
-        """The answer's tokens for MAX_IDENTIFIERS identifiers."""
+        """The answer's tokens for MAX_IDENTIFIERS identifiers; of a pointwise template, for its labels."""
+        if self.template.labels is not None:
+            return self._label_tokens(self.template.labels)
         form, first = self.template.answer, self.template.first_identifier
         names = [str(first + rank) for rank in range(MAX_IDENTIFIERS)]
         opening, separator = self.tokenizer.encode(form.opening), self.tokenizer.encode(form.separator)
@@ -161,6 +163,16 @@ class PromptBuilder:
                 "so rankings cannot be decoded"
             )
         return AnswerTokens(opening, identifiers, tuple(separator))
+
+    def _label_tokens(self, labels: Sequence[str]) -> AnswerTokens:
+        """The first token of each label."""
+        first = [self.tokenizer.encode(label)[:1] for label in labels]
+        if len({*map(tuple, first)}) < len(labels) or not all(first):
+            raise SettingsError(
+                f'template "{self.template.name}": the model\'s tokenizer does not tell the labels apart by '
+                f"their first tokens ({', '.join(labels)})"
+            )
+        return AnswerTokens([], tuple(map(tuple, first)), ())
 
     def prepare(self, task: RankTask) -> TaskPrompts:
         """The task's prompts; texts are read when they are needed first, see TaskPrompts.read."""

@@ -68,11 +68,15 @@ class Template(_Model):
 
     ``{instruction}`` in opening and closing is the place of a request's instruction: ``instruction`` goes
     there, with the request's text in its own ``{instruction}``, and nothing if the request has none.
+
+    With ``labels`` it is pointwise: it shows one passage, without an identifier, and asks for one of them,
+    that of a relevant passage first. Their first tokens tell them apart. The score is the log odds of the
+    first one, over ``label_scale``. No labels, ``[]``: the model scores the prompt with a head of its own.
     """
 
     name: str
     source: str = Field(min_length=1, description="where these exact strings come from")
-    first_identifier: Literal[0, 1]
+    first_identifier: Literal[0, 1] = 0
     remove: tuple[str, ...] = ()
     join_whitespace: bool = False
     max_passage_chars: Annotated[int, Field(gt=0)] | None = None
@@ -82,14 +86,26 @@ class Template(_Model):
     chat: ChatForm | None = None
     answer: AnswerForm = AnswerForm()
     reasoning: ReasoningForm | None = None
+    labels: tuple[str, ...] | None = None
+    label_scale: Annotated[float, Field(gt=0)] = 1.0
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it shows one passage, for a score."""
+        return self.labels is not None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if (self.text is None) == (self.chat is None):
             raise ValueError("exactly one of `text` and `chat` is needed")
         opening, passage, closing = (_contents(part) for part in self._parts())
-        if passage.count("{text}") != 1 or "{i}" not in passage:
-            raise ValueError("`passage` needs {text} once and {i} at least once")
+        if self.labels is None:
+            if "first_identifier" not in self.model_fields_set:
+                raise ValueError("`first_identifier` is needed, 0 or 1")
+            if passage.count("{text}") != 1 or "{i}" not in passage:
+                raise ValueError("`passage` needs {text} once and {i} at least once")
+        else:
+            self._check_pointwise(passage)
         if "{query}" not in opening + closing:
             raise ValueError("`opening` or `closing` needs {query}")
         if "{text}" in opening + closing:
@@ -101,6 +117,15 @@ class Template(_Model):
         if self.reasoning is not None and isinstance(self.reasoning.closing, str) != (self.text is not None):
             raise ValueError("`reasoning.closing` has to be text for `text` and turns for `chat`")
         return self
+
+    def _check_pointwise(self, passage: str) -> None:
+        assert self.labels is not None
+        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels) or not all(self.labels):
+            raise ValueError("`labels` needs two or more different texts, or none")
+        if passage.count("{text}") != 1 or "{i}" in passage:
+            raise ValueError("`passage` of a template with `labels` needs {text} once and no {i}")
+        if self.reasoning is not None or "answer" in self.model_fields_set:
+            raise ValueError("`answer` and `reasoning` do not go with `labels`")
 
     def takes_instruction(self, *, reasoning: bool = False) -> bool:
         """Whether the prompt has a place for an instruction, or its reasoning form has."""

@@ -31,14 +31,26 @@ class Batch:
     """Windows that may run at the same time.
 
     ``leads``: the order of the only window is the start of the final order, so that its ranks can be
-    streamed to the caller as they are decided.
+    streamed to the caller as they are decided. ``pointwise``: the first stage reads each passage of the only
+    window alone, and its scores are the order; ``needed`` has no meaning then.
     """
 
     windows: tuple[Window, ...]
     leads: bool = False
+    pointwise: bool = False
 
 
 Strategy = Generator[Batch, Sequence[Order], Order]
+
+
+def moved(window: Window, order: Sequence[int]) -> bool:
+    """Whether the needed ranks differ from the order shown."""
+    return tuple(order[: window.needed]) != tuple(range(window.needed))
+
+
+def places(size: int, needed: int) -> list[float]:
+    """The places of a window's order, from 0; those behind the ``needed`` best are level, at their mean."""
+    return [place if place < needed else (needed + size - 1) / 2 for place in range(size)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +63,11 @@ class Sizes:
         step: how far a sliding window moves, in ``range(1, window + 1)``.
         top_n: how many of the best passages the caller wants, in ``range(1, count + 1)``; the order of the
             others may be a guess.
+        depth: how many of the first stage's best ``cascade`` ranks listwise; other strategies ignore it.
     """
 
     count: int
     window: int
     step: int
     top_n: int
+    depth: int = 0

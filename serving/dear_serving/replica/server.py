@@ -44,11 +44,14 @@ from dear_serving.protocol import (
     GenerationRequest,
     OpenAIRequest,
     PermutationRequest,
+    PromptScores,
+    ScoreRequest,
 )
 from dear_serving.replica.adapter_slots import AdapterSlots
 from dear_serving.replica.adapter_sync import AdapterSync
 from dear_serving.replica.core_watch import leave_with_core
 from dear_serving.replica.kv_admission import KvAdmission
+from dear_serving.replica.prompt_scores import label_window, log_odds, scored
 from dear_serving.replica.self_check import check_burst, small_window
 from dear_serving.replica.start_deadline import start_deadline
 from dear_serving.replica.vllm_openai import from_vllm, vllm_errors, vllm_request
@@ -69,7 +72,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_Request = GenerationRequest | PermutationRequest | OpenAIRequest
+_Request = GenerationRequest | PermutationRequest | ScoreRequest | OpenAIRequest
 
 _COUNTED = ("prompt_tokens", "completion_tokens")
 _RESTART_S = 10.0
@@ -178,7 +181,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
         database = await asyncio.to_thread(open_registry, registry)
         database.observe = self._metrics.storage.registry_took
         return AdapterSync(
-            uuid.uuid4().hex,
+            serve.get_replica_context().replica_tag,
             Adapters(database, settings.capacity, cluster=registry.cluster),
             Heartbeats(database, cluster=registry.cluster),
             Store(settings.store, self._metrics.storage.store_took),
@@ -197,7 +200,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
             )
         except ValueError as error:
             if self._client().errored:
-                raise _died() from None
+                raise died() from None
             raise AdapterNotLoadable(f"vLLM does not load it: {error}") from None
         try:
             await self.permute(small_window(f"load-{uuid.uuid4().hex}", revision))
@@ -314,9 +317,9 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                 ):
                     pass
             except EngineDeadError:
-                raise _died() from None
+                raise died() from None
         if output is None:
-            raise _died()
+            raise died()
         completion, stats = output.outputs[0], output.metrics
         self._metrics.took(
             "text",
@@ -366,9 +369,22 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                     async for window in windows:
                         yield window
             except EngineDeadError:
-                raise _died() from None
+                raise died() from None
             except Undecodable as error:
                 raise EngineUnavailable(str(error), failed=True) from error
+
+    async def score(self, request: ScoreRequest) -> PromptScores:
+        """See the protocol."""
+        with self._work("score", request, request.adapter) as work:
+            asked = replace(request, trace_headers=work.span.headers)
+            scores = await scored(asked, partial(self._score_one, asked))
+            work.facts.update(scores.usage.work())
+            return scores
+
+    async def _score_one(self, request: ScoreRequest, place: int) -> tuple[float, Usage]:
+        async with contextlib.aclosing(self._decode(label_window(request, place))) as windows:
+            window = await anext(windows)
+        return log_odds(window.log_probs), window.usage
 
     async def openai(self, request: OpenAIRequest) -> AsyncGenerator[str | dict[str, Any], None]:
         """See the protocol."""
@@ -385,7 +401,7 @@ class RerankServer(LLMServer):  # type: ignore[misc]  # ray ships no types for i
                             work.facts.update({name: usage.get(name) for name in _COUNTED})
                         yield item
             except VLLMServerError:
-                raise _died() from None
+                raise died() from None
 
     def _adapter_of(self, asked: ChatCompletionRequest | CompletionRequest) -> str | None:
         return None if asked.model == self._llm_config.model_id else asked.model
@@ -496,5 +512,6 @@ def keep_tokens_out_of_runtime_envs() -> None:
     ENV_VARS_TO_PROPAGATE.difference_update(VARIABLES)
 
 
-def _died() -> EngineUnavailable:
+def died() -> EngineUnavailable:
+    """What a caller is told where vLLM's core is dead."""
     return EngineUnavailable("the engine died and starts again", retry_after_s=_RESTART_S, failed=True)

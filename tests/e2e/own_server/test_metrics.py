@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from prometheus_client.samples import Sample
 
 from tests.conftest import CPU_CONFIG, ROOT
 from tests.e2e.conftest import ADMIN_KEY, BODY, Admin, Server
+from tests.support.waiting import eventually
 from tests.test_observability import expressions, named, rules
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600)]
@@ -91,15 +92,6 @@ def samples(url: str) -> list[Sample]:
 def total(found: list[Sample], name: str, **labels: str) -> float:
     """The sum of the samples of that name and with those labels."""
     return sum(one.value for one in found if one.name == name and labels.items() <= one.labels.items())
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float) -> bool:
-    ends_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > ends_s:
-            return False
-        time.sleep(0.5)
-    return True
 
 
 def exported(server: Server) -> str:

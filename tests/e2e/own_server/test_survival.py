@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ import yaml
 
 from dear_client import Client, ClientError
 from tests.e2e.conftest import ADMIN_KEY, BODY, Server, running
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -127,13 +128,6 @@ def core_of(replica: psutil.Process) -> psutil.Process:
     return next(one for one in replica.children(recursive=True) if "EngineCore" in _name(one))
 
 
-def wait_until(check: Callable[[], bool], timeout_s: float) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not check():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.5)
-
-
 def two_are_up(server: Server) -> bool:
     """Whether both engines have a living core and hold the adapters, and gateways send them requests."""
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -162,7 +156,7 @@ def told(load: Load, victim: str) -> dict[str, int]:
 @pytest.mark.parametrize("victim", ["core", "replica", "hanging replica"])
 def test_no_request_is_lost_when_one_of_two_engines_dies(two_engines: Server, victim: str) -> None:
     server = two_engines
-    wait_until(lambda: two_are_up(server), 240)
+    assert eventually(lambda: two_are_up(server), 240)
     replica = processes(server, ENGINE)[0]
     killed = core_of(replica) if victim == "core" else replica
     load = Load(server.url)
@@ -180,7 +174,7 @@ def test_no_request_is_lost_when_one_of_two_engines_dies(two_engines: Server, vi
 @pytest.mark.parametrize("victim", [CONTROLLER, HEAD])
 def test_requests_need_neither_serves_controller_nor_rays_head(two_engines: Server, victim: str) -> None:
     server = two_engines
-    wait_until(lambda: two_are_up(server), 240)
+    assert eventually(lambda: two_are_up(server), 240)
     (stopped,) = processes(server, victim)
     load = Load(server.url)
     with load.running():
@@ -196,7 +190,7 @@ def test_requests_need_neither_serves_controller_nor_rays_head(two_engines: Serv
 
 def test_a_client_of_ours_loses_nothing_when_a_gateway_dies(two_engines: Server) -> None:
     server = two_engines
-    wait_until(lambda: two_are_up(server) and len(processes(server, GATEWAY)) == 2, 240)
+    assert eventually(lambda: two_are_up(server) and len(processes(server, GATEWAY)) == 2, 240)
     with Client(server.url) as client:
         load = Load(server.url, client)
         with load.running():

@@ -1,4 +1,4 @@
-"""``dear adapters``, ``tenants``, ``keys`` and ``audit``."""
+"""``dear adapters``, ``tenants``, ``keys``, ``replicas`` and ``audit``."""
 
 from __future__ import annotations
 
@@ -60,6 +60,14 @@ def test_adapters_are_listed_with_what_their_names_stand_for() -> None:
     assert "those with a grant" in shown  # medical
     assert run_json("adapters", "list")["data"][0]["active"] == LEGAL
     assert "held by" in run("adapters", "show", "legal")
+
+
+def test_replicas_are_listed_with_what_they_do() -> None:
+    (gateway,) = run_json("replicas")["data"]
+    assert (gateway["role"], gateway["state"], gateway["current"]) == ("gateway", "serving", True)
+    shown = run("replicas")
+    assert gateway["id"] in shown
+    assert "queued tokens" in shown
 
 
 def test_an_adapter_is_shared_and_taken_back() -> None:

@@ -10,9 +10,10 @@ from pydantic import Field, WithJsonSchema, field_validator
 from dear_serving.http.dialects.dialect import INSTRUCTION, AtLeastZero, Body, Query
 from dear_serving.http.dialects.passages import Documents, RankFields, each_once, texts_of, with_metadata
 from dear_serving.http.dialects.reply import DearMeta, ExplanationMeta, RerankReply, Result
-from dear_serving.types import Explanation, Order, Ranking, RankTask
+from dear_serving.types import Explanation, Order, Ranking, RankTask, Sureness
 
 _DOCUMENTS_PER_SEARCH_UNIT = 100
+_SCORE_DIGITS = 6
 
 
 class RerankBody(Body):
@@ -138,11 +139,21 @@ def search_units(ranking: Ranking) -> int:
     return -(-len(ranking.order) // _DOCUMENTS_PER_SEARCH_UNIT)
 
 
-def results_along(body: RerankBody, order: Order, scores: Sequence[float], first: int = 0) -> list[Result]:
+def results_along(
+    body: RerankBody,
+    order: Order,
+    scores: Sequence[float],
+    first: int = 0,
+    sureness: Sequence[Sureness] = (),
+) -> list[Result]:
     """The reply's results from rank ``first`` on, as far as the caller asks for them."""
     results: list[Result] = []
-    for index, score in list(zip(order, scores, strict=True))[: body.top_n or None][first:]:
+    ranked = list(zip(order, scores, strict=True))[: body.top_n or None]
+    for rank, (index, score) in enumerate(ranked[first:], first):
         result: Result = {"index": index, "relevance_score": score}
+        if rank < len(sureness):
+            result["confidence"] = sureness[rank].confidence
+            result["certified"] = sureness[rank].certified
         if body.return_documents:
             document = body.documents[index]
             result["document"] = {"text": document} if isinstance(document, str) else document
@@ -180,19 +191,32 @@ def to_reply(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str
         "drafts": usage.drafted,
         "accepted_drafts": usage.accepted,
     }
+    if ranking.first_stage:
+        dear["ranks"]["pointwise"] = coverage.pointwise
+        dear["first_stage"] = ranking.first_stage
+        dear["scored"] = ranking.scored
+    if ranking.sureness:
+        sure = ranking.sureness[: body.top_n or None]
+        known = [one.confidence for one in sure if one.confidence is not None]
+        dear["confidence"] = round(sum(known) / len(known), 4) if known else None
+        dear["certified"] = next((rank for rank, one in enumerate(sure) if not one.certified), len(sure))
     if ranking.parts is not None:
         dear["parts"] = ranking.parts
     if ranking.reasoning:
         dear["reasoning"] = list(ranking.reasoning)
     if ranking.instruction:
         dear["instruction"] = ranking.instruction
+    results = results_along(body, ranking.order, ranking.scores, sureness=ranking.sureness)
+    for result, score in zip(results, ranking.first_scores, strict=False):
+        if score is not None:
+            result["dear"] = {"first_stage_score": round(score, _SCORE_DIGITS)}
     if ranking.explanation:
         dear["explanation"] = _explained(ranking.explanation)
     return {
         "id": request_id,
         "model": ranking.model,
         "object": "list",
-        "results": results_along(body, ranking.order, ranking.scores),
+        "results": results,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,

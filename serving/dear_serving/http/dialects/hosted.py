@@ -8,6 +8,7 @@ from typing import Any, Literal, NotRequired, Self
 
 from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
 
+from dear_serving.errors import RequestError
 from dear_serving.http.dialects.documents import RerankBody, head, results_along
 from dear_serving.http.dialects.reply import Result, Usage
 from dear_serving.types import Ranking, RankTask
@@ -30,6 +31,17 @@ class TotalTokens(TypedDict):
     """Tokens of all windows."""
 
     total_tokens: int
+
+
+_DASHSCOPE_CODES = {
+    401: "InvalidApiKey",
+    403: "AccessDenied",
+    404: "ModelNotFound",
+    429: "Throttling",
+    503: "ServiceUnavailable",
+    504: "RequestTimeOut",
+}
+"""DashScope's names of a status; the rest of 4xx is InvalidParameter, of 5xx InternalError."""
 
 
 class DashScopeReply(TypedDict):
@@ -87,6 +99,12 @@ def to_dashscope(body: RerankBody, task: RankTask, ranking: Ranking, request_id:
         "results": _places(body, ranking),
         "usage": {"total_tokens": ranking.usage.total_tokens},
     }
+
+
+def dashscope_error(error: RequestError) -> dict[str, Any]:
+    """What DashScope's errors have beside ours: a code at the top."""
+    unavailable = "InternalError" if error.status >= 500 else "InvalidParameter"
+    return {"code": _DASHSCOPE_CODES.get(error.status, unavailable)}
 
 
 def to_together(body: RerankBody, task: RankTask, ranking: Ranking, request_id: str) -> TogetherReply:

@@ -48,8 +48,19 @@ class DearOptions(BaseModel):
         description='Of documents longer than a prompt shows: their beginning ("cut"), or the best of '
         'overlapping parts ("max_passage"); null: "cut".',
     )
+    looks: Annotated[int, Field(ge=1, le=8)] | None = Field(
+        None, description="How often joint shows each passage (null: 3), and blitz the head (null: 2)."
+    )
+    cascade_depth: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="How many of the first stage's best strategy cascade ranks listwise, at most all "
+        "documents; null: the server's setting.",
+    )
     explain: bool | None = Field(
         None, description="meta.dear.explanation says when each window ran and which documents were cut."
+    )
+    confidence: bool | None = Field(
+        None, description="Say of each rank how sure it is; where the reply has a `meta`."
     )
     stream: bool | None = Field(
         None, description="Send server-sent events, one a rank; where the reply has a `meta`."

@@ -13,12 +13,34 @@ from typing_extensions import TypedDict  # pydantic reads typing's from Python 3
 from dear_serving.types import InstructionPlace, Scoring
 
 
+class DearResult(TypedDict):
+    """What is known of one document."""
+
+    first_stage_score: Annotated[
+        float, Field(ge=0, le=1, description="The first stage's probability that it is relevant.")
+    ]
+
+
 class Result(TypedDict):
     """A document's place: results are best first."""
 
     index: Annotated[int, Field(ge=0, description="The document's place in the request.")]
     relevance_score: Annotated[float, Field(ge=0, le=1, description="Always falls along the results.")]
+    confidence: NotRequired[
+        Annotated[
+            float | None,
+            Field(
+                ge=0,
+                le=1,
+                description="With dear.confidence: it rightly stands before the next; null: none follows.",
+            ),
+        ]
+    ]
+    certified: NotRequired[
+        Annotated[bool, Field(description="With dear.confidence: whether the windows prove this place.")]
+    ]
     document: NotRequired[Annotated[dict[str, Any], Field(description="With return_documents.")]]
+    dear: NotRequired[Annotated[DearResult, Field(description="With strategies pointwise and cascade.")]]
 
 
 class Usage(TypedDict):
@@ -39,11 +61,13 @@ class Repairs(TypedDict):
 
 
 class RanksMeta(TypedDict):
-    """How ranks were made: by listwise windows, by one forward pass of a window, not at all."""
+    """How ranks were made: by listwise windows, by one forward pass of a window, by the first stage alone,
+    not at all."""
 
     listwise: int
     one_pass: int
-    unread: Annotated[int, Field(description="Passages over max_prompt_tokens, in the caller's order.")]
+    pointwise: NotRequired[Annotated[int, Field(description="With strategies pointwise and cascade.")]]
+    unread: Annotated[int, Field(description="Over max_prompt_tokens, or left out by deepen; as they came.")]
 
 
 class WindowMeta(TypedDict):
@@ -74,16 +98,28 @@ class DearMeta(TypedDict):
     windows: int
     rounds: int
     repairs: Repairs
-    score_type: Annotated[str, Field(description="What relevance_score means: first_step or rank.")]
+    score_type: Annotated[
+        str, Field(description="What relevance_score means: first_step, pointwise or rank.")
+    ]
     revision: Annotated[str, Field(description="The adapter revision or base model that answered.")]
     queue_ms: float
     engine_ms: float
     passes: Annotated[int, Field(description="Forward passes that chose identifiers, of all windows.")]
     drafts: Annotated[int, Field(description="Forced and guessed tokens that these passes verified.")]
     accepted_drafts: Annotated[int, Field(description="Those that held.")]
+    confidence: NotRequired[
+        Annotated[float | None, Field(description="With dear.confidence: the mean of the results'.")]
+    ]
+    certified: NotRequired[
+        Annotated[int, Field(description="With dear.confidence: how many of the first places are certified.")]
+    ]
     parts: NotRequired[
         Annotated[int, Field(description="Of all documents, with long_documents max_passage.")]
     ]
+    first_stage: NotRequired[
+        Annotated[str, Field(description="The revision or base model that scored the documents one by one.")]
+    ]
+    scored: NotRequired[Annotated[int, Field(description="How many documents, or parts, it scored.")]]
     reasoning: NotRequired[Annotated[list[str], Field(description="One text a window.")]]
     instruction: NotRequired[
         Annotated[InstructionPlace, Field(description="Where the prompt has the request's instruction.")]

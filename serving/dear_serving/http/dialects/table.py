@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.routing import compile_path
+
 from dear_serving.http.dialects import (
     bedrock,
     documents,
@@ -254,6 +256,7 @@ DASHSCOPE = Dialect(
     hosted.to_dashscope,
     "https://www.alibabacloud.com/help/en/model-studio/rerank",
     {"DashScope": {**_ASKED, "top_n": 1, "instruct": "Prefer what is in force."}},
+    error=hosted.dashscope_error,
 )
 TOGETHER = Dialect(
     "together",
@@ -314,6 +317,7 @@ VERTEX = Dialect(
     },
     passages=("records",),
     parameters={"project": "any", "location": "global", "config": "default_ranking_config"},
+    error=vertex.error,
 )
 
 DIALECTS = {
@@ -355,9 +359,12 @@ PATHS: Mapping[str, tuple[Dialect, ...]] = {**SHARED_PATHS, **_OTHER_PATHS, **_C
 """Every path, with the dialects that it may be in."""
 
 
+_PATTERNS = {compile_path(path)[0]: dialects for path, dialects in _OTHER_PATHS.items() if "{" in path}
+
+
 def dialect_of(path: str) -> Dialect | None:
     """The dialect of a path that has no other, by the request's path; None: there is none, or several."""
     if path.startswith("/compat/"):
         return DIALECTS.get(path.split("/", 3)[2])
-    dialects = PATHS.get(path, ())
+    dialects = PATHS.get(path) or next((of for one, of in _PATTERNS.items() if one.match(path)), ())
     return dialects[0] if len(dialects) == 1 else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NotRequired
+from typing import Annotated, Any, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
 
-from dear_serving.errors import InvalidRequest
+from dear_serving.errors import InvalidRequest, RequestError
 from dear_serving.http.dialects.dialect import AtLeastZero, Body, Query
 from dear_serving.http.dialects.documents import head
 from dear_serving.http.dialects.passages import texts_of
@@ -42,6 +42,19 @@ class VertexResult(TypedDict):
     title: NotRequired[str]
     content: NotRequired[str]
     score: float
+
+
+_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "CANCELLED",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+"""Google's names of a status; the rest of 4xx is INVALID_ARGUMENT, of 5xx INTERNAL."""
 
 
 class VertexReply(TypedDict):
@@ -82,3 +95,10 @@ def to_reply(body: VertexBody, task: RankTask, ranking: Ranking, request_id: str
                 result["content"] = record.content
         records.append(result)
     return {"records": records}
+
+
+def error(error: RequestError) -> dict[str, Any]:
+    """The error as Google's clients read it: the status as a number, and its name."""
+    name = _STATUS.get(error.status, "INTERNAL" if error.status >= 500 else "INVALID_ARGUMENT")
+    ours = {"message": error.message, "type": error.type, "param": error.param}
+    return {"error": {**ours, "code": error.status, "status": name}}

@@ -47,9 +47,9 @@ export class Api {
     return reading(() => reply.text());
   }
 
-  /** A reply of status 2xx, its body unread. */
-  async send(method, path, body, signal) {
-    const headers = {};
+  /** A reply of status 2xx, its body unread; `more` are headers to send. */
+  async send(method, path, body, signal, more = {}) {
+    const headers = { ...more };
     if (this.key) headers.Authorization = `Bearer ${this.key}`;
     if (body !== undefined) headers["Content-Type"] = "application/json";
     const reply = await reading(() =>

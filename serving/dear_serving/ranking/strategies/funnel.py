@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from dear_serving.ranking.strategies.joint import joint
 from dear_serving.ranking.strategies.sizes import check_sizes
+from dear_serving.ranking.strategies.within import within
 from dear_serving.ranking.windows import Batch, Sizes, Strategy, Window
-from dear_serving.types import Order
 
 _HEAD_WINDOWS = 10
 _LEAST_KEPT = 2
@@ -48,15 +46,6 @@ def _run(sizes: Sizes) -> Strategy:
         kept = max(most, min(_LEAST_KEPT * count, len(entrants) // 2))
         behind[:0] = [passage for _, passage in ranked[kept:]]
         entrants = tuple(passage for _, passage in ranked[:kept])
-    within = joint(Sizes(len(entrants), sizes.window, sizes.step, max(1, min(sizes.top_n, len(entrants)))))
-    given: Sequence[Order] | None = None
-    try:
-        while True:
-            batch = next(within) if given is None else within.send(given)
-            windows = (
-                Window(tuple(entrants[place] for place in window.passages), window.needed)
-                for window in batch.windows
-            )
-            given = yield Batch(tuple(windows), batch.leads)
-    except StopIteration as done:
-        return tuple(entrants[place] for place in done.value) + tuple(behind)
+    head_sizes = Sizes(len(entrants), sizes.window, sizes.step, max(1, min(sizes.top_n, len(entrants))))
+    best = yield from within(entrants, joint(head_sizes))
+    return best + tuple(behind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from dear_serving.ranking.windows import Batch, Strategy, Window
+from dear_serving.ranking.windows import Batch, Strategy, Window, moved
 from dear_serving.types import Order
 
 
@@ -15,8 +15,9 @@ def self_consistent(
     """Run ``passes`` strategies in lockstep, the first on the given order, the others on seeded shuffles, and
     order the passages by their mean rank over the passes.
 
-    Makes ``passes`` times the calls of one pass in the same number of rounds. Ranks from ``top_n`` on all
-    count as ``top_n``, because the strategies only guess them. Ties are ordered as in the first pass.
+    Makes ``passes`` times the calls of one pass in the same number of rounds; passes of a strategy that
+    adapts to the orders may each take another number. Ranks from ``top_n`` on all count as ``top_n``, because
+    the strategies only guess them. Ties are ordered as in the first pass.
 
     A window that could not be ranked in time comes back as it was shown. In the first pass that is the
     first-stage order; in a shuffled pass it is a random order. So a shuffled pass is ignored if all its
@@ -24,7 +25,7 @@ def self_consistent(
     with noise.
 
     Args:
-        make: builds the strategy of one pass; all passes must have the same rounds.
+        make: builds the strategy of one pass.
         count: passages to order, >= 0.
         passes: >= 1; 1 returns the strategy itself.
         seed: seed of the shuffles.
@@ -51,26 +52,27 @@ def _shuffles(count: int, passes: int, seed: int) -> list[Order]:
 
 def _run(strategies: Sequence[Strategy], given: Sequence[Order], top_n: int) -> Strategy:
     votes = [index == 0 for index in range(len(strategies))]
-    answers: list[Sequence[Order]] | None = None
+    finals: list[Order] = [()] * len(strategies)
+    answers: dict[int, Sequence[Order] | None] = dict.fromkeys(range(len(strategies)))
     while True:
-        batches: list[Batch] = []
-        finals: list[Order] = []
-        for index, strategy in enumerate(strategies):
+        batches: dict[int, Batch] = {}  # of the passes that go on
+        for index, answer in answers.items():
             try:
-                batches.append(next(strategy) if answers is None else strategy.send(answers[index]))
+                strategy = strategies[index]
+                batches[index] = next(strategy) if answer is None else strategy.send(answer)
             except StopIteration as done:
-                finals.append(done.value)
-        if finals:
+                finals[index] = done.value
+        if not batches:
             break
         windows = [
-            Window(tuple(order[place] for place in window.passages), window.needed)
-            for batch, order in zip(batches, given, strict=True)
+            Window(tuple(given[index][place] for place in window.passages), window.needed)
+            for index, batch in batches.items()
             for window in batch.windows
         ]
         orders = iter((yield Batch(tuple(windows))))
-        answers = [[next(orders) for _ in batch.windows] for batch in batches]
-        for index, (batch, answer) in enumerate(zip(batches, answers, strict=True)):
-            votes[index] |= any(map(_moved, batch.windows, answer))
+        answers = {index: [next(orders) for _ in batch.windows] for index, batch in batches.items()}
+        for index, batch in batches.items():
+            votes[index] |= any(map(moved, batch.windows, answers[index] or ()))
     ranks = [
         _ranks([order[place] for place in final], top_n)
         for final, order, vote in zip(finals, given, votes, strict=True)
@@ -84,11 +86,6 @@ def _run(strategies: Sequence[Strategy], given: Sequence[Order], top_n: int) -> 
         return sum(capped), capped, first[passage]
 
     return tuple(sorted(first, key=key))
-
-
-def _moved(window: Window, order: Order) -> bool:
-    """Whether the needed ranks differ from the order shown."""
-    return order[: window.needed] != tuple(range(window.needed))
 
 
 def _ranks(best_first: Sequence[int], top_n: int) -> dict[int, int]:
