@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from dear_serving.types import StrategyName
 from tests.pages.conftest import NewPage, ranked, wait_until_whole
 from tests.support.browser import accessibility_findings
 from tests.support.page_server import PageServer
@@ -79,6 +81,11 @@ def test_the_time_the_windows_and_the_tokens_are_shown(page: Page) -> None:
     assert how.locator("tbody tr").count() == how.locator(".window").count() > 3
     assert len(ranked(page)) == 10
     expect(page.get_by_text("50 passages below the first 10 were not asked for.")).to_be_visible()
+
+
+def test_every_strategy_of_the_server_is_offered(page: Page) -> None:
+    page.get_by_text("Options").click()
+    expect(page.get_by_label("Strategy").locator("option")).to_have_text(list(get_args(StrategyName)))
 
 
 def test_what_was_cut_is_marked(page: Page) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -23,6 +24,7 @@ from starlette.routing import Route
 from dear_serving import __version__
 from dear_serving.http.access import ASSETS_PATH, ASSETS_ROUTE, FLEET_PATH
 from dear_serving.settings import Settings
+from dear_serving.types import StrategyName
 
 _FOLDER = Path(__file__).parent / "page"
 _PAGES = {"/": "play.html", FLEET_PATH: "fleet.html"}
@@ -113,6 +115,7 @@ def _render(name: str, digest: str, settings: Settings) -> bytes:
         "version": __version__,
         "max_body_bytes": settings.limits.max_body_bytes,
         "max_documents": settings.limits.max_documents,
+        "strategies": get_args(StrategyName),
         "has_admin_port": settings.http.admin_port is not None,
     }
     text = (_FOLDER / name).read_text(encoding="utf-8").replace("{assets}", f"{ASSETS_PATH}/{digest}")

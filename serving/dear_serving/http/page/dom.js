@@ -34,7 +34,7 @@ export function announce(text) {
   waiting = setTimeout(() => { the("live").textContent = text; }, 150);
 }
 
-/** What the server told the page of itself: version, max_body_bytes, max_documents, has_admin_port. */
+/** What the server told the page of itself: version, max_body_bytes, max_documents, strategies, has_admin_port. */
 export const facts = JSON.parse(document.querySelector("meta[name=dear]").content);
 
 /** "1 passage", "5 passages". */

@@ -41,6 +41,7 @@ export class Form {
       this.#selects().at(-1).focus();
     });
     for (const mode of ["rank", "judge"]) the(`mode-${mode}`).addEventListener("click", () => this.setMode(mode, true));
+    the("strategy").append(...facts.strategies.map((name) => h("option", { value: name === "auto" ? "" : name }, name)));
     the("examples").append(
       h("span", { class: "faint" }, "Try:"),
       ...examples.map((one) =>
