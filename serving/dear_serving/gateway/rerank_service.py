@@ -34,7 +34,7 @@ _MOST_MODELS = 1024
 # Smaller tasks run on the event loop, which they block for less than 10 ms: a thread costs 0.15 ms a job.
 # Reading takes 5 ms for these characters, and 32 windows of four times as many take 10 ms.
 _INLINE_CHARS, _INLINE_WINDOWS = 16_384, 32
-_INLINE_PASSAGES = 1000  # planning takes 30 ms at most
+_INLINE_PASSAGES = 200  # a plan of so many takes 10 ms at most
 _SAMPLE_CHARS = 20_000  # of the longest document: how many characters a token has
 
 
