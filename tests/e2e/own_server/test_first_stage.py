@@ -184,7 +184,6 @@ def test_a_classifier_of_its_own_scores_in_engines_of_its_own(
     with Server(tmp_path / "config.yaml", tmp_path / "output.log") as server:
         wanted = head_scores(converted / "classifier", tokenizer)
         body: dict[str, Any] = {"model": "legal", "query": QUERY, "documents": PASSAGES}
-        server.wait_for_line("the first stage scores")
         found = scores_of(server.url, **body, dear={"strategy": "pointwise"})
         assert [found[place] for place in range(len(PASSAGES))] == pytest.approx(wanted, abs=1e-4)
         with httpx.Client(base_url=server.url, timeout=120) as http:
