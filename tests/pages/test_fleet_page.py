@@ -145,7 +145,7 @@ def test_all_of_the_fleet_is_there(page: Page, fleet: FakeFleet) -> None:
     expect(page.locator("#tenants tr").filter(has_text="acme")).to_contain_text(
         "6K requests/min, 2M tokens/min"
     )
-    expect(page.locator("#changes li").first).to_contain_text("admin")
+    expect(page.locator("#changes li").filter(has_text="admin").first).to_be_visible()
     expect(page.locator("#tiles li").first).to_contain_text("2 of 2 serve")
 
 
@@ -243,7 +243,7 @@ def test_many_tenants_are_filtered(page: Page, fleet: FakeFleet) -> None:
         expect(page.locator("#tenants tr")).to_have_count(11)
         page.get_by_label("Filter").fill("")
         page.get_by_role("button", name="Show all").click()
-        expect(page.locator("#tenants tr")).to_have_count(66)
+        expect(page.locator("#tenants tr")).to_have_count(65)
     finally:
         for number in range(60):
             fleet.admin("DELETE", f"/tenants/bulk-{number}")

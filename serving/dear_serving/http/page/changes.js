@@ -39,7 +39,7 @@ export function mountChanges(list, nothing) {
 function entry(change) {
   const time = since();
   const detail = Object.entries(change.detail)
-    .filter(([, value]) => value !== null || change.action.endsWith(".change"))
+    .filter(([, value]) => value !== "" && (value !== null || change.action.endsWith(".change")))
     .map(([name, value]) => `${name.replaceAll("_", " ")} ${said(value)}`);
   const isBad = change.action === "adapter.fail";
   return {

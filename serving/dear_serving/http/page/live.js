@@ -60,8 +60,9 @@ export function sparkline(spanMs) {
     /** `points`: `{at, value}`, the newest last. */
     update(points) {
       const end = points.at(-1)?.at ?? 0;
+      const span = Math.min(spanMs, Math.max(60_000, end - (points[0]?.at ?? 0))); // wider as more is known
       const most = Math.max(...points.map((one) => one.value), 1e-9);
-      const at = points.map((one) => `${(100 - ((end - one.at) / spanMs) * 100).toFixed(2)},${(23 - (one.value / most) * 21).toFixed(2)}`);
+      const at = points.map((one) => `${(100 - ((end - one.at) / span) * 100).toFixed(2)},${(23 - (one.value / most) * 21).toFixed(2)}`);
       const drawn = points.length > 1 ? `M${at.join("L")}` : "";
       line.setAttribute("d", drawn);
       area.setAttribute("d", drawn && `${drawn}L100,24L${at[0].split(",")[0]},24Z`);

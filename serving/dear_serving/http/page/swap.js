@@ -103,7 +103,7 @@ function effectsOf(adapter, revision, { replicas, last }) {
   const requests = adapter.active && last ? Math.round(last.aMinute("dear_model_requests_total", { revision: adapter.active })) : null;
   const active = adapter.revisions.find((one) => one.id === adapter.active);
   return [
-    `${adapter.shared ? "All tenants get" : "The tenants with a grant get"} the other revision for new requests${requests === null ? "" : `; it had ${count(requests, "request")} in the last minute`}.`,
+    `${adapter.shared ? "All tenants get" : "The tenants with a grant get"} the other revision for new requests${requests === null ? "" : `; the present one had ${count(requests, "request")} in the last minute`}.`,
     adapter.active && "Requests in flight end with the revision that they began with.",
     held >= engines && engines > 0
       ? `${engines === 1 ? "The engine holds" : `All ${engines} engines hold`} it: it serves within seconds.`
