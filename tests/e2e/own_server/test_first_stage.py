@@ -57,6 +57,7 @@ def staged(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("staged")
     data = yaml.safe_load(CPU_CONFIG.with_name("cascade.yaml").read_text())
     data["model"]["source"] = str(BASE)
+    del data["first_stage"]["max_passage_tokens"]
     data["adapters"] = {
         "root": str(converted),
         "serve": [
