@@ -16,7 +16,8 @@ from tests.e2e.conftest import Server
 pytestmark = pytest.mark.e2e
 
 PAGES = ["client/command-line.md", "benchmarks/evaluation.md"]
-NEEDS_OTHER_FILES = ("--data data ",)
+NEEDS_MORE = ("--data data ", "--stages ")
+"""Other files; a server with a first stage, see own_server/test_first_stage.py."""
 
 
 def commands(page: str) -> list[tuple[str, str]]:
@@ -50,7 +51,7 @@ def test_every_command_of_a_page_prints_what_is_shown(page: str, server: Server,
     found = commands(page)
     assert len(found) > 4
     for command, shown in found:
-        if any(other in command for other in NEEDS_OTHER_FILES):
+        if any(other in command for other in NEEDS_MORE):
             continue
         done = subprocess.run(
             ["bash", "-c", command.replace("/tmp/", f"{tmp_path}/")],
