@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 
 PAGES = ["client/command-line.md", "benchmarks/evaluation.md"]
 NEEDS_MORE = ("--data data ", "--stages ")
-"""Other files; a server with a first stage, see own_server/test_first_stage.py."""
+"""Other files; a server with a first stage."""
 
 
 def commands(page: str) -> list[tuple[str, str]]:
