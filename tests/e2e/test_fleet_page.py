@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.conftest import ADMIN_KEY, Admin, Server, order_of
 from tests.support.browser import browser, open_page
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -71,5 +72,5 @@ def test_a_swap_on_the_page_while_lists_are_ranked(
         is_over.set()
         caller.join()
     assert set(orders) == {before, after}
-    assert order_of(http, name) == before
+    assert eventually(lambda: order_of(http, name) == before)  # once the gateway has read it
     admin.do(name, "retire")
