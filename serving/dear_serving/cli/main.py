@@ -30,6 +30,15 @@ _USERS = "For users of a server"
 _OPERATORS = "For those who run one"
 _ADMINISTRATORS = "For its administrators"
 
+_Base = Annotated[
+    str | None,
+    typer.Option(help="Folder or Hugging Face id of the base. [default: what the adapter names]"),
+]
+_OtherBases = Annotated[
+    list[str] | None,
+    typer.Option(help="Another model whose adapters fit the base, by its id; repeatable."),
+]
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 app.command(rich_help_panel=_USERS)(rerank)
@@ -123,14 +132,8 @@ def training_data(
 def merge(
     adapter: Annotated[Path, typer.Argument(help="Folder of a LoRA adapter, as PEFT saves it.")],
     output: Annotated[Path, typer.Argument(help="Folder to make; it may not exist.")],
-    base: Annotated[
-        str | None,
-        typer.Option(help="Folder or Hugging Face id of the base. [default: what the adapter names]"),
-    ] = None,
-    other_base: Annotated[
-        list[str] | None,
-        typer.Option(help="Another model whose adapters fit the base, by its id; repeatable."),
-    ] = None,
+    base: _Base = None,
+    other_base: _OtherBases = None,
 ) -> None:
     """Merge an adapter into its base model, to serve the full model without LoRA (configs/merged.yaml)."""
     from dear_serving.adapters.merge import merge as merge_adapter
@@ -147,14 +150,8 @@ def convert_head(
         str, typer.Option(help="Prompt template that it will serve with; it has labels.")
     ] = "dear-pointwise",
     templates: Annotated[Path | None, typer.Option(help="Folder with templates of your own.")] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(help="Folder or Hugging Face id of the base. [default: what the adapter names]"),
-    ] = None,
-    other_base: Annotated[
-        list[str] | None,
-        typer.Option(help="Another model whose adapters fit the base, by its id; repeatable."),
-    ] = None,
+    base: _Base = None,
+    other_base: _OtherBases = None,
 ) -> None:
     """Turn a scalar head into a label's logit, so that the adapter can be a first stage (first_stage)."""
     from dear_serving.adapters import scalar_head

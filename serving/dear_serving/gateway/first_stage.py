@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -13,6 +12,7 @@ from dear_serving import tracing
 from dear_serving.errors import EngineUnavailable
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
+from dear_serving.gateway.deadline import results_by, seconds_for_engine
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.fair_threads import Inline, Runner
 from dear_serving.protocol import PromptScores, ScoreRequest
@@ -23,8 +23,6 @@ from dear_serving.types import RankTask, Usage
 _BATCH, _BATCH_TOKENS = 32, 8192
 # Messages of one task that are open at a time. More wait without their prompts, which take memory.
 _OPEN_REQUESTS = 16
-# Part of the deadline reserved for the way back from the engine: this share, at most this many seconds.
-_WAY_BACK_SHARE, _WAY_BACK_S = 0.1, 0.05
 
 
 class Scorer(Protocol):
@@ -152,14 +150,7 @@ class PassageScorer:
 
         with tracing.span("score", documents=len(passages), revision=self._adapter) as span:
             tasks = [asyncio.create_task(score(batch, number)) for number, batch in enumerate(batches)]
-            try:
-                left_s = None if math.isinf(ends_s) else max(0.0, ends_s - time.monotonic())
-                done, _ = await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
-                answers = [task.result() if task in done else None for task in tasks]
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            answers = await results_by(tasks, ends_s)
             usage = Usage.side_by_side(answer.usage for answer in answers if answer is not None)
             if span is not tracing.NO_SPAN:
                 span.set(**usage.work())
@@ -175,7 +166,6 @@ class PassageScorer:
     async def _score(self, batch: Sequence[int], request_id: str, ends_s: float) -> PromptScores:
         assert self.engine is not None
         prompts = await self.runner.run(self._prompts, batch)
-        left_s = ends_s - time.monotonic()
         return await self.engine.score(
             ScoreRequest(
                 prompts,
@@ -183,7 +173,7 @@ class PassageScorer:
                 self._adapter,
                 request_id,
                 self._task.priority,
-                None if math.isinf(left_s) else left_s - min(_WAY_BACK_S, _WAY_BACK_SHARE * left_s),
+                seconds_for_engine(ends_s),
             )
         )
 

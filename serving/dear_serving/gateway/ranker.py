@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from dear_serving.errors import DeadlineExceeded
+from dear_serving.gateway.deadline import results_by
 from dear_serving.gateway.first_stage import PassageScorer
 from dear_serving.gateway.window_ranker import OnDecoded, WindowRanker
 from dear_serving.protocol import DecodedWindow
@@ -187,17 +188,10 @@ class Ranker:
             asyncio.create_task(rank(window, f"{self._request_id}-{self._windows + self._skipped + offset}"))
             for offset, window in enumerate(batch.windows)
         ]
-        try:
-            left_s = None if math.isinf(ends_s) else ends_s - time.monotonic()
-            done, _ = await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
-            ranked = [task.result() if task in done else None for task in tasks]
-            if report is not None and ranked == [None]:
-                return [self._reported]  # the caller already received these ranks
-            return ranked
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        ranked = await results_by(tasks, ends_s)
+        if report is not None and ranked == [None]:
+            return [self._reported]  # the caller already received these ranks
+        return ranked
 
     def _reporter(self, window: Window) -> OnDecoded:
         """A callback that reports a leading window's ranks to ``on_progress``, with their final scores."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 
 from dear_serving import tracing
 from dear_serving.errors import EngineUnavailable, InvalidRequest
+from dear_serving.gateway.deadline import seconds_for_engine
 from dear_serving.gateway.fair_threads import Inline, Runner
 from dear_serving.protocol import DecodedWindow, Engine, GenerationRequest, PermutationRequest, text_cost
 from dear_serving.ranking.permutation import parse_permutation
@@ -17,9 +17,6 @@ from dear_serving.ranking.plan import RankingPlan
 from dear_serving.ranking.prompts import PromptBuilder, TaskPrompts
 from dear_serving.ranking.windows import Window
 from dear_serving.types import MAX_IDENTIFIERS, RankTask
-
-# Part of the deadline reserved for the way back from the engine: this share, at most this many seconds.
-_WAY_BACK_SHARE, _WAY_BACK_S = 0.1, 0.05
 
 OnDecoded = Callable[[DecodedWindow], None]
 """Called with the window each time more of it is decided."""
@@ -160,7 +157,6 @@ class WindowRanker:
                 'with this model; use "permutation" or a smaller window_size',
                 param="dear.scoring",
             )
-        left_s = ends_s - time.monotonic()
         request = PermutationRequest(
             token_ids,
             identifiers,
@@ -169,7 +165,7 @@ class WindowRanker:
             self._adapter,
             request_id,
             self._task.priority,
-            None if math.isinf(left_s) else left_s - min(_WAY_BACK_S, _WAY_BACK_SHARE * left_s),
+            seconds_for_engine(ends_s),
         )
         if on_decoded is None or by_first_token:
             return await self._engine.permute(request)
