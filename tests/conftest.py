@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import re
@@ -137,6 +138,19 @@ def settings_in(folder: Path, settings: Settings, store: Path | None = None) -> 
     )
 
 
+@contextlib.asynccontextmanager
+async def gateway_over(
+    own: Settings, engine: FakeEngine, tokenizer: BaseTokenizer
+) -> AsyncIterator[GatewayState]:
+    """A gateway of these settings over the fake engine, its catalog read; closed at the end."""
+    assert own.model.source is not None
+    state = build_gateway(own, engine, tokenizer, own.model.source)
+    await state.catalog.refresh()
+    yield state
+    state.close()
+    state.database.close()
+
+
 @pytest.fixture
 async def gateway(
     settings: Settings, tokenizer: BaseTokenizer, engine: FakeEngine, seeded: Path, tmp_path: Path
@@ -147,12 +161,8 @@ async def gateway(
     )
     shutil.copy(seeded / "registry.db", tmp_path)
     own = settings_in(tmp_path, settings.model_copy(update={"limits": limits}), seeded / "store")
-    assert own.model.source is not None
-    state = build_gateway(own, engine, tokenizer, own.model.source)
-    await state.catalog.refresh()
-    yield state
-    state.close()
-    state.database.close()
+    async with gateway_over(own, engine, tokenizer) as state:
+        yield state
 
 
 @pytest.fixture

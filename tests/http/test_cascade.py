@@ -13,11 +13,10 @@ import httpx
 import pytest
 
 from dear_serving.adapters.configured import register_configured
-from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.settings import FirstStageSettings, Settings, load_settings
-from tests.conftest import CPU_CONFIG, LEGAL, client_of, settings_in
+from tests.conftest import CPU_CONFIG, LEGAL, client_of, gateway_over, settings_in
 from tests.support.fake_engine import FakeEngine
 
 DOCUMENTS = [f"worth {(7 * number) % 30} coins" for number in range(30)]
@@ -40,12 +39,8 @@ async def staged(
     (tmp_path / "registry.db").write_bytes((seeded / "registry.db").read_bytes())
     stage = FirstStageSettings(model="dear-tiny", template="yes-no", depth=5)
     own = settings_in(tmp_path, settings.model_copy(update={"first_stage": stage}), seeded / "store")
-    assert own.model.source is not None
-    state = build_gateway(own, engine, tokenizer, own.model.source)
-    await state.catalog.refresh()
-    yield state
-    state.close()
-    state.database.close()
+    async with gateway_over(own, engine, tokenizer) as state:
+        yield state
 
 
 @pytest.fixture
@@ -194,12 +189,8 @@ async def with_adapter(
     """A gateway of configs/cascade.yaml, whose first stage is an adapter that no tenant has a grant for."""
     own = settings_in(tmp_path, load_settings(CPU_CONFIG.with_name("cascade.yaml")))
     register_configured(own)
-    assert own.model.source is not None
-    state = build_gateway(own, engine, tokenizer, own.model.source)
-    await state.catalog.refresh()
-    yield state
-    state.close()
-    state.database.close()
+    async with gateway_over(own, engine, tokenizer) as state:
+        yield state
 
 
 async def test_a_first_stage_needs_no_grant(with_adapter: GatewayState, engine: FakeEngine) -> None:
