@@ -211,7 +211,6 @@ def llm_config(settings: Settings) -> LLMConfig:
         settings.model.id,
         base_source(settings),
         engine_kwargs,
-        {"request_router_config": ROUTER},
     )
 
 
@@ -221,9 +220,8 @@ def _llm_config(
     model: str,
     source: str,
     engine_kwargs: dict[str, Any],
-    options: dict[str, Any] | None = None,
 ) -> LLMConfig:
-    """The configuration of some engines, with ``options`` of Serve's."""
+    """The configuration of some engines."""
     hardware: dict[str, Any] = {"accelerator_config": {"kind": engine.accelerator}}
     if engine.accelerator == "cpu":
         hardware["placement_group_config"] = {"bundles": [{"CPU": 1}]}
@@ -239,8 +237,8 @@ def _llm_config(
             "graceful_shutdown_timeout_s": settings.gateway.drain_s,
             "health_check_period_s": _HEALTH_CHECK_S,  # until a dead engine is replaced
             "ray_actor_options": {"num_cpus": 0 if engine.accelerator == "cpu" else 1},
-        }
-        | (options or {}),
+            "request_router_config": ROUTER,
+        },
         # vLLM counts in the registry that /metrics shows and metrics_export copies to Ray. With True
         # it would record in Ray in every step, and /metrics had nothing.
         log_engine_metrics=False,

@@ -68,6 +68,23 @@ def running(processes: list[psutil.Process]) -> list[str]:
     return alive
 
 
+def processes(server: Server, name: str) -> list[psutil.Process]:
+    """Those of the server's processes that have this in their name."""
+    return [one for one in server.descendants() if name in _name(one)]
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name() + "".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def core_of(replica: psutil.Process) -> psutil.Process:
+    """The process of a replica's vLLM engine core."""
+    return next(one for one in replica.children(recursive=True) if "EngineCore" in _name(one))
+
+
 OWN_TEMPLATE = """
 source: the end-to-end tests
 first_identifier: 1

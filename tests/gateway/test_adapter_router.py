@@ -52,7 +52,7 @@ class Replica:
 @pytest.fixture
 def replicas(monkeypatch: pytest.MonkeyPatch) -> EngineReplicas:
     own = EngineReplicas()
-    monkeypatch.setattr(engine_replicas, "REPLICAS", own)
+    monkeypatch.setattr(engine_replicas, "_OF", {DEPLOYMENT.name: own})
     return own
 
 
@@ -104,6 +104,22 @@ async def test_every_call_learns_its_replica_and_gets_the_one_chosen_for_it(
     assert all(name == attempt.replica for name, attempt in sent)
     assert "a" not in {name for name, _ in sent}
     assert len(set(homes.values())) > 1
+
+
+async def test_replicas_of_another_deployment_are_known_apart(
+    router: Any, replicas: EngineReplicas, adapter_router: Any
+) -> None:
+    other = adapter_router(
+        deployment_id=DeploymentID("FirstStage", "dear"), handle_source=DeploymentHandleSource.REPLICA
+    )
+    other.initialize_state()
+    try:
+        router.update_replicas([Replica("a"), Replica("b")])
+        other.update_replicas([Replica("c")])
+        assert set(replicas.seen()) == {"a", "b"}
+        assert set(engine_replicas.replicas_of("FirstStage").seen()) == {"c"}
+    finally:
+        other._watch.cancel()
 
 
 async def test_loads_are_asked_for_and_the_less_loaded_is_chosen(

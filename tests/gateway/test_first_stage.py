@@ -198,7 +198,7 @@ async def test_one_failed_batch_fails_the_request_and_ends_the_others(
             return await super().score(request)
 
     failing = Failing(engine.write, rate=engine.rate, delay_s=60)
-    with pytest.raises(EngineUnavailable):
+    with pytest.raises(EngineUnavailable, match="first stage: the engine died and starts again"):
         await rank(failing, (plain, yes_no), task_of(WORTHS, strategy="cascade"))
     assert failing.cancelled == 3
 

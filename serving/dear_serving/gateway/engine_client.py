@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from dear_serving import tracing
 from dear_serving.errors import EngineUnavailable, RequestError
-from dear_serving.gateway.engine_replicas import ATTEMPT, REPLICAS, Attempt, EngineReplicas, Seen
+from dear_serving.gateway.engine_replicas import ATTEMPT, Attempt, EngineReplicas, Seen, replicas_of
 from dear_serving.gateway.everyone import ask_everyone
 from dear_serving.gateway.retry_budget import RetryBudget
 from dear_serving.metrics import Metrics, join
@@ -46,7 +46,8 @@ _START_S = 60.0  # of a replica, until one was measured
 
 
 class EngineClient:
-    """Implements protocol.Engine. Cancelling a call cancels its work on the replica.
+    """Implements protocol.Engine over a deployment that answers it, or a part of it. Cancelling a call
+    cancels its work on the replica.
 
     Nothing that an engine does has side effects. So a call whose replica died, hangs or says that it cannot
     answer is sent to another replica, three times at most and within ``budget``; a stream until its first
@@ -57,7 +58,7 @@ class EngineClient:
 
     Args:
         handle: the engine deployment's handle.
-        replicas: what this process knows of the replicas.
+        replicas: what this process knows of the replicas; None: what their router finds out.
         budget: bounds what is tried again.
         wakes: whether a call makes Serve start a replica where none runs.
         wake_s: how long a call then waits for it.
@@ -66,7 +67,7 @@ class EngineClient:
     def __init__(
         self,
         handle: DeploymentHandle[Any],
-        replicas: EngineReplicas = REPLICAS,
+        replicas: EngineReplicas | None = None,
         *,
         budget: RetryBudget | None = None,
         wakes: bool = False,
@@ -74,7 +75,7 @@ class EngineClient:
     ) -> None:
         self._handle = handle
         self._stream = handle.options(stream=True)
-        self._replicas = replicas
+        self._replicas = replicas or replicas_of(handle.deployment_name)
         self._budget = budget or RetryBudget(512)
         self._wakes = wakes
         self._wake_s = wake_s if wakes else 0.0

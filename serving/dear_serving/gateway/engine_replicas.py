@@ -12,6 +12,8 @@ from typing import Literal
 
 from cachetools import TTLCache
 
+from dear_serving.types import message
+
 _MOST_FAULTS = 3
 _EJECTED_S, _MOST_EJECTED_S = 5.0, 60.0
 _FORGIVEN_S = 300.0
@@ -24,6 +26,7 @@ Sight = Literal["serving", "left_out", "silent", "ended"]
 ``silent`` does not answer questions and gets none, ``ended`` ran a moment ago."""
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A replica as one gateway sees it; ``open``: the calls of this gateway that it has."""
@@ -250,8 +253,15 @@ def _is_fresh(place: _Place, now_s: float) -> bool:
     return place.heard_s is not None and now_s - place.heard_s < _STALE_S
 
 
-REPLICAS = EngineReplicas()
-"""This process's engine replicas. Serve makes the router itself, so router and gateway meet here."""
+_OF: dict[str, EngineReplicas] = {}
+
+
+def replicas_of(deployment: str) -> EngineReplicas:
+    """What this process knows of a deployment's replicas. Serve makes the router itself, so router and
+    gateway meet here.
+    """
+    return _OF.setdefault(deployment, EngineReplicas())
+
 
 ATTEMPT: ContextVar[Attempt | None] = ContextVar("attempt", default=None)
 """Set where a call is sent: the router's task inherits it."""

@@ -34,7 +34,7 @@ class Scorer(Protocol):
 
 
 class ScoreEngines(Scorer, Protocol):
-    """Engines that run a first stage alone; see gateway.score_client."""
+    """Engines that run a first stage alone."""
 
     async def metrics(self) -> str:
         """See protocol.Engine."""
@@ -166,16 +166,15 @@ class PassageScorer:
     async def _score(self, batch: Sequence[int], request_id: str, ends_s: float) -> PromptScores:
         assert self.engine is not None
         prompts = await self.runner.run(self._prompts, batch)
-        return await self.engine.score(
-            ScoreRequest(
-                prompts,
-                self._labels,
-                self._adapter,
-                request_id,
-                self._task.priority,
-                seconds_for_engine(ends_s),
-            )
+        asked = ScoreRequest(
+            prompts, self._labels, self._adapter, request_id, self._task.priority, seconds_for_engine(ends_s)
         )
+        try:
+            return await self.engine.score(asked)
+        except EngineUnavailable as error:
+            raise EngineUnavailable(
+                f"first stage: {error.message}", retry_after_s=error.retry_after_s, failed=error.failed
+            ) from error
 
     def _prompts(self, batch: Sequence[int]) -> list[list[int]]:
         return [self.prompts.window((passage,)) for passage in batch]

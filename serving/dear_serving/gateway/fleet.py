@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from dear_serving.adapters.heartbeats import Alive
 from dear_serving.gateway.engine_replicas import Seen, Sight
+from dear_serving.types import message
 
 ReplicaState = Literal["serving", "left_out", "silent", "starting", "ending", "ended"]
 """States of a replica:
@@ -21,6 +22,7 @@ ReplicaState = Literal["serving", "left_out", "silent", "starting", "ending", "e
 """
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class GatewayReport:
     """What a gateway says of itself, and of the engines.

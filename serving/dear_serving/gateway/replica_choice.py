@@ -77,6 +77,7 @@ class AdapterRouter(RequestRouter):  # type: ignore[misc]  # ray ships no types 
 
     def initialize_state(self) -> None:
         """See Ray: called before the router is told of replicas."""
+        self._known = engine_replicas.replicas_of(self._deployment_id.name)
         self._watch: asyncio.Task[None] | None = None
         self._leaving: dict[ReplicaID, RunningReplica] = {}
 
@@ -89,7 +90,7 @@ class AdapterRouter(RequestRouter):  # type: ignore[misc]  # ray ships no types 
         pending_request.routing_context.should_backoff = True  # if all are full, retry after a while
         attempt: Attempt | None = getattr(pending_request.routing_context, "attempt", None)
         replicas = {_name(replica.replica_id): replica for replica in candidate_replicas}
-        loads = engine_replicas.REPLICAS.choosable(replicas, attempt.tried if attempt else ())
+        loads = self._known.choosable(replicas, attempt.tried if attempt else ())
         held = {name: replicas[name].routing_stats.get(HELD) for name in loads}
         places = [Candidate(name, load, held[name]) for name, load in loads.items()]
         return [[replicas[name]] for name in preference(adapter_of(pending_request.args), places)]
@@ -109,14 +110,14 @@ class AdapterRouter(RequestRouter):  # type: ignore[misc]  # ray ships no types 
             pending_request.metadata = replace(pending_request.metadata, internal_request_id=own_id)
         chosen = await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
         if attempt is not None:
-            engine_replicas.REPLICAS.assign(attempt, _name(chosen.replica_id))
+            self._known.assign(attempt, _name(chosen.replica_id))
         return chosen
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """See Ray: Serve says which replicas run."""
         before = self._leaving | self._replicas
         super().update_replicas(replicas)
-        engine_replicas.REPLICAS.update([_name(replica.replica_id) for replica in replicas])
+        self._known.update([_name(replica.replica_id) for replica in replicas])
         self._leaving = {one: replica for one, replica in before.items() if one not in self._replicas}
         if self._watch is None:
             self._watch = self._event_loop.create_task(self._ask_again_and_again())
@@ -124,15 +125,13 @@ class AdapterRouter(RequestRouter):  # type: ignore[misc]  # ray ships no types 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """See Ray."""
         super().on_replica_actor_died(replica_id)
-        engine_replicas.REPLICAS.gone(_name(replica_id))
+        self._known.gone(_name(replica_id))
 
     async def _ask_again_and_again(self) -> None:
         """Ask the replicas for their loads: those that run, and those that leave and have calls of ours."""
         while True:
             self._leaving = {
-                one: replica
-                for one, replica in self._leaving.items()
-                if engine_replicas.REPLICAS.open_on(_name(one))
+                one: replica for one, replica in self._leaving.items() if self._known.open_on(_name(one))
             }
             asked = [*self._replicas.values(), *self._leaving.values()]
             try:
@@ -142,9 +141,9 @@ class AdapterRouter(RequestRouter):  # type: ignore[misc]  # ray ships no types 
                 loads = []
             for replica, load in loads:
                 if load is None:
-                    engine_replicas.REPLICAS.unheard(_name(replica.replica_id))
+                    self._known.unheard(_name(replica.replica_id))
                 else:
-                    engine_replicas.REPLICAS.heard(_name(replica.replica_id), load)
+                    self._known.heard(_name(replica.replica_id), load)
             await asyncio.sleep(_ASK_EVERY_S * random.uniform(0.75, 1.25))
 
 

@@ -19,7 +19,6 @@ from dear_serving.gateway.engine_client import EngineClient
 from dear_serving.gateway.everyone import ask_everyone
 from dear_serving.gateway.fleet import GatewayReport
 from dear_serving.gateway.retry_budget import RetryBudget
-from dear_serving.gateway.score_client import ScoreClient
 from dear_serving.gateway.tokenizer import load_tokenizer
 from dear_serving.http.app import create_app
 from dear_serving.loopback import keep_on_loopback
@@ -27,7 +26,7 @@ from dear_serving.metrics import Page
 from dear_serving.metrics_export import MetricsExport
 from dear_serving.nodes import is_elsewhere
 from dear_serving.protocol import Backlog
-from dear_serving.settings import Settings, check_shared
+from dear_serving.settings import EngineSettings, Settings, check_shared
 
 
 @serve.deployment
@@ -53,13 +52,7 @@ class Gateway:
         serves = logging.getLogger("ray.serve")
         serves.setLevel(logging.WARNING)  # else a log line for every request
         serves.addFilter(logs.keep_texts_out)
-        # By value: one gRPC call instead of objects in Ray's store, which costs milliseconds a window.
-        engines = EngineClient(
-            engine.options(_by_reference=False),
-            budget=RetryBudget(settings.engine.max_ongoing_requests),
-            wakes=settings.engine.may_be_none,
-            wake_s=settings.engine.wake_timeout_s,
-        )
+        engines = _client(engine, settings.engine)
         self._gateways: DeploymentHandle[Any] | None = None
         with local_files(base_source) as files:
             tokenizer = load_tokenizer(files, settings.model.chat_template)
@@ -67,8 +60,7 @@ class Gateway:
         if scorer is not None and stage is not None and stage.source is not None and stage.engine is not None:
             with local_files(stage.source) as files:
                 own_tokenizer = load_tokenizer(files)
-            client = ScoreClient(scorer.options(_by_reference=False), stage.engine.stall_timeout_s)
-            scores = client, own_tokenizer
+            scores = _client(scorer, stage.engine), own_tokenizer
         self._state = state = build_gateway(
             settings,
             engines,
@@ -85,6 +77,8 @@ class Gateway:
         )
         engines.report_to(state.metrics)
         engines.tell_backlog(lambda: Backlog(state.catalog.gateway, state.queue.cost))
+        if scores is not None:
+            scores[0].report_to(state.metrics)
         await self._state.catalog.refresh()
         self._export = asyncio.create_task(MetricsExport(state.metrics.registry.collect).run())
 
@@ -113,3 +107,14 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray asks for the app once the replica is constructed."""
         return create_app(self._state)
+
+
+def _client(handle: DeploymentHandle[Any], settings: EngineSettings) -> EngineClient:
+    """Calls to these engines."""
+    return EngineClient(
+        # By value: one gRPC call instead of objects in Ray's store, which costs milliseconds a window.
+        handle.options(_by_reference=False),
+        budget=RetryBudget(settings.max_ongoing_requests),
+        wakes=settings.may_be_none,
+        wake_s=settings.wake_timeout_s,
+    )

@@ -24,8 +24,9 @@ from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.ranking.prompts import PromptBuilder
 from dear_serving.types import RankTask
 from tests.conftest import CPU_CONFIG, ROOT
-from tests.e2e.conftest import Server
+from tests.e2e.conftest import Server, core_of, processes
 from tests.support.adapters import write_classifier
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -194,4 +195,29 @@ def test_a_classifier_of_its_own_scores_in_engines_of_its_own(
         assert [one["index"] for one in cascade["results"]][3:] == tail
         assert cascade["meta"]["dear"]["first_stage"] == "classifier"
         assert 'replica="' in page
+        check_survives_its_engine(server, body, cascade["results"])
         server.check_stop()
+
+
+def check_survives_its_engine(server: Server, body: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    """While the first stage's only engine is dead, cascades fail at once, and others are ranked."""
+    killed = core_of(*processes(server, "ServeReplica:dear:FirstStage"))
+    killed.kill()
+    seen = set()
+    with httpx.Client(base_url=server.url, timeout=20) as http:
+
+        def is_back() -> bool:
+            reply = http.post("/v2/rerank", json=body | {"dear": {"strategy": "cascade"}})
+            seen.add(reply.status_code)
+            if reply.status_code != 200:
+                error = reply.json()["error"]
+                assert error["code"] == "engine_unavailable"
+                assert error["message"].startswith("first stage: ")
+                assert int(reply.headers["Retry-After"]) >= 1
+                assert http.post("/v2/rerank", json=body).status_code == 200
+            return reply.status_code == 200 and 503 in seen
+
+        assert eventually(is_back, 180)
+        again = http.post("/v2/rerank", json=body | {"dear": {"strategy": "cascade"}}).json()
+    assert seen == {200, 503}
+    assert [one["index"] for one in again["results"]] == [one["index"] for one in results]

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from dear_client import Client, ClientError
-from tests.e2e.conftest import ADMIN_KEY, BODY, Server, running
+from tests.e2e.conftest import ADMIN_KEY, BODY, Server, core_of, processes, running
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
@@ -109,23 +109,6 @@ class Load:
 
 def _outcome(status: int, text: str, broken: bool = False) -> str:
     return "answered" if status == 200 and not broken else f"lost: {status} {text[:150]}"
-
-
-def processes(server: Server, name: str) -> list[psutil.Process]:
-    """Those of the server's processes that have this in their name."""
-    return [one for one in server.descendants() if name in _name(one)]
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return process.name() + "".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def core_of(replica: psutil.Process) -> psutil.Process:
-    """The process of a replica's vLLM engine core."""
-    return next(one for one in replica.children(recursive=True) if "EngineCore" in _name(one))
 
 
 def two_are_up(server: Server) -> bool:
