@@ -14,14 +14,13 @@ import pytest
 from dear_serving.adapters.configured import register_configured
 from dear_serving.errors import SettingsError
 from dear_serving.gateway.authenticator import hash_keys
-from dear_serving.gateway.build import build_gateway
 from dear_serving.gateway.state import GatewayState
 from dear_serving.gateway.tokenizer import BaseTokenizer
 from dear_serving.registry.database import open_database
 from dear_serving.settings import RegistrySettings, Settings
 from dear_serving.tenancy.keys import new_key
 from dear_serving.tenancy.tenants import Limits
-from tests.conftest import client_of, settings_in
+from tests.conftest import client_of, gateway_over, settings_in
 from tests.support.fake_engine import FakeEngine
 from tests.support.postgres import PostgresServer, new_postgres_database, postgres_server
 
@@ -55,16 +54,11 @@ async def gateway(
         }
     )
     await asyncio.to_thread(register_configured, own)
-    assert own.model.source is not None
-    state = build_gateway(own, engine, tokenizer, own.model.source)
-    state = dataclasses.replace(state, admin_digests=hash_keys(["root"]))
-    await state.catalog.refresh()
-    running = asyncio.create_task(state.lifecycle.run())
-    yield state
-    running.cancel()
-    await asyncio.wait([running])
-    state.close()
-    state.database.close()
+    async with gateway_over(own, engine, tokenizer) as state:
+        running = asyncio.create_task(state.lifecycle.run())
+        yield dataclasses.replace(state, admin_digests=hash_keys(["root"]))
+        running.cancel()
+        await asyncio.wait([running])
 
 
 @pytest.mark.parametrize("outage", ["hanging", "killed"])
