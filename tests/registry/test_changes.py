@@ -122,7 +122,7 @@ async def test_a_connection_that_breaks_is_made_again_and_what_was_missed_is_loo
         async with asyncio.timeout(30):
             while not changes._listening:  # noqa: ASYNC110 - nothing says so
                 await asyncio.sleep(0.01)
-        await changes.wait()
+        await changes.wait(0.5)  # it may be told that it listens again
         assert await woken(changes, lambda: register(adapters))
 
 
