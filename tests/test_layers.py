@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,20 +100,11 @@ def modules() -> dict[str, str]:
 
 def imports_of(source: str) -> Iterator[str]:
     """Everything a module imports, anywhere in it. Ruff forbids relative imports."""
-    for node in ast.walk(_parsed(source)):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _parsed(source: str) -> ast.Module:
-    """As ast.parse, which fails in CPython 3.11 where another thread or a finalizer parses meanwhile
-    (python/cpython#106905)."""
-    for _ in range(9):
-        with contextlib.suppress(SystemError):
-            return ast.parse(source)
-    return ast.parse(source)
 
 
 def violations(module: str, source: str) -> list[str]:

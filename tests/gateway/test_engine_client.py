@@ -559,7 +559,7 @@ async def test_not_ready_is_that_every_engine_is_ill() -> None:
 
 
 async def test_a_call_that_may_not_wait_wakes_an_engine_for_the_next_one() -> None:
-    handle = Handle(None, ANSWER)
+    handle = Handle(None, ANSWER, None)
     engine = engine_over(handle, running=0, wakes=True)
     for _ in range(2):
         with pytest.raises(EngineUnavailable, match="no engine runs, one is starting") as asleep:

@@ -160,8 +160,10 @@ def test_a_dead_replica_stays_gone_while_serve_still_lists_it(world: World) -> N
     assert world.replicas.running == 3
     assert world.replicas.is_lost(attempt)
     assert "a" not in world.choosable()
+    assert world.replicas.is_lost(world.send("a"))  # Serve's router sends one there nevertheless
     world.replicas.update(["b", "c", "d", "e"])
     assert world.replicas.running == 4
+    assert world.replicas.is_lost(attempt)  # nobody looked between the two
 
 
 def test_how_many_run_is_unknown_until_serve_has_said_so() -> None:

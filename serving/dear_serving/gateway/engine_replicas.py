@@ -48,6 +48,7 @@ class _Place:
     """A replica with ``open`` calls of this gateway, and ``others`` of other gateways when last heard of."""
 
     runs: bool = True
+    is_dead: bool = False
     open: int = 0
     others: int = 0
     heard_s: float | None = None
@@ -114,7 +115,7 @@ class EngineReplicas:
         with self._lock:
             self._gone.add(name)
             if (place := self._places.get(name)) is not None:
-                place.runs = False
+                place.runs, place.is_dead = False, True
                 self._ended[name] = None
 
     def seen(self) -> Mapping[str, Seen]:
@@ -146,7 +147,8 @@ class EngineReplicas:
             self._release(attempt)
             attempt.replica = name
             attempt.tried.add(name)
-            self._places.setdefault(name, _Place(runs=name not in self._gone)).open += 1
+            is_dead = name in self._gone
+            self._places.setdefault(name, _Place(runs=not is_dead, is_dead=is_dead)).open += 1
 
     def finish(self, attempt: Attempt) -> None:
         """A call is over, however it ended."""
@@ -209,7 +211,7 @@ class EngineReplicas:
             place = self._places.get(attempt.replica or "")
             if place is None:
                 return False
-            if attempt.replica in self._gone:
+            if place.is_dead:
                 return True
             return place.silent >= _MOST_SILENT and (
                 not place.runs
