@@ -224,12 +224,13 @@ class Adapter(_Reply):
 
 
 class Replica(_Reply):
-    """A gateway or an engine (``role``) that runs, or ran a moment ago.
+    """A gateway or an engine that runs, or ran a moment ago.
 
-    ``state`` is one of serving, left_out, silent, starting, ending and ended; ``load`` the requests in flight
-    of a gateway, or the calls in an engine; ``current`` whether it follows the registry's latest version. Of
-    an engine, ``revisions`` says of each revision ``held`` or why it could not be loaded, and ``seen_by``
-    what each gateway sees. None: not known.
+    ``role`` is gateway, engine or, of an engine that runs a first stage alone, first_stage. ``state`` is one
+    of serving, left_out, silent, starting, ending and ended; ``load`` the requests in flight of a gateway, or
+    the calls in an engine; ``current`` whether it follows the registry's latest version. Of an engine,
+    ``revisions`` says of each revision ``held`` or why it could not be loaded, and ``seen_by`` what each
+    gateway sees. None: not known.
     """
 
     id: str

@@ -44,6 +44,18 @@ def test_an_engine_has_what_it_reports_and_the_calls_of_all_gateways() -> None:
     }
 
 
+def test_engines_of_a_first_stage_have_their_own_role_and_report_nothing() -> None:
+    alive = Alive([], [ReplicaHeartbeat("e", 7, {})])
+    reports = [
+        GatewayReport(name, False, 0, 0, {"e": Seen("serving")}, {"s": Seen(sight, 2)})
+        for name, sight in (("a", "serving"), ("b", "silent"))
+    ]
+    found = [one for one in replicas_of(alive, 7, reports) if one.role != "gateway"]
+    assert [(one.role, one.id) for one in found] == [("engine", "e"), ("first_stage", "s")]
+    seen_by = {"a": "serving", "b": "silent"}
+    assert found[1] == Replica("s", "first_stage", "silent", 4, None, None, {}, seen_by)
+
+
 def test_an_engine_is_as_the_gateway_sees_it_that_sees_the_worst() -> None:
     reports = [
         report("a", {"x": Seen("serving"), "y": Seen("silent"), "z": Seen("serving")}),

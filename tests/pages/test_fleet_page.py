@@ -33,7 +33,7 @@ def shared_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeFleet
 def fleet(shared_fleet: FakeFleet) -> Iterator[FakeFleet]:
     """A fleet that runs, and pretends nothing."""
     yield shared_fleet
-    shared_fleet.tell(engines={}, load_s=0.0, silent=False)
+    shared_fleet.tell(engines={}, load_s=0.0, silent=False, scorers=[])
 
 
 @pytest.fixture
@@ -178,6 +178,18 @@ def test_an_engine_that_fails_is_shown_and_said(page: Page, fleet: FakeFleet) ->
     expect(card).to_contain_text("Starts")
     expect(page.locator(".replica").filter(has_text=good)).to_contain_text("Silent")
     expect(page.locator("#tiles li").first).to_contain_text("0 of 2 serve")
+
+
+def test_engines_of_a_first_stage_have_a_place_of_their_own(page: Page, fleet: FakeFleet) -> None:
+    expect(page.get_by_role("heading", name="First stage")).to_be_hidden()
+    fleet.tell(scorers=["sc0rer"])
+    card = page.get_by_role("list", name="First stage").get_by_role("listitem").filter(has_text="sc0rer")
+    expect(card).to_contain_text("Serves")
+    expect(card).to_contain_text("Calls2")
+    assert card.get_by_text("KV cache").count() == card.get_by_text("no adapters").count() == 0
+    expect(page.locator("#tiles li").first).to_contain_text("2 of 2 serve")
+    fleet.tell(scorers=[])
+    expect(page.get_by_role("heading", name="First stage")).to_be_hidden()
 
 
 def test_a_gateway_that_does_not_answer_is_shown(page: Page, fleet: FakeFleet) -> None:

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,8 @@ class FakeFleet:
         """What it is to pretend.
 
         ``engines``: by id what gateways see of it; ``load_s``: how long loading takes; ``silent``: whether
-        the second gateway answers nothing; ``key``: the admin key from its next start on.
+        the second gateway answers nothing; ``scorers``: ids of engines that run a first stage; ``key``: the
+        admin key from its next start on.
         """
         (self.folder / "told.json").write_text(json.dumps(_told(self.folder) | facts))
 
@@ -213,6 +214,7 @@ async def _serve(folder: Path, port: int, *, is_busy: bool) -> None:
     from dear_serving.adapters.store import Store
     from dear_serving.gateway.authenticator import hash_keys
     from dear_serving.gateway.build import build_gateway
+    from dear_serving.gateway.engine_replicas import Seen
     from dear_serving.gateway.tokenizer import load_tokenizer
     from dear_serving.http.app import create_app
     from dear_serving.replica.adapter_sync import AdapterSync
@@ -231,7 +233,8 @@ async def _serve(folder: Path, port: int, *, is_busy: bool) -> None:
 
     async def ask_reports() -> tuple[list[GatewayReport], int]:
         answered = gateways[:1] if _told(folder).get("silent") else gateways
-        return [one.report() for one in answered], len(gateways)
+        scorers = {str(id): Seen("serving", 1) for id in _told(folder).get("scorers", ())}
+        return [replace(one.report(), first_stage=scorers) for one in answered], len(gateways)
 
     key = _told(folder).get("key", "root")
     for name in GATEWAYS:

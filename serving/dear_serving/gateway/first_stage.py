@@ -13,6 +13,7 @@ from dear_serving.errors import EngineUnavailable
 from dear_serving.gateway.caller import Caller
 from dear_serving.gateway.catalog import ServedModel
 from dear_serving.gateway.deadline import results_by, seconds_for_engine
+from dear_serving.gateway.engine_replicas import Seen
 from dear_serving.gateway.fair_queue import FairQueue
 from dear_serving.gateway.fair_threads import Inline, Runner
 from dear_serving.protocol import PromptScores, ScoreRequest
@@ -38,6 +39,10 @@ class ScoreEngines(Scorer, Protocol):
 
     async def metrics(self) -> str:
         """See protocol.Engine."""
+        ...
+
+    def seen(self) -> Mapping[str, Seen]:
+        """What this gateway sees of each of them."""
         ...
 
 

@@ -10,6 +10,8 @@ from dear_serving.adapters.heartbeats import Alive
 from dear_serving.gateway.engine_replicas import Seen, Sight
 from dear_serving.types import message
 
+ReplicaRole = Literal["gateway", "engine", "first_stage"]
+
 ReplicaState = Literal["serving", "left_out", "silent", "starting", "ending", "ended"]
 """States of a replica:
 
@@ -35,11 +37,12 @@ class GatewayReport:
     in_flight: int
     cost: int
     engines: Mapping[str, Seen]
+    first_stage: Mapping[str, Seen] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A gateway or an engine.
+    """A gateway, an engine, or an engine that runs a first stage alone and reports nothing to the registry.
 
     Args:
         load: requests in flight of a gateway, calls of all gateways in an engine; None: not known.
@@ -51,7 +54,7 @@ class Replica:
     """
 
     id: str
-    role: Literal["gateway", "engine"]
+    role: ReplicaRole
     state: ReplicaState
     load: int | None
     cost: int | None
@@ -61,14 +64,20 @@ class Replica:
 
 
 def replicas_of(alive: Alive, version: int, reports: Sequence[GatewayReport]) -> list[Replica]:
-    """All replicas, gateways first, by id.
+    """All replicas: gateways, engines, those of a first stage; each by id.
 
     Args:
         alive: who reported to the registry lately.
         version: the registry's.
         reports: of the gateways that answered.
     """
-    return [*_gateways(alive, version, reports), *_engines(alive, version, reports)]
+    engines = {report.id: report.engines for report in reports}
+    first_stage = {report.id: report.first_stage for report in reports}
+    return [
+        *_gateways(alive, version, reports),
+        *_engines("engine", alive, version, engines),
+        *_engines("first_stage", Alive([], []), version, first_stage),
+    ]
 
 
 def _gateways(alive: Alive, version: int, reports: Sequence[GatewayReport]) -> list[Replica]:
@@ -85,16 +94,19 @@ def _gateways(alive: Alive, version: int, reports: Sequence[GatewayReport]) -> l
     return found
 
 
-def _engines(alive: Alive, version: int, reports: Sequence[GatewayReport]) -> list[Replica]:
+def _engines(
+    role: ReplicaRole, alive: Alive, version: int, seen_by: Mapping[str, Mapping[str, Seen]]
+) -> list[Replica]:
+    """Engines that report to the registry, or that some gateway sees."""
     reported = {one.id: one for one in alive.replicas}
     found = []
-    for name in sorted(reported.keys() | {name for report in reports for name in report.engines}):
-        seen = {report.id: report.engines[name] for report in reports if name in report.engines}
+    for name in sorted(reported.keys() | {name for engines in seen_by.values() for name in engines}):
+        seen = {gateway: engines[name] for gateway, engines in seen_by.items() if name in engines}
         heartbeat = reported.get(name)
         found.append(
             Replica(
                 name,
-                "engine",
+                role,
                 _worst([one.sight for one in seen.values()]),
                 sum(one.open for one in seen.values()) if seen else None,
                 None,

@@ -80,12 +80,15 @@ class GatewayState:
 
     def report(self) -> GatewayReport:
         """What this gateway says of itself, and of the engines."""
+        first_stage = self.rerank.first_stage
+        own = None if first_stage is None else first_stage.own
         return GatewayReport(
             self.catalog.gateway,
             self.drain.has_begun,
             self.arrivals.in_flight + self.admission.in_flight,
             self.queue.cost,
             self.engines_seen(),
+            {} if own is None else own.client.seen(),
         )
 
     started_s: int = field(default_factory=lambda: int(time.time()))

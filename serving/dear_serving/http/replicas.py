@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
 from dear_serving.gateway.engine_replicas import Sight
-from dear_serving.gateway.fleet import GatewayReport, Replica, ReplicaState, replicas_of
+from dear_serving.gateway.fleet import GatewayReport, Replica, ReplicaRole, ReplicaState, replicas_of
 from dear_serving.gateway.state import GatewayState
 from dear_serving.http.access import ADMIN_PATH
 from dear_serving.http.admin import require_admin
@@ -20,11 +20,11 @@ router = APIRouter(prefix=ADMIN_PATH, tags=["replicas"], dependencies=[Depends(r
 
 
 class ReplicaReply(Reply):
-    """A gateway or an engine."""
+    """A gateway, an engine, or an engine that runs a first stage alone."""
 
     object: Literal["replica"] = "replica"
     id: str = Field(description="Serve's, the label `replica` of metrics.")
-    role: Literal["gateway", "engine"]
+    role: ReplicaRole
     state: ReplicaState = Field(
         description=(
             "`serving`: it gets requests. `left_out`: an engine that failed, and gets none for a while. "

@@ -32,7 +32,7 @@ const swap = swapping(api, () => view, () => poller.resume(), (error) => onState
 const parts = [
   mountTiles(the("tiles")),
   mountTimes(the("times"), the("times-summary")),
-  mountReplicas(the("gateways"), the("engines"), the("no-engines")),
+  mountReplicas(the("gateways"), the("engines"), the("scorers"), the("no-engines")),
   mountAdapters(the("adapters"), the("no-adapters"), swap),
   mountTenants(the("tenants"), the("tenant-tools"), the("no-tenants")),
   mountChanges(the("changes"), the("no-changes")),
@@ -129,10 +129,12 @@ function setAdapters(adapters, isFirst) {
   say(said);
 }
 
+const nameOf = (replica) => `${replica.role.replace("_", " ")} ${replica.id}`;
+
 function announceReplicas(before, now) {
   const old = new Map(before.map((one) => [one.id, one]));
-  const said = now.filter((one) => old.get(one.id)?.state !== one.state).map((one) => `${one.role} ${one.id}: ${stateOf(one)}`);
-  for (const one of before) if (one.state !== "ended" && !now.some((other) => other.id === one.id)) said.push(`${one.role} ${one.id}: gone`);
+  const said = now.filter((one) => old.get(one.id)?.state !== one.state).map((one) => `${nameOf(one)}: ${stateOf(one)}`);
+  for (const one of before) if (one.state !== "ended" && !now.some((other) => other.id === one.id)) said.push(`${nameOf(one)}: gone`);
   say(said);
 }
 

@@ -21,15 +21,18 @@ const WHY = {
 /** A state in a word. */
 export const stateOf = (replica) => STATES[replica.state]?.[0] ?? replica.state;
 
-/** Lists of gateways and engines. Returns `update(view)`. */
-export function mountReplicas(gateways, engines, nothing) {
+/** Lists of gateways, engines, and engines of a first stage. Returns `update(view)`. */
+export function mountReplicas(gateways, engines, scorers, nothing) {
   const showGateways = keyed(gateways, gatewayCard);
   const showEngines = keyed(engines, engineCard);
+  const showScorers = keyed(scorers, engineCard);
   return ({ replicas, history, known }) => {
     const now = history.now;
     const of = (role) => replicas.data.filter((one) => one.role === role).map((one) => ({ ...one, now }));
     showGateways(of("gateway"), (one) => one.id);
     showEngines(of("engine"), (one) => one.id);
+    showScorers(of("first_stage"), (one) => one.id);
+    scorers.parentElement.hidden = !of("first_stage").length;
     nothing.hidden = of("engine").some((one) => one.state !== "ended") || !known.has("replicas");
   };
 }
@@ -80,7 +83,9 @@ function engineCard(replica) {
   fact("KV cache", cacheText, cache.element);
   const decoding = fact("Decoding");
   const held = h("ul", { class: "chips", "aria-label": "Revisions that it holds" });
-  const shared = card(replica, facts, held);
+  const scores = replica.role === "first_stage"; // alone: it caches nothing, decodes nothing, holds no adapters
+  if (scores) [cacheText, decoding].forEach((one) => one.closest("div").remove());
+  const shared = card(replica, facts, ...(scores ? [] : [held]));
   return {
     element: shared.element,
     update(one) {
