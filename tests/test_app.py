@@ -82,7 +82,8 @@ def test_a_first_stage_of_its_own_is_a_deployment_of_its_own() -> None:
     assert config.model_loading_config.model_source == "org/scorer"
     assert config.engine_kwargs == {"runner": "pooling", "scheduling_policy": "priority"} | kwargs
     assert config.runtime_env["env_vars"]["VLLM_CPU_KVCACHE_SPACE"] == "2"
-    assert "request_router_config" not in config.deployment_config
+    router = config.deployment_config["request_router_config"]
+    assert router["request_router_class"] == "dear_serving.gateway.replica_choice.AdapterRouter"
 
 
 def test_tensor_parallelism_reserves_a_gpu_a_rank(a100: Settings) -> None:

@@ -100,8 +100,8 @@ def one_thread() -> Iterator[None]:
         ("base", 5, 0.93),
         ("base", 10, 0.93),
         pytest.param("base", 20, 0.92, marks=pytest.mark.long),
-        ("legal", 10, 0.90),
-        ("medical", 10, 0.90),
+        pytest.param("legal", 10, 0.90, marks=pytest.mark.long),
+        pytest.param("medical", 10, 0.90, marks=pytest.mark.long),
     ],
 )
 def test_the_committed_weights_order_words_they_never_saw(

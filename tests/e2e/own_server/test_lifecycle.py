@@ -100,6 +100,7 @@ def test_an_engine_that_cannot_start_ends_with_one_sentence_and_no_process(tmp_p
     assert running(started) == []
 
 
+@pytest.mark.long
 @pytest.mark.e2e
 def test_an_engine_that_takes_too_long_to_start_ends_with_one_sentence_and_no_process(tmp_path: Path) -> None:
     config = variant(tmp_path, ("  accelerator: cpu", "  accelerator: cpu\n  start_timeout_s: 6"))
