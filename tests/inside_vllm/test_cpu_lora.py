@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import pytest
 import torch
+from vllm.lora.layers.utils import _get_lora_device
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+from vllm.model_executor.layers.linear import LinearBase
 
-from dear_serving.inside_vllm.cpu_lora import GroupedLora, Groups, group
+from dear_serving.inside_vllm.cpu_lora import GroupedLora, Groups, group, stand_in_for_packed
 
 pytestmark = pytest.mark.integration
 
 SLOTS, RANK, INPUTS, SLICES = 3, 4, 16, (8, 24)
 MIXED = [0, 0, 2, -1, *[1] * 70, *[0] * 64, *[2, -1, 1] * 8]  # prompts and choices, as in a busy batch
+
+
+def test_a_layer_whose_weight_is_packed_away_takes_an_adapter() -> None:
+    packed, plain = (LinearBase.__new__(LinearBase) for _ in range(2))
+    for layer in (packed, plain):
+        torch.nn.Module.__init__(layer)
+        layer.weight = torch.nn.Parameter(torch.ones(2, 2))
+    packed.weight = None
+    with pytest.raises(AttributeError):
+        _get_lora_device(packed)
+    stand_in_for_packed(torch.nn.ModuleList([packed, plain, torch.nn.LayerNorm(2, elementwise_affine=False)]))
+    assert _get_lora_device(packed) == torch.device("cpu")
+    assert plain.weight.shape == (2, 2)
 
 
 def weights(seed: int) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:

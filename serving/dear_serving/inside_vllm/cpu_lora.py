@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+from vllm.model_executor.layers.linear import LinearBase
 from vllm.platforms.cpu import CpuPlatform
 from vllm.v1.worker.cpu_worker import CPUWorker
 
@@ -126,7 +127,26 @@ class GroupedLoraWorker(CPUWorker):  # type: ignore[misc]
         """As vLLM's, which creates the LoRA layers; selects GroupedLora first."""
         name = f"{GroupedLora.__module__}.{GroupedLora.__qualname__}"
         CpuPlatform.get_punica_wrapper = classmethod(lambda _: name)
+        add_lora = self.model_runner.load_lora_model
+
+        def load_lora_model(model: torch.nn.Module, *rest: Any) -> torch.nn.Module:
+            stand_in_for_packed(model)
+            layers: torch.nn.Module = add_lora(model, *rest)
+            return layers
+
+        self.model_runner.load_lora_model = load_lora_model
         super().load_model(*args, **kwargs)
+
+
+def stand_in_for_packed(model: torch.nn.Module) -> None:
+    """Give linear layers without a weight an empty one.
+
+    On CPUs without AMX, oneDNN keeps int8 weights packed and vLLM sets the layer's own to None; then its LoRA
+    layers cannot tell on which device they are.
+    """
+    for layer in model.modules():
+        if isinstance(layer, LinearBase) and getattr(layer, "weight", layer) is None:
+            layer.weight = torch.nn.Parameter(torch.empty(0, dtype=torch.int8), requires_grad=False)
 
 
 def group(slots: torch.Tensor) -> Groups:
