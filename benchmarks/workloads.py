@@ -21,6 +21,7 @@ from dear_tools.load.lists import List, read_lists
 DL19 = ROOT.parent / "shared" / "data" / "dl19" / "bm25_top100.json"
 DEMO_TOKENIZER = ROOT / "configs" / "demo" / "base" / "tokenizer.json"
 PASSAGE_TOKENS = 40
+_TRIES = 100  # to find a new beginning by chance
 
 
 class Lists:
@@ -55,27 +56,29 @@ class Lists:
         return f"{self.text_source}, every passage cut to {self._passage_tokens} tokens"
 
     def new(self, passages: int) -> List:
-        """A list of so many passages that was not given before; no two begin with the same passage."""
-        while True:
-            one = self._next(passages)
-            beginning = (one.query, *one.passages[:1])
-            if beginning not in self._given:
-                self._given.add(beginning)
-                return one
+        """A list of so many passages that was not given before; no two begin with the same passage.
+
+        Where nearly all beginnings of the candidates were given, it is invented.
+        """
+        fitting = [topic for topic in self._topics if len(topic.passages) >= passages]
+        for _ in range(_TRIES if fitting else 0):
+            topic = self._random.choice(fitting)
+            chosen = self._random.sample(topic.passages, passages)
+            if self._is_new(topic.query, *map(self._cut, chosen[:1])):
+                return List(topic.query, tuple(map(self._cut, chosen)))
+        if passages not in self._invented:
+            self._invented[passages] = self._invent(passages)
+        return next(one for one in self._invented[passages] if self._is_new(one.query, *one.passages[:1]))
 
     def take(self, count: int, passages: int) -> list[List]:
         """``count`` new lists."""
         return [self.new(passages) for _ in range(count)]
 
-    def _next(self, passages: int) -> List:
-        fitting = [topic for topic in self._topics if len(topic.passages) >= passages]
-        if fitting:
-            topic = self._random.choice(fitting)
-            chosen = self._random.sample(topic.passages, passages)
-            return List(topic.query, tuple(self._cut(text) for text in chosen))
-        if passages not in self._invented:
-            self._invented[passages] = self._invent(passages)
-        return next(self._invented[passages])
+    def _is_new(self, *beginning: str) -> bool:
+        """Whether no list began so; from now on one does."""
+        is_new = beginning not in self._given
+        self._given.add(beginning)
+        return is_new
 
     def _invent(self, passages: int) -> Iterator[List]:
         shape = ListShape(passages, passages, max_passage_words=90, mean_passage_words=60)

@@ -51,6 +51,12 @@ def test_all_lists_are_new_and_as_long_as_asked(candidates: Path, absent: bool) 
     assert len(beginnings) == 20
 
 
+def test_lists_are_invented_once_the_candidates_are_used_up(candidates: Path) -> None:
+    taken = Lists(0, 16, data=candidates).take(40, 3)  # there are 24 beginnings
+    assert len({(one.query, one.passages[0]) for one in taken}) == 40
+    assert len([one for one in taken if one.query.startswith("query ")]) == 24
+
+
 @pytest.mark.parametrize("absent", [True, False])
 def test_passages_are_cut_to_one_length(candidates: Path, absent: bool) -> None:
     lists = Lists(0, 16, data=ABSENT if absent else candidates)
