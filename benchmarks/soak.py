@@ -39,6 +39,7 @@ from benchmarks.server import CPU_CONFIG, Server
 from benchmarks.workloads import Lists
 from dear_client import AsyncClient, Retry, ServerError
 from dear_client.options import Strategy
+from dear_serving.ranking.strategies import FIRST_STAGE
 
 MAX_MEMORY_SHARE, MAX_MEMORY_BYTES = 0.05, 24 * 2**20
 MAX_HANDLES, MAX_THREADS = 16, 8
@@ -220,7 +221,7 @@ class Load:
 
     async def _rerank(self, client: AsyncClient) -> None:
         one = self._lists.new(self._random.choice((5, 20, 20, 40)))
-        strategy = self._random.choice(get_args(Strategy))
+        strategy = self._random.choice([one for one in get_args(Strategy) if one not in FIRST_STAGE])
         if strategy == "single" and len(one.passages) > 20:
             strategy = "auto"
         await client.rerank(
