@@ -117,7 +117,7 @@ async def test_replicas_of_another_deployment_are_known_apart(
         router.update_replicas([Replica("a"), Replica("b")])
         other.update_replicas([Replica("c")])
         assert set(replicas.seen()) == {"a", "b"}
-        assert set(engine_replicas.replicas_of("FirstStage").seen()) == {"c"}
+        assert set(engine_replicas.engine_replicas_of("FirstStage").seen()) == {"c"}
     finally:
         other._watch.cancel()
 

@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from dear_serving import tracing
 from dear_serving.errors import EngineUnavailable, RequestError
-from dear_serving.gateway.engine_replicas import ATTEMPT, Attempt, EngineReplicas, Seen, replicas_of
+from dear_serving.gateway.engine_replicas import ATTEMPT, Attempt, EngineReplicas, Seen, engine_replicas_of
 from dear_serving.gateway.everyone import ask_everyone
 from dear_serving.gateway.retry_budget import RetryBudget
 from dear_serving.metrics import Metrics, join
@@ -75,7 +75,7 @@ class EngineClient:
     ) -> None:
         self._handle = handle
         self._stream = handle.options(stream=True)
-        self._replicas = replicas or replicas_of(handle.deployment_name)
+        self._replicas = replicas or engine_replicas_of(handle.deployment_name)
         self._budget = budget or RetryBudget(512)
         self._wakes = wakes
         self._wake_s = wake_s if wakes else 0.0

@@ -48,7 +48,6 @@ class _Place:
     """A replica with ``open`` calls of this gateway, and ``others`` of other gateways when last heard of."""
 
     runs: bool = True
-    is_dead: bool = False
     open: int = 0
     others: int = 0
     heard_s: float | None = None
@@ -99,7 +98,7 @@ class EngineReplicas:
         """Serve says which replicas run. One that died stays gone, though Serve may not know yet."""
         with self._lock:
             self._is_told = True
-            self._gone.intersection_update(running)
+            self._gone.intersection_update((*running, *self._places))  # calls may still be open there
             for name in running:
                 if name not in self._gone:
                     self._places.setdefault(name, _Place()).runs = True
@@ -115,7 +114,7 @@ class EngineReplicas:
         with self._lock:
             self._gone.add(name)
             if (place := self._places.get(name)) is not None:
-                place.runs, place.is_dead = False, True
+                place.runs = False
                 self._ended[name] = None
 
     def seen(self) -> Mapping[str, Seen]:
@@ -147,8 +146,7 @@ class EngineReplicas:
             self._release(attempt)
             attempt.replica = name
             attempt.tried.add(name)
-            is_dead = name in self._gone
-            self._places.setdefault(name, _Place(runs=not is_dead, is_dead=is_dead)).open += 1
+            self._places.setdefault(name, _Place(runs=name not in self._gone)).open += 1
 
     def finish(self, attempt: Attempt) -> None:
         """A call is over, however it ended."""
@@ -211,7 +209,7 @@ class EngineReplicas:
             place = self._places.get(attempt.replica or "")
             if place is None:
                 return False
-            if place.is_dead:
+            if attempt.replica in self._gone:
                 return True
             return place.silent >= _MOST_SILENT and (
                 not place.runs
@@ -258,7 +256,7 @@ def _is_fresh(place: _Place, now_s: float) -> bool:
 _OF: dict[str, EngineReplicas] = {}
 
 
-def replicas_of(deployment: str) -> EngineReplicas:
+def engine_replicas_of(deployment: str) -> EngineReplicas:
     """What this process knows of a deployment's replicas. Serve makes the router itself, so router and
     gateway meet here.
     """

@@ -77,7 +77,7 @@ class AdapterRouter(RequestRouter):  # type: ignore[misc]  # ray ships no types 
 
     def initialize_state(self) -> None:
         """See Ray: called before the router is told of replicas."""
-        self._known = engine_replicas.replicas_of(self._deployment_id.name)
+        self._known = engine_replicas.engine_replicas_of(self._deployment_id.name)
         self._watch: asyncio.Task[None] | None = None
         self._leaving: dict[ReplicaID, RunningReplica] = {}
 
