@@ -4,7 +4,8 @@ Run it with: make soak (3 minutes) or MINUTES=60 make soak; python -m benchmarks
 
 ``dear serve --config configs/cpu.yaml`` on a free port. At the same time: reranks of several strategies and
 models, streams, chat, clients that leave, bad bodies, and an adapter that is swapped now and then. Every few
-seconds the resident memory, the open file handles and the threads of every process of the server are noted.
+seconds, up to 240 times, the resident memory, the open file handles and the threads of every process of the
+server are noted.
 
 Growth is judged over the last two thirds, from the median of their first quarter to that of their last one:
 what is allocated once, on the first requests, is no growth. A process is flat if it grew by at most
@@ -43,7 +44,7 @@ from dear_serving.ranking.strategies import FIRST_STAGE
 
 MAX_MEMORY_SHARE, MAX_MEMORY_BYTES = 0.05, 24 * 2**20
 MAX_HANDLES, MAX_THREADS = 16, 8
-SAMPLE_S, SWAP_S = 3.0, 20.0
+SAMPLE_S, MAX_SAMPLES, SWAP_S = 3.0, 240, 20.0
 ALL = "all together"
 _MIB = 2**20
 _ADMIN_KEY = "soak"
@@ -262,7 +263,7 @@ async def soak(server: Server, seconds: float) -> tuple[Watch, Load]:
     working = asyncio.create_task(load.run(seconds))
     while not working.done():
         watch.sample()
-        await asyncio.wait({working}, timeout=SAMPLE_S)
+        await asyncio.wait({working}, timeout=max(SAMPLE_S, seconds / MAX_SAMPLES))
     await working
     return watch, load
 
