@@ -154,8 +154,8 @@ FAULTS = (
     Fault("worker", "worker node lost for 15 s", 15, lambda c: _down(c, c.target)),
     Fault("head", "head node lost for 15 s", 15, lambda c: _down(c, c.head)),
     Fault("database-stop", "PostgreSQL's machine lost for 60 s", 60, lambda c: _down(c, c.database)),
-    Fault("database-hang", "PostgreSQL frozen for 20 s", 20, lambda c: _frozen(c.database)),
-    Fault("redis-limits", "Redis of the limits lost for 20 s", 20, lambda c: _down(c, c.limits_redis)),
+    Fault("database-hang", "PostgreSQL frozen for 15 s", 15, lambda c: _frozen(c.database)),
+    Fault("redis-limits", "Redis of the limits lost for 15 s", 15, lambda c: _down(c, c.limits_redis)),
     Fault(
         "redis-limits-hang",
         "Redis of the limits frozen for 20 s",
@@ -164,10 +164,10 @@ FAULTS = (
         is_usual=False,
     ),
     Fault("redis-ray", "Redis of Ray's head lost for 20 s", 20, lambda c: _down(c, c.ray_redis)),
-    Fault("store", "adapter store gone for 20 s", 20, _moved_away),
+    Fault("store", "adapter store gone for 10 s", 10, _moved_away),
     Fault("link-head", "worker and head parted for 10 s", 10, lambda c: _parted(c.target, c.head)),
     Fault("link", "worker cut off from all for 10 s", 10, lambda c: _unplugged(c.target), is_usual=False),
-    Fault("slow-engine", "engine ten times slower for 20 s", 20, _slowed),
+    Fault("slow-engine", "engine ten times slower for 15 s", 15, _slowed),
     # The next release goes the same way.
     Fault(
         "upgrade-settings",

@@ -15,7 +15,7 @@ from benchmarks.chaos.machines import wait_for
 from benchmarks.chaos.report import Outcome
 
 _LEAD_S = 5.0  # seen before each fault
-_WATCH_S = 8.0  # at least, after it is mended
+_WATCH_S = 6.0  # at least, after it is mended
 _CALM_S = 6.0  # as long must all be well at the end
 _MOST_S = 300.0  # then it counts as not recovered
 _CALLERS = 4  # of each kind

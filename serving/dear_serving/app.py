@@ -82,9 +82,15 @@ def check_admin_port(settings: Settings) -> None:
     """Refuse an admin port that Ray's proxies do not open, or another one.
 
     Raises:
-        SettingsError: the environment, which Ray's proxies read, does not say the settings' port.
+        SettingsError: the environment, which Ray's proxies read, does not say the settings' port, or says
+            that HAProxy is to take their place.
     """
     wanted, told = settings.http.admin_port, os.environ.get(ADMIN_PORT_VARIABLE) or None
+    if wanted is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        raise SettingsError(
+            f"http.admin_port: HAProxy, which RAY_SERVE_ENABLE_HA_PROXY=1 asks for, does not open {wanted}; "
+            "leave out one of the two"
+        )
     if (None if wanted is None else str(wanted)) == told:
         return
     raise SettingsError(

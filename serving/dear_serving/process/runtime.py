@@ -153,16 +153,15 @@ def _tell_admin_port(settings: Settings) -> None:
     """Put the admin port where Ray's proxy reads it: the environment. A Ray of the user's has its own.
 
     Raises:
-        SettingsError: the user's Ray was not told of it.
+        SettingsError: the user's Ray was not told of it, or HAProxy is asked for as well.
     """
     from dear_serving.app import check_admin_port
 
-    if local_ray.address() is not None:
-        check_admin_port(settings)
-        return
-    os.environ.pop(ADMIN_PORT_VARIABLE, None)
-    if settings.http.admin_port is not None:
-        os.environ[ADMIN_PORT_VARIABLE] = str(settings.http.admin_port)
+    if local_ray.address() is None:
+        os.environ.pop(ADMIN_PORT_VARIABLE, None)
+        if settings.http.admin_port is not None:
+            os.environ[ADMIN_PORT_VARIABLE] = str(settings.http.admin_port)
+    check_admin_port(settings)
 
 
 def _reason(error: str, messages: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -85,3 +86,17 @@ def test_a_port_of_the_command_line_that_is_the_admin_port_is_refused(tmp_path: 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     said = f"dear: --port: {port} is http.admin_port already; choose another\n"
     assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.integration
+def test_an_admin_port_behind_haproxy_is_refused(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "dear_serving", "serve", "--port", str(free_port())]
+    command += ["--config", str(settings_file(tmp_path, port))]
+    environment = os.environ | {"RAY_SERVE_ENABLE_HA_PROXY": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
+    said = (
+        f"HAProxy, which RAY_SERVE_ENABLE_HA_PROXY=1 asks for, does not open {port}; leave out one of the two"
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"dear: cannot start: http.admin_port: {said}"
