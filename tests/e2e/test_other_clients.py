@@ -13,6 +13,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -378,7 +379,7 @@ class Place:
 
     def wait_for_refusals(self, count: float) -> None:
         """Return when that many were."""
-        assert eventually(lambda: self.refused() == count)
+        assert eventually(lambda: self.refused() >= count)
 
 
 @pytest.fixture
@@ -401,13 +402,16 @@ def test_a_client_that_retries_comes_again_when_there_is_room(
     clients: Clients, orders: dict[str, list[int]], narrow_key: str, place: Place, client: Client
 ) -> None:
     before = place.refused()
+    began_s = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
         called = pool.submit(clients.call, client, key=narrow_key)
         place.wait_for_refusals(before + 1)
         place.leave()
+        left_s = time.monotonic() - began_s
         assert called.result() == Outcome(expected(client, orders))
-    refused = place.refused() - before
-    assert refused == 1 if client.heeds_retry_after else refused >= 1
+    again = place.refused() - before - 1
+    # It was told to wait for a second at least, which may be over before the place is left.
+    assert again < max(1, left_s) if client.heeds_retry_after else again >= 0
 
 
 @each_that(RAISES)

@@ -17,11 +17,10 @@ import psutil
 import pytest
 import yaml
 
-from dear_client import Client
 from dear_serving.process.background import free_port
 from tests.conftest import CPU_CONFIG, ROOT
 from tests.e2e.conftest import ADMIN_KEY, BODY, Server, processes, running
-from tests.e2e.own_server.test_survival import GATEWAY, Load, told
+from tests.e2e.own_server.test_survival import GATEWAY, lost_with_a_gateway
 from tests.e2e.test_exposure import is_loopback, listening
 from tests.support.waiting import eventually
 
@@ -139,13 +138,7 @@ def test_open_to_other_machines_are_its_two_pages_of_figures_alone(server: Serve
 
 def test_a_client_of_ours_loses_nothing_when_a_gateway_dies(server: Server) -> None:
     assert eventually(lambda: len(processes(server, GATEWAY)) == 2, 120)
-    with Client(server.url) as client:
-        load = Load(server.url, client)
-        with load.running():
-            time.sleep(5)
-            processes(server, GATEWAY)[0].kill()
-            time.sleep(20)
-    assert told(load, "gateway") == {}
+    assert lost_with_a_gateway(server) == {}
 
 
 def test_callers_are_told_while_no_gateway_runs(server: Server) -> None:

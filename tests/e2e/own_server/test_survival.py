@@ -171,16 +171,21 @@ def test_requests_need_neither_serves_controller_nor_rays_head(two_engines: Serv
     assert during > 20
 
 
-def test_a_client_of_ours_loses_nothing_when_a_gateway_dies(two_engines: Server) -> None:
-    server = two_engines
-    assert eventually(lambda: two_are_up(server) and len(processes(server, GATEWAY)) == 2, 240)
+def lost_with_a_gateway(server: Server) -> dict[str, int]:
+    """What callers of dear_client lose when one of two gateways is killed."""
     with Client(server.url) as client:
         load = Load(server.url, client)
         with load.running():
             time.sleep(5)
             processes(server, GATEWAY)[0].kill()
             time.sleep(20)
-    assert told(load, "gateway") == {}
+    return told(load, "gateway")
+
+
+def test_a_client_of_ours_loses_nothing_when_a_gateway_dies(two_engines: Server) -> None:
+    server = two_engines
+    assert eventually(lambda: two_are_up(server) and len(processes(server, GATEWAY)) == 2, 240)
+    assert lost_with_a_gateway(server) == {}
 
 
 def test_a_server_that_is_told_to_end_finishes_its_requests(two_engines: Server) -> None:
