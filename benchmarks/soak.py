@@ -48,6 +48,7 @@ SAMPLE_S, MAX_SAMPLES, SWAP_S = 3.0, 240, 20.0
 ALL = "all together"
 _MIB = 2**20
 _ADMIN_KEY = "soak"
+_STRATEGIES = tuple(name for name in get_args(Strategy) if name not in FIRST_STAGE)
 _MODELS = ("dear-tiny", "legal", "medical")
 _BAD: tuple[tuple[str, bytes], ...] = (
     ("/v2/rerank", b"{"),
@@ -222,7 +223,7 @@ class Load:
 
     async def _rerank(self, client: AsyncClient) -> None:
         one = self._lists.new(self._random.choice((5, 20, 20, 40)))
-        strategy = self._random.choice([one for one in get_args(Strategy) if one not in FIRST_STAGE])
+        strategy = self._random.choice(_STRATEGIES)
         if strategy == "single" and len(one.passages) > 20:
             strategy = "auto"
         await client.rerank(

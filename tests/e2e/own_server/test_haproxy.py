@@ -120,7 +120,7 @@ def test_headers_over_its_limits_are_refused(request_: bytes, server: Server) ->
 def test_a_caller_who_is_silent_before_the_end_of_the_headers_is_let_go(part: bytes, server: Server) -> None:
     began_s = time.monotonic()
     exchange(server, part)
-    assert time.monotonic() - began_s < 2 * SILENCE_S
+    assert SILENCE_S - 1 < time.monotonic() - began_s < 2 * SILENCE_S
 
 
 def test_a_caller_who_waits_for_an_answer_is_not_silent(server: Server) -> None:
